@@ -1,0 +1,1 @@
+"""Bytes to views: sample order, view plan, executors, loader."""

@@ -1,0 +1,1 @@
+"""What people run: convert, train, evaluate, report, bench."""
