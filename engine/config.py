@@ -1,0 +1,261 @@
+"""What a run is: a strict, frozen tree of settings, read from a YAML recipe and `key=value` overrides.
+
+Every default stands here once. The resolved tree is saved with the run and is enough to resume it.
+"""
+
+import difflib
+import re
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+MAX_RECIPE_BYTES = 1 << 20
+
+
+class ConfigError(ValueError):
+    """A setting, a recipe or an override is wrong; the message says which one and what to do."""
+
+
+class StrictModel(BaseModel):
+    """No unknown keys, no silent conversions, no change after construction."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class ModelConfig(StrictModel):
+    """The backbone."""
+
+    backbone: str = "resnet18"  # a timm name
+    stem: Literal["imagenet", "small"] = "imagenet"  # small: 3 x 3 convolution, no pooling; ResNets only
+    channels_last: bool = False  # memory layout of the weights and views, for convolutional nets
+
+
+class ProjectorConfig(StrictModel):
+    """The head between representation and embedding."""
+
+    layers: int = Field(default=3, ge=1)
+    hidden: int = Field(default=2048, ge=1)
+    dim: int = Field(default=256, ge=2)  # D, the embedding's width
+
+
+class MethodConfig(StrictModel):
+    """The loss. HyDeS: kappa is the kernel's concentration, I = alpha H_global - beta H_local."""
+
+    name: Literal["hydes"] = "hydes"
+    kappa: float = Field(default=1.0, gt=0)
+    alpha: float = Field(default=1.0, ge=0)
+    beta: float = Field(default=1.0, ge=0)
+    projector: ProjectorConfig = ProjectorConfig()
+
+
+class ViewsConfig(StrictModel):
+    """From shards to views: what is drawn, and who renders it."""
+
+    preset: str | None = None  # NAME or NAME@S; None: the method's own
+    executor: str = "auto"
+    num_threads: int = Field(default=2, ge=1)  # of the executor, per rank
+    prefetch: int = Field(default=2, ge=1)  # micro-batches rendered ahead
+    block: int = Field(default=1, ge=1)  # samples that stay neighbours in the order
+    window: int = Field(default=0, ge=0)  # samples shuffled after the blocks; 0: none
+    max_substitutes: int = Field(default=100, ge=0)  # undecodable samples replaced before the run stops
+
+
+class OptimizerConfig(StrictModel):
+    """AdamW; weight decay spares biases and norms."""
+
+    name: Literal["adamw"] = "adamw"
+    lr: float = Field(default=1.0e-3, gt=0)  # peak, reached after the warm-up
+    weight_decay: float = Field(default=1.0e-4, ge=0)
+    # Not strict: YAML gives a list, which a strict tuple refuses.
+    betas: tuple[float, float] = Field(default=(0.9, 0.999), strict=False)
+    eps: float = Field(default=1.0e-8, gt=0)
+    clip_grad_norm: float = Field(default=0.0, ge=0)  # 0: no clipping
+
+
+class ScheduleConfig(StrictModel):
+    """Learning rate: linear warm-up, then half a cosine down to a floor, or constant."""
+
+    warmup_epochs: float = Field(default=0.0, ge=0)
+    final_lr_fraction: float = Field(default=0.0, ge=0, le=1)  # the floor, as a share of the peak
+    constant: bool = False  # stay at the peak after the warm-up
+
+    @model_validator(mode="after")
+    def constant_has_no_floor(self) -> "ScheduleConfig":
+        if self.constant and self.final_lr_fraction:
+            raise ValueError("a constant schedule has no final_lr_fraction; leave one of the two out")
+        return self
+
+
+class ZeroConfig(StrictModel):
+    """What DeepSpeed splits over the ranks: 0 nothing, 1 optimiser state, 2 gradients too."""
+
+    stage: int = Field(default=0, ge=0, le=2)
+
+
+class CheckpointConfig(StrictModel):
+    """When to write a checkpoint (one is always written at the end), and how many to keep."""
+
+    every_epochs: int | None = Field(default=1, ge=1)
+    every_steps: int | None = Field(default=None, ge=1)
+    keep: int = Field(default=2, ge=1)
+
+
+class LogConfig(StrictModel):
+    """How often a metrics line is written."""
+
+    every_steps: int = Field(default=10, ge=1)
+    tensorboard: bool = True
+
+
+class RunConfig(StrictModel):
+    """One training run."""
+
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    epochs: int = Field(ge=1)
+    batch_size: int = Field(ge=2)  # B, of one optimiser step over all ranks
+    accumulation: int = Field(default=1, ge=1)  # A, micro-batches of a rank in one step
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["fp32", "bf16"] = "fp32"  # bf16 keeps float32 master weights
+    torch_threads: int | None = Field(
+        default=None, ge=1
+    )  # of a rank's torch operators; None: as the launcher set it
+    max_steps: int | None = Field(default=None, ge=1)  # stop earlier than `epochs`; the schedule's end too
+    nonfinite_limit: int = Field(default=5, ge=1)  # skipped steps in a row that end the run
+    model: ModelConfig = ModelConfig()
+    method: MethodConfig = MethodConfig()
+    views: ViewsConfig = ViewsConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    zero: ZeroConfig = ZeroConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    log: LogConfig = LogConfig()
+
+
+def load_config(recipe: Path | str, overrides: list[str] | None = None) -> RunConfig:
+    """The recipe's settings with the `key=value` overrides on top.
+
+    Args:
+        recipe: a YAML file, or the bare name of a recipe that comes with Viewmill.
+        overrides: `optimizer.lr=1e-3` and the like; values are YAML, the last one wins.
+
+    Raises:
+        ConfigError: the recipe is not there or no mapping, or a key or value is wrong (all are listed).
+    """
+    path = find_recipe(recipe)
+    tree = _mapping(path)
+    for override in overrides or []:
+        _apply(tree, override)
+    return config_from(tree, where=str(recipe))
+
+
+def config_from(tree: dict[str, Any], where: str) -> RunConfig:
+    """RunConfig of a plain tree; `where` opens the error message."""
+    try:
+        return RunConfig.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(f"{where}: " + "; ".join(map(_one_line, error.errors()))) from None
+
+
+def save_config(config: RunConfig, path: Path) -> None:
+    """Every setting, defaults included, as YAML that load_config reads back to an equal config."""
+    path.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+
+
+def find_recipe(recipe: Path | str) -> Path:
+    """The file behind a path or a bare name. Raises ConfigError listing the recipes there are."""
+    path = Path(recipe)
+    shipped = Path(str(resources.files("viewmill.engine.recipes")))
+    if path.is_file():
+        return path
+    if path.name == str(recipe) and (shipped / f"{path.stem}.yaml").is_file():
+        return shipped / f"{path.stem}.yaml"
+    known = ", ".join(sorted(file.stem for file in shipped.glob("*.yaml")))
+    raise ConfigError(f"{recipe}: no such recipe; give the path of a YAML file, or one of: {known}")
+
+
+class _Yaml(yaml.SafeLoader):
+    """Safe YAML in which `1e-3` is a number and a key given twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        twice = {key for key in keys if keys.count(key) > 1}
+        if twice:
+            raise yaml.MarkedYAMLError(
+                problem=f"key {min(twice)!r} is given twice", problem_mark=node.start_mark
+            )
+        return super().construct_mapping(node, deep)
+
+
+# PyYAML follows YAML 1.1, where an exponent needs a point and a sign: 1e-3 would be text.
+_Yaml.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def _parse(text: str, where: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_Yaml)  # noqa: S506  (a SafeLoader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{where}: not valid YAML: " + " ".join(str(error).split())) from None
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    if path.stat().st_size > MAX_RECIPE_BYTES:
+        raise ConfigError(f"{path}: {path.stat().st_size} bytes; a recipe has at most {MAX_RECIPE_BYTES}")
+    try:
+        tree = _parse(path.read_text(encoding="utf-8"), str(path))
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: not UTF-8 text; a recipe is a YAML file") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: holds no settings; expected YAML lines such as 'epochs: 10'")
+    return tree
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    """Sets one `a.b=value` in the tree, in place."""
+    dotted, equals, text = override.partition("=")
+    *parents, leaf = dotted.strip().split(".")
+    if not equals or not leaf:
+        raise ConfigError(f"override {override!r}: expected key=value, such as optimizer.lr=1e-3")
+    for parent in parents:
+        tree = tree.setdefault(parent, {})
+        if not isinstance(tree, dict):
+            raise ConfigError(f"override {override!r}: {parent} is a value, not a group of settings")
+    tree[leaf] = _parse(text, f"override {override!r}")
+
+
+def _one_line(error: Any) -> str:
+    """'optimizer.lrr is no setting; the nearest is optimizer.lr' and the like."""
+    dotted = ".".join(map(str, error["loc"]))
+    if error["type"] == "extra_forbidden":
+        return f"{dotted} is no setting; the nearest is {nearest_key(dotted)}"
+    if error["type"] == "missing":
+        return f"{dotted} is missing; add it to the recipe or pass {dotted}=VALUE"
+    message = error["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    found = "" if isinstance(error["input"], dict) else f", got {error['input']!r}"
+    return f"{dotted}: {message}{found}" if dotted else message
+
+
+def nearest_key(dotted: str) -> str:
+    """The existing setting whose dotted name, or last part, is most like this one."""
+    known = keys_of(RunConfig)
+    leaves = {key.rpartition(".")[2]: key for key in reversed(known)}
+    by_name = difflib.get_close_matches(dotted, known, n=1, cutoff=0.75)
+    by_leaf = difflib.get_close_matches(dotted.rpartition(".")[2], leaves, n=1, cutoff=0.6)
+    if by_name or not by_leaf:
+        return (by_name or difflib.get_close_matches(dotted, known, n=1, cutoff=0.0))[0]
+    return leaves[by_leaf[0]]
+
+
+def keys_of(model: type[BaseModel], prefix: str = "") -> list[str]:
+    """Dotted names of all settings below a model, groups included."""
+    keys: list[str] = []
+    for name, field in model.model_fields.items():
+        keys.append(prefix + name)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            keys += keys_of(field.annotation, f"{prefix}{name}.")
+    return keys
