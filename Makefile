@@ -1,0 +1,57 @@
+# make demo   from photographs to an evaluated backbone, with a report      (10 minutes on 2 cores)
+# make test   installs what it needs and runs every test                    (10 minutes on 2 cores)
+# make check  lint, types and the fast tests, while you work                (3 minutes)
+# make soak PART=NAME   the long drills, a part at a time
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# The constraints are those of Python 3.11; another Python resolves the ranges of pyproject.toml itself.
+LOCKED := $(shell $(PYTHON) -c 'import sys; print(int(sys.version_info[:2] == (3, 11)))')
+DEMO ?= demo
+PART ?= all
+# One thread a rank, so that ranks of one machine do not fight for its cores.
+export OMP_NUM_THREADS ?= 2
+
+.PHONY: install check test lint types soak demo clean
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+ifeq ($(LOCKED),1)
+	$(BIN)/pip install -q --require-hashes -r constraints.txt
+	$(BIN)/pip install -q --no-deps --no-build-isolation -e .
+else
+	$(BIN)/pip install -q -e '.[dev]'
+endif
+	touch $@
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: install
+	$(BIN)/mypy
+
+check: lint types
+	$(BIN)/pytest -q -m 'not slow and not soak' --durations=20
+
+test: lint types
+	$(BIN)/pytest -q -m 'not slow and not soak' --durations=20
+	$(BIN)/pytest -q -m 'slow and not soak' --durations=20
+
+soak: install
+	$(BIN)/pytest -q -m soak --durations=20 -k '$(if $(filter all,$(PART)),,$(PART))'
+
+demo: install
+	$(BIN)/viewmill sample-data $(DEMO)/photographs
+	$(BIN)/viewmill convert $(DEMO)/photographs/train $(DEMO)/train
+	$(BIN)/viewmill convert $(DEMO)/photographs/test $(DEMO)/test
+	$(BIN)/viewmill train demo --data $(DEMO)/train --out $(DEMO)/run
+	$(BIN)/viewmill evaluate $(DEMO)/run --train $(DEMO)/train --on $(DEMO)/test --tasks knn,linear
+	$(BIN)/viewmill report $(DEMO)/run --data $(DEMO)/train
+
+clean:
+	rm -rf build dist $(DEMO) .pytest_cache .mypy_cache .ruff_cache *.egg-info
