@@ -122,7 +122,7 @@ class RunConfig(StrictModel):
     torch_threads: int | None = Field(
         default=None, ge=1
     )  # of a rank's torch operators; None: as the launcher set it
-    max_steps: int | None = Field(default=None, ge=1)  # stop earlier than `epochs`; the schedule's end too
+    max_steps: int | None = Field(default=None, ge=1)  # stop before `epochs`; the schedule does not change
     nonfinite_limit: int = Field(default=5, ge=1)  # skipped steps in a row that end the run
     model: ModelConfig = ModelConfig()
     method: MethodConfig = MethodConfig()

@@ -1,0 +1,36 @@
+"""The trained backbone under timm's names, as other programs load it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+PREFIX = "backbone."
+
+
+def export_backbone(weights: dict[str, Tensor], about: dict[str, Any], folder: Path) -> None:
+    """Writes backbone.safetensors and config.json; each is complete under its name or absent.
+
+    Args:
+        weights: float32 weights and buffers of the whole Student by name.
+        about: what it takes to build the backbone again and feed it.
+    """
+    folder.mkdir(exist_ok=True)
+    backbone = {
+        name.removeprefix(PREFIX): tensor.detach().to("cpu", copy=True).contiguous()
+        for name, tensor in weights.items()
+        if name.startswith(PREFIX)
+    }
+    # Float buffers in float32 too, whatever the precision trained in.
+    backbone = {
+        name: value.float() if value.is_floating_point() else value for name, value in backbone.items()
+    }
+    aside = folder / "backbone.safetensors.tmp"
+    save_file(backbone, str(aside), metadata={"format": "pt"})
+    aside.replace(folder / "backbone.safetensors")
+    aside = folder / "config.json.tmp"
+    aside.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    aside.replace(folder / "config.json")

@@ -1,0 +1,60 @@
+"""Steps whose loss or gradient is no number: they leave no trace, are counted, and end the run when they repeat."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+
+class NonFiniteError(RuntimeError):
+    """Too many steps in a row had a loss or gradient that is no number."""
+
+
+@dataclass
+class SkipCount:
+    """Skipped steps of a run: in all, and since the last good one."""
+
+    total: int = 0
+    in_row: int = 0
+
+    def good(self) -> None:
+        self.in_row = 0
+
+    def skipped(self, step: int, ids: list[int], limit: int) -> None:
+        """Counts one skipped step.
+
+        Args:
+            step: steps done, this one included.
+            ids: samples of the step's global batch.
+            limit: skipped steps in a row that end the run.
+
+        Raises:
+            NonFiniteError: the limit is reached.
+        """
+        self.total += 1
+        self.in_row += 1
+        if self.in_row >= limit:
+            raise NonFiniteError(
+                f"step {step}: loss or gradient is not finite, {self.in_row} steps in a row (nonfinite_limit); "
+                f"lower optimizer.lr or set optimizer.clip_grad_norm, and look at the samples {ids}"
+            )
+
+
+class BufferGuard:
+    """Takes a module's buffers back to where they stood before a skipped step.
+
+    Forward has already averaged a non-finite batch into the BatchNorm statistics when the step is refused,
+    and one NaN there would spoil every later evaluation.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._buffers = list(module.buffers())
+        self._kept = [buffer.detach().clone() for buffer in self._buffers]
+
+    @torch.no_grad()
+    def settle(self, applied: bool) -> None:
+        """After each step: keeps the new values, or puts the old ones back."""
+        if not self._buffers:
+            return
+        new, old = (self._kept, self._buffers) if applied else (self._buffers, self._kept)
+        torch._foreach_copy_(new, old)

@@ -1,0 +1,33 @@
+"""Values that follow the step: pure functions, so that a resumed run needs no state of them."""
+
+import math
+
+from viewmill.engine.config import RunConfig
+
+
+def warmup_cosine(step: int, *, peak: float, floor: float, warmup_steps: int, total_steps: int) -> float:
+    """Linear rise to the peak, then half a cosine down to the floor.
+
+    The rise ends with the peak at step `warmup_steps` - 1, so that step 0 already moves. The floor would be
+    reached at `total_steps`, one after the last step.
+    Source: Loshchilov and Hutter, SGDR, equation 5, one period.
+
+    Args:
+        step: of the whole run, counted from 0.
+    """
+    if step < warmup_steps:
+        return peak * (step + 1) / warmup_steps
+    share = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
+    return floor + (peak - floor) * 0.5 * (1.0 + math.cos(math.pi * share))
+
+
+def learning_rate(step: int, config: RunConfig, steps_per_epoch: int) -> float:
+    """The learning rate of this step; `epochs`, not `max_steps`, is where the cosine ends."""
+    schedule, peak = config.schedule, config.optimizer.lr
+    return warmup_cosine(
+        step,
+        peak=peak,
+        floor=peak if schedule.constant else peak * schedule.final_lr_fraction,
+        warmup_steps=round(schedule.warmup_epochs * steps_per_epoch),
+        total_steps=config.epochs * steps_per_epoch,
+    )
