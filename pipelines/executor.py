@@ -1,0 +1,109 @@
+"""What an executor is: encoded images and a plan in, normalised views out. It draws nothing itself."""
+
+import importlib.util
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from viewmill.pipelines.planner import ViewPlan
+from viewmill.pipelines.spec import ViewSpec
+from viewmill.shards.errors import ImageError
+
+
+class BatchDecodeError(ImageError):
+    """Some images of a batch cannot be decoded; the others are fine and can be run again.
+
+    Args:
+        reasons: row of the batch -> why it cannot be used.
+    """
+
+    def __init__(self, reasons: dict[int, str]) -> None:
+        self.rows = sorted(reasons)
+        self.reasons = reasons
+        told = "; ".join(f"row {row}: {reasons[row]}" for row in self.rows)
+        super().__init__(f"{len(reasons)} images of the batch cannot be decoded: {told}")
+
+
+class Executor(Protocol):
+    """Carries a plan out. Any two give the same crops and, within the tolerance, the same pixels."""
+
+    spec: ViewSpec
+
+    def run(self, images: list[bytes], plan: ViewPlan) -> list[torch.Tensor]:
+        """V tensors (n, 3, S, S) float32, normalised, in the spec's order; image i has row i of the plan.
+
+        Raises:
+            BatchDecodeError: some images cannot be decoded; names their rows.
+            ValueError: images and plan differ in length, or the batch is larger than max_batch.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give threads and memory back; the executor cannot run any more."""
+        ...
+
+
+def check_batch(images: list[bytes], plan: ViewPlan, spec: ViewSpec, max_batch: int) -> None:
+    """Refuse a batch that does not fit its plan or its executor.
+
+    Raises:
+        ValueError: what differs, with both numbers.
+    """
+    if len(images) != len(plan):
+        raise ValueError(f"{len(images)} images but a plan of {len(plan)} rows")
+    if not 1 <= len(images) <= max_batch:
+        raise ValueError(f"a batch of {len(images)} images; this executor was made for 1 to {max_batch}")
+    if plan.num_views != spec.num_views:
+        raise ValueError(f"the plan has {plan.num_views} views, '{spec.name}' has {spec.num_views}")
+
+
+def make_executor(
+    name: str, spec: ViewSpec, *, max_batch: int, num_threads: int, device: str = "cpu"
+) -> Executor:
+    """The executor called `name`: "reference", "dali", or "auto" (DALI where it is installed).
+
+    Args:
+        name: which one.
+        spec: the views it makes.
+        max_batch: most images of one run.
+        num_threads: threads it may use.
+        device: "cpu", or "cuda" (also "gpu", "cuda:1") for DALI.
+
+    Raises:
+        ValueError: no such executor, or one that cannot use the device.
+        ImportError: DALI is not installed; names the extra.
+    """
+    makers: dict[str, Callable[[ViewSpec, int, int, str], Executor]] = {
+        "reference": _make_reference,
+        "dali": _make_dali,
+        "auto": _make_dali if dali_is_installed() else _make_reference,
+    }
+    if name not in makers:
+        raise ValueError(f"unknown executor '{name}'; expected one of {', '.join(sorted(makers))}")
+    return makers[name](spec, max_batch, num_threads, device)
+
+
+def dali_is_installed() -> bool:
+    """Whether `import nvidia.dali` would find a package; nothing is imported."""
+    return (
+        importlib.util.find_spec("nvidia") is not None and importlib.util.find_spec("nvidia.dali") is not None
+    )
+
+
+def _make_reference(spec: ViewSpec, max_batch: int, num_threads: int, device: str) -> Executor:
+    if device != "cpu":
+        raise ValueError(f"the reference executor runs on the cpu, not on '{device}'; use executor 'dali'")
+    from viewmill.pipelines.reference import ReferenceExecutor
+
+    return ReferenceExecutor(spec, max_batch=max_batch, num_threads=num_threads)
+
+
+def _make_dali(spec: ViewSpec, max_batch: int, num_threads: int, device: str) -> Executor:
+    if not dali_is_installed():
+        raise ImportError(
+            "executor 'dali' needs NVIDIA DALI: pip install 'viewmill[dali-cuda13]' (or [dali-cuda12]); "
+            "it runs on the CPU too. Without it, take executor 'reference'"
+        )
+    from viewmill.pipelines.dali_executor import DaliExecutor
+
+    return DaliExecutor(spec, max_batch=max_batch, num_threads=num_threads, device=device)

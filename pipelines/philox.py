@@ -1,0 +1,113 @@
+"""Philox4x32-10: random words as a pure function of a key and a counter, for whole arrays at once.
+
+Everything random in the data path comes from here. A word is named by (seed, stream, epoch, index, lane), so
+nothing is consumed in an order, and any rank or worker can ask for any word.
+
+Source: Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3" (2011), section 3.
+"""
+
+from enum import IntEnum
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+_ROUNDS = 10
+_LOW = np.uint64(0xFFFFFFFF)
+_HALF = np.uint64(32)
+_MULTIPLIERS = np.array([0xD2511F53, 0xCD9E8D57], dtype=np.uint64)
+_KEY_STEPS = np.array([0x9E3779B9, 0xBB67AE85], dtype=np.uint64)
+
+MAX_SEED = 2**64 - 1
+MAX_EPOCH = 2**32 - 1
+_LANE_BITS = 28
+
+
+class Stream(IntEnum):
+    """What words are drawn for; two streams share no word, whatever else of their names is equal."""
+
+    VIEWS = 0
+    BLOCKS = 1
+    LAST_BLOCK = 2
+    WINDOWS = 3
+    LAST_WINDOW = 4
+    SUBSTITUTES = 5
+
+
+def philox(key: tuple[int, int], counters: np.ndarray) -> np.ndarray:
+    """Ten rounds of Philox4x32 on every counter.
+
+    Args:
+        key: two numbers below 2**32.
+        counters: (4, ...) uint64, each value below 2**32.
+
+    Returns:
+        (4, ...) uint64, four random words below 2**32 for each counter.
+    """
+    tail = (1,) * (counters.ndim - 1)
+    multipliers = _MULTIPLIERS.reshape(2, *tail)
+    keys = np.array(key, dtype=np.uint64)
+    # Words 0 and 2 are multiplied, words 1 and 3 are mixed in: two by two, numpy is called half as often.
+    even, odd = counters[0::2], counters[1::2]
+    for _ in range(_ROUNDS):
+        product = even * multipliers
+        even = product[::-1] >> _HALF
+        even ^= odd
+        even ^= keys.reshape(2, *tail)
+        product &= _LOW
+        odd = product[::-1]
+        keys = (keys + _KEY_STEPS) & _LOW
+    words = np.empty((4, *np.broadcast_shapes(even.shape[1:])), dtype=np.uint64)
+    words[0::2], words[1::2] = even, odd
+    return words
+
+
+def keyed_words(seed: int, stream: Stream, epoch: int, index: ArrayLike, lane: ArrayLike) -> np.ndarray:
+    """Four random words for every (index, lane), which broadcast against each other.
+
+    Args:
+        seed: 0 to 2**64 - 1; it is the key.
+        stream: what the words are for.
+        epoch: 0 to 2**32 - 1.
+        index: what is drawn for (a sample id, a window), each 0 to 2**63 - 1.
+        lane: which draw of it, each 0 to 2**28 - 1.
+
+    Returns:
+        (4, ...) uint64, each below 2**32.
+
+    Raises:
+        ValueError: the seed or the epoch is outside its range.
+    """
+    check_seed(seed)
+    if not 0 <= epoch <= MAX_EPOCH:
+        raise ValueError(f"epoch must lie in [0, {MAX_EPOCH}], got {epoch}")
+    index, lane = np.asarray(index, dtype=np.uint64), np.asarray(lane, dtype=np.uint64)
+    counters = np.empty((4, *np.broadcast_shapes(index.shape, lane.shape)), dtype=np.uint64)
+    # Seed and epoch have words of their own: seed 0 epoch 1 is not seed 1 epoch 0.
+    counters[0] = index & _LOW
+    counters[1] = index >> _HALF
+    counters[2] = epoch
+    counters[3] = lane | np.uint64(int(stream) << _LANE_BITS)
+    return philox((seed & 0xFFFFFFFF, seed >> 32), counters)
+
+
+def check_seed(seed: int) -> None:
+    """Refuse a seed that does not fit the key.
+
+    Raises:
+        ValueError: the seed is outside [0, 2**64).
+    """
+    if not 0 <= seed <= MAX_SEED:
+        raise ValueError(f"seed must lie in [0, {MAX_SEED}], got {seed}")
+
+
+def uniform(words: np.ndarray) -> np.ndarray:
+    """Words as float64 inside (0, 1), the middles of 2**32 equal steps: exact, so equal on every machine."""
+    return (words.astype(np.float64) + 0.5) * 2.0**-32
+
+
+def below(words: np.ndarray, bound: np.ndarray) -> np.ndarray:
+    """Words as whole numbers in [0, bound), bound (broadcast) at most 2**32; int64.
+
+    The bias is below bound / 2**32, which for a pixel position is nothing one could count.
+    """
+    return ((words * bound.astype(np.uint64)) >> _HALF).astype(np.int64)
