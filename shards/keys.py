@@ -1,0 +1,27 @@
+"""Sample keys: one string per source image, safe as a tar member's name, different for different sources."""
+
+import os
+
+SAFE = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_/-")
+
+
+def key_of_source(source: str) -> str:
+    """The key of a source image: its relative path without extension, other bytes than [A-Za-z0-9_/-] as %XX.
+
+    No key holds a dot, so WebDataset and DALI, which cut a member's name at its first dot, never merge two
+    samples. '%' itself is escaped, so paths that differ before the extension have keys that differ.
+
+    Args:
+        source: path below the source folder, '/' between folders; undecodable bytes as surrogates
+            (the form that os.scandir gives).
+    """
+    folder, slash, name = source.rpartition("/")
+    stem = os.path.splitext(name)[0]  # noqa: PTH122 - a name, not a path: pathlib would fold '//' and '.'
+    return "".join(
+        chr(byte) if byte in SAFE else f"%{byte:02X}" for byte in os.fsencode(folder + slash + stem)
+    )
+
+
+def printable(source: str) -> str:
+    """A source path as text that UTF-8 can hold: bytes that were not UTF-8 appear as \\xNN."""
+    return os.fsencode(source).decode("utf-8", "backslashreplace")

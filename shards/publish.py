@@ -1,0 +1,107 @@
+"""The end of a conversion: finished shards get their names, then the manifest, and last dataset.json."""
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from itertools import chain
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from viewmill.shards.durable import move, sha256_of, written_whole
+from viewmill.shards.info import FILE_NAME, MANIFEST_FILES, DataSetInfo, FileInfo, ShardInfo
+from viewmill.shards.journal import ShardRecord, staged_index, staged_tar
+from viewmill.shards.keys import printable
+from viewmill.shards.manifest import QUARANTINE_SCHEMA, ROWS_PER_GROUP, SCHEMA, hash_of_data_set, records_of
+from viewmill.shards.plan import Plan
+
+
+def final_names(records: list[ShardRecord]) -> dict[int, str]:
+    """File names of the shards by their number in the plan; a shard without samples gets none."""
+    kept = [number for number, record in enumerate(records) if record.samples]
+    return {number: f"train-{place:06d}.tar" for place, number in enumerate(kept)}
+
+
+def publish(dataset: Path, workspace: Path, plan: Plan, records: list[ShardRecord]) -> DataSetInfo:
+    """Makes the data set out of finished shards; done again after a crash, it gives the same files."""
+    names = final_names(records)
+    for number, name in names.items():
+        for staged in (staged_index(workspace, number), staged_tar(workspace, number)):
+            if staged.exists():  # not so where a crash came after this move
+                move(staged, (dataset / name).with_suffix(staged.suffix))
+    table = _manifest(plan, records, names)
+    fixed = records_of(table)
+    with written_whole(dataset / "manifest.bin") as file:
+        file.write(fixed.tobytes())
+    _write_parquet(dataset / "manifest.parquet", table)
+    _write_parquet(dataset / "quarantine.parquet", _quarantine(plan, records))
+    info = DataSetInfo(
+        kind="webdataset",
+        num_inputs=plan.num_inputs,
+        num_samples=table.num_rows,
+        num_quarantined=plan.num_inputs - table.num_rows,
+        classes=plan.classes,
+        shards=tuple(
+            ShardInfo(name, len(records[number].samples), records[number].bytes, records[number].sha256)
+            for number, name in names.items()
+        ),
+        files=tuple(_described(dataset / name) for name in MANIFEST_FILES),
+        options=asdict(plan.options),
+        data_set_hash=hash_of_data_set(table.column("key").to_pylist(), fixed),
+    )
+    with written_whole(dataset / FILE_NAME) as file:
+        file.write(info.to_json().encode())
+    return info
+
+
+def _manifest(plan: Plan, records: list[ShardRecord], names: dict[int, str]) -> pa.Table:
+    shards = [_rows_of_shard(plan, records, number, place) for place, number in enumerate(names)]
+    table = pa.concat_tables(shards).combine_chunks()
+    return table.add_column(0, SCHEMA.field("id"), pa.array(range(table.num_rows), pa.int64())).cast(SCHEMA)
+
+
+def _rows_of_shard(plan: Plan, records: list[ShardRecord], number: int, place: int) -> pa.Table:
+    rows = records[number].samples
+    images = [plan.shards[number][row.position] for row in rows]
+    columns = {
+        "key": [image.key for image in images],
+        "source": [printable(image.source) for image in images],
+        "shard": [place] * len(rows),
+        "offset": [row.offset for row in rows],
+        "size": [row.size for row in rows],
+        "ext": [row.ext for row in rows],
+        "label": [image.label for image in images],
+        "width": [row.width for row in rows],
+        "height": [row.height for row in rows],
+        "xxh64": [row.xxh64 for row in rows],
+        "transcoded": [row.transcoded for row in rows],
+    }
+    return pa.table(columns, schema=pa.schema([SCHEMA.field(name) for name in columns]))
+
+
+def _quarantine(plan: Plan, records: list[ShardRecord]) -> pa.Table:
+    rows = sorted(
+        chain(_refused_in_shards(plan, records), _refused_at_plan(plan)), key=lambda row: str(row["source"])
+    )
+    return pa.Table.from_pylist(rows, schema=QUARANTINE_SCHEMA)
+
+
+def _refused_in_shards(plan: Plan, records: list[ShardRecord]) -> Iterator[dict[str, str | int | None]]:
+    for images, record in zip(plan.shards, records, strict=True):
+        for row in record.quarantined:
+            image = images[row.position]
+            source = printable(image.source)
+            yield {"source": source, "reason": row.reason, "xxh64": row.xxh64, "size": image.size}
+
+
+def _refused_at_plan(plan: Plan) -> Iterator[dict[str, str | int | None]]:
+    for file in plan.unusable:
+        yield {"source": printable(file.path), "reason": file.fault, "xxh64": None, "size": file.size}
+
+
+def _write_parquet(path: Path, table: pa.Table) -> None:
+    with written_whole(path) as file:
+        pq.write_table(table, file, row_group_size=ROWS_PER_GROUP, compression="zstd")
+
+
+def _described(path: Path) -> FileInfo:
+    return FileInfo(path.name, path.stat().st_size, sha256_of(path))

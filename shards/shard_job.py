@@ -1,0 +1,147 @@
+"""One shard, written by one worker: inputs read, checked, stored or refused; the tar, index and record."""
+
+import errno
+import os
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import xxhash
+from viewmill.shards.durable import written_whole
+from viewmill.shards.errors import ImageError
+from viewmill.shards.images import MAX_BYTES, decode_rgb, encode_png, probe
+from viewmill.shards.journal import (
+    QuarantinedRow,
+    SampleRow,
+    ShardRecord,
+    record_path,
+    staged_index,
+    staged_tar,
+)
+from viewmill.shards.plan import PlannedImage
+from viewmill.shards.tar import TarWriter, index_text
+
+# Told after each input: source bytes, and whether it was quarantined. May raise to stop the shard.
+Tell = Callable[[int, bool], None]
+# Not the file's fault: these end the conversion instead of filling the quarantine.
+_MACHINE_ERRORS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+
+
+@dataclass(frozen=True)
+class ShardJob:
+    """What a worker needs: all of it plain values, so that a spawned process can have it."""
+
+    number: int
+    source: str
+    workspace: str
+    check: str
+    images: tuple[PlannedImage, ...]
+
+
+class _Refused(Exception):
+    """An input that is not written, with its row for the quarantine."""
+
+    def __init__(self, reason: str, xxh64: int | None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.xxh64 = xxh64
+
+
+class _Stored(NamedTuple):
+    data: bytes
+    ext: str
+    width: int
+    height: int
+    xxh64: int
+    transcoded: bool
+
+
+def write_shard(job: ShardJob, tell: Tell) -> None:
+    """Writes a shard, its DALI index and, last, the record that says it is done; each is whole or absent."""
+    workspace = Path(job.workspace)
+    samples: list[SampleRow] = []
+    quarantined: list[QuarantinedRow] = []
+    with written_whole(staged_tar(workspace, job.number)) as file:
+        tar = TarWriter(file)
+        for position, image in enumerate(job.images):
+            try:
+                samples.append(_add(tar, position, image, _converted(job, image)))
+            except _Refused as refused:
+                quarantined.append(QuarantinedRow(position, refused.reason, refused.xxh64))
+            tell(image.size, bool(quarantined) and quarantined[-1].position == position)
+        summary = tar.finish()
+    with written_whole(staged_index(workspace, job.number)) as file:
+        file.write(index_text(summary.members).encode())
+    record = ShardRecord(summary.bytes, summary.sha256, tuple(samples), tuple(quarantined))
+    with written_whole(record_path(workspace, job.number)) as file:
+        file.write(record.to_json().encode())
+
+
+def _add(tar: TarWriter, position: int, image: PlannedImage, stored: _Stored) -> SampleRow:
+    offset = tar.add(f"{image.key}.{stored.ext}", stored.data)
+    tar.add(f"{image.key}.cls", str(image.label).encode())
+    size = len(stored.data)
+    return SampleRow(
+        position, offset, size, stored.ext, stored.width, stored.height, stored.xxh64, stored.transcoded
+    )
+
+
+def _converted(job: ShardJob, image: PlannedImage) -> _Stored:
+    """The bytes to store, by the table of images.py.
+
+    Raises:
+        _Refused: the input is quarantined.
+    """
+    data = _read(Path(job.source) / os.fsdecode(image.source), image)
+    try:
+        return _stored(data, job.check)
+    except ImageError as error:
+        raise _Refused(str(error), xxhash.xxh64_intdigest(data)) from error
+
+
+def _stored(data: bytes, check: str) -> _Stored:
+    info = probe(data)
+    if info.keep and check == "decode":
+        decode_rgb(data)
+    elif not info.keep:
+        data = encode_png(decode_rgb(data))
+        if len(data) > MAX_BYTES:
+            raise ImageError(
+                f"too large: {len(data)} bytes as lossless PNG, the limit is {MAX_BYTES // 10**6} MB"
+            )
+    return _Stored(data, info.ext, info.width, info.height, xxhash.xxh64_intdigest(data), not info.keep)
+
+
+def _read(path: Path, image: PlannedImage) -> bytes:
+    try:
+        # Not blocking: what was a file in the plan may be a pipe by now.
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+            return _read_unchanged(file, image)
+    except OSError as error:
+        if error.errno in _MACHINE_ERRORS:
+            raise
+        raise _Refused(f"unreadable: {error.strerror}", None) from error
+
+
+def _read_unchanged(file: BinaryIO, image: PlannedImage) -> bytes:
+    status = os.fstat(file.fileno())
+    if not stat.S_ISREG(status.st_mode) or (status.st_size, status.st_mtime_ns) != (
+        image.size,
+        image.mtime_ns,
+    ):
+        raise _Refused("changed: the file was changed while the conversion ran", None)
+    if image.size > MAX_BYTES:
+        raise _Refused(f"too large: {image.size} bytes, the limit is {MAX_BYTES // 10**6} MB", _hash_of(file))
+    data = file.read(image.size + 1)
+    if len(data) != image.size:
+        raise _Refused("changed: the file was changed while the conversion ran", None)
+    return data
+
+
+def _hash_of(file: BinaryIO) -> int:
+    digest = xxhash.xxh64()
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.intdigest()

@@ -1,0 +1,155 @@
+"""WebDataset tars and DALI's index of them: written with known offsets, walked with our own checks.
+
+Nothing here extracts: a member is a name and a range of bytes, and its name is never a path.
+"""
+
+import hashlib
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from viewmill.shards.errors import ShardError
+
+BLOCK = 512
+MAX_MEMBER_BYTES = 256_000_000
+MAX_NAME_BYTES = 65_536  # three characters for each byte of a path, and Linux allows paths of 4096 bytes
+
+
+@dataclass(frozen=True)
+class Member:
+    """A regular file in a tar: its bytes are [offset, offset + size) of the shard."""
+
+    name: str
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True)
+class TarSummary:
+    """What dataset.json and the index need to know of a finished tar."""
+
+    bytes: int
+    sha256: str
+    members: tuple[Member, ...]
+
+
+class TarWriter:
+    """Writes regular files one after another; the same members give the same bytes on any machine."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._hash = hashlib.sha256()
+        self._position = 0
+        self._members: list[Member] = []
+
+    def add(self, name: str, data: bytes) -> int:
+        """Appends a member and returns the offset of its first byte."""
+        entry = tarfile.TarInfo(name)  # mtime, owner and group are 0, mode is 644
+        entry.size = len(data)
+        self._write(entry.tobuf(tarfile.PAX_FORMAT))
+        offset = self._position
+        self._write(data)
+        self._write(bytes(-len(data) % BLOCK))
+        self._members.append(Member(name, offset, len(data)))
+        return offset
+
+    def finish(self) -> TarSummary:
+        """Ends the archive; the file itself is the caller's to flush and close."""
+        self._write(bytes(2 * BLOCK))
+        return TarSummary(self._position, self._hash.hexdigest(), tuple(self._members))
+
+    def _write(self, data: bytes) -> None:
+        self._file.write(data)
+        self._hash.update(data)
+        self._position += len(data)
+
+
+def index_text(members: list[Member] | tuple[Member, ...]) -> str:
+    """DALI's webdataset index, version 1.2: a count, then a line a sample of 'ext offset size name' groups.
+
+    Members of one sample stand together and share the name up to its first dot.
+    Source: the wds2idx script that DALI installs; tests read shards with DALI's own reader.
+    """
+    lines: list[str] = []
+    previous = None
+    for member in members:
+        base, _, ext = member.name.partition(".")
+        part = f"{ext} {member.offset} {member.size} {member.name}"
+        if base == previous:
+            lines[-1] += " " + part
+        else:
+            lines.append(part)
+        previous = base
+    return "".join(f"{line}\n" for line in [f"v1.2 {len(lines)}", *lines])
+
+
+def walk(file: BinaryIO, shard: str) -> Iterator[Member]:
+    """The members of a tar, header by header, refusing whatever `TarWriter` does not write.
+
+    Args:
+        file: the shard, open for reading and seekable.
+        shard: its name, for errors.
+
+    Raises:
+        ShardError: a header that is damaged, cut short, of a special file, or with an unsafe name; an archive
+            without its end mark.
+    """
+    end = file.seek(0, 2)
+    position = 0
+    long_name = None
+    while True:
+        header = _block_at(file, position, shard)
+        if not any(header):
+            if any(_block_at(file, position + BLOCK, shard)) or position + 2 * BLOCK != end:
+                raise ShardError(f"{shard}: bytes after the archive's end at byte {position}")
+            return
+        entry = _parse(header, position, shard)
+        data = position + BLOCK
+        position = data + entry.size + -entry.size % BLOCK
+        if position > end:
+            raise ShardError(f"{shard}: the member at byte {data - BLOCK} ends after the file's {end} bytes")
+        if entry.type == tarfile.XHDTYPE:
+            long_name = _long_name(file, data, entry.size, shard)
+            continue
+        yield Member(_safe(long_name or entry.name, data, shard), data, entry.size)
+        long_name = None
+
+
+def _block_at(file: BinaryIO, position: int, shard: str) -> bytes:
+    file.seek(position)
+    block = file.read(BLOCK)
+    if len(block) < BLOCK:
+        raise ShardError(f"{shard}: cut short at byte {position + len(block)}, before the archive's end mark")
+    return block
+
+
+def _parse(header: bytes, position: int, shard: str) -> tarfile.TarInfo:
+    try:
+        entry = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
+    except tarfile.HeaderError as error:
+        raise ShardError(f"{shard}: no tar header at byte {position}: {error}") from error
+    if entry.type not in (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.XHDTYPE):
+        raise ShardError(f"{shard}: the member at byte {position} is no regular file (type {entry.type!r})")
+    if not 0 <= entry.size <= MAX_MEMBER_BYTES:
+        raise ShardError(f"{shard}: the member at byte {position} claims {entry.size} bytes")
+    return entry
+
+
+def _long_name(file: BinaryIO, offset: int, size: int, shard: str) -> str:
+    """The name in a PAX extended header, which holds nothing else: one record 'LENGTH path=NAME\\n'."""
+    if size > MAX_NAME_BYTES:
+        raise ShardError(f"{shard}: the extended header at byte {offset} has {size} bytes")
+    file.seek(offset)
+    length, _, record = file.read(size).partition(b" ")
+    whole = length.isdigit() and int(length) == size
+    if not (whole and record.startswith(b"path=") and record.endswith(b"\n") and b"\n" not in record[:-1]):
+        raise ShardError(f"{shard}: the extended header at byte {offset} is not a single path")
+    return record[5:-1].decode("utf-8", "surrogateescape")
+
+
+def _safe(name: str, offset: int, shard: str) -> str:
+    folders = name.split("/")
+    if not name.isascii() or not name.isprintable() or " " in name or ".." in folders or not folders[0]:
+        raise ShardError(f"{shard}: the member at byte {offset} has an unsafe name {name!r}")
+    return name

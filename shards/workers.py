@@ -1,0 +1,107 @@
+"""The processes of a conversion: shards written by spawned workers, or in this process when one is enough."""
+
+import multiprocessing
+import os
+import signal
+import threading
+import warnings
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.synchronize import Event
+from typing import Any
+
+from viewmill.shards.shard_job import ShardJob, write_shard
+
+_POLL_S = 0.2
+# Counts of this worker process and its order to stop, set once when the process starts.
+_shared: dict[str, Any] = {}
+
+
+class Stopped(RuntimeError):
+    """The conversion was called off while this shard was being written."""
+
+
+def write_shards(jobs: list[ShardJob], workers: int, counted: Callable[[int, int, int], None]) -> None:
+    """Writes all these shards; `counted` is told totals now and then: inputs, their bytes, quarantined.
+
+    Raises:
+        RuntimeError: a worker process died.
+    """
+    if workers == 1 or len(jobs) <= 1:
+        _write_here(jobs, counted)
+    else:
+        _write_in_processes(jobs, min(workers, len(jobs)), counted)
+
+
+def _write_here(jobs: list[ShardJob], counted: Callable[[int, int, int], None]) -> None:
+    totals = [0, 0, 0]
+
+    def tell(num_bytes: int, quarantined: bool) -> None:
+        _add(totals, num_bytes, quarantined)
+        counted(*totals)
+
+    for job in jobs:
+        write_shard(job, tell)
+
+
+def _write_in_processes(jobs: list[ShardJob], workers: int, counted: Callable[[int, int, int], None]) -> None:
+    # Spawned, never forked: the caller may hold threads and locks of other libraries.
+    context = multiprocessing.get_context("spawn")
+    totals, stop = context.Array("q", 3), context.Event()
+    with ProcessPoolExecutor(workers, context, initializer=_start, initargs=(totals, stop)) as pool:
+        try:
+            pending = {pool.submit(_write_in_worker, job) for job in jobs}
+            while pending:
+                pending = _collect(pending)
+                counted(*totals[:])
+        except BrokenProcessPool as error:
+            raise RuntimeError(
+                "a conversion worker died (killed, out of memory, or started by a script without an "
+                "`if __name__ == '__main__'` guard); finished shards are kept: run the same command again, "
+                "with fewer workers if memory was short"
+            ) from error
+        except BaseException:
+            stop.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _collect(pending: "set[Future[None]]") -> "set[Future[None]]":
+    """Waits a moment; returns what is still pending and raises what a worker raised."""
+    done, pending = wait(pending, timeout=_POLL_S, return_when=FIRST_COMPLETED)
+    for future in done:
+        future.result()
+    return pending
+
+
+def _start(totals: Any, stop: Event) -> None:
+    """First act of a worker process."""
+    _shared.update(totals=totals, stop=stop)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which calls the workers off
+    warnings.simplefilter("ignore")  # decoders' remarks on odd files; what matters is in the quarantine
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+
+
+def _exit_with_parent() -> None:
+    # A worker waits for jobs on a pipe that it holds itself: without this it would outlive a killed parent.
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _write_in_worker(job: ShardJob) -> None:
+    def tell(num_bytes: int, quarantined: bool) -> None:
+        if _shared["stop"].is_set():
+            raise Stopped(f"shard {job.number} was called off")
+        with _shared["totals"].get_lock():
+            _add(_shared["totals"], num_bytes, quarantined)
+
+    write_shard(job, tell)
+
+
+def _add(totals: Any, num_bytes: int, quarantined: bool) -> None:
+    totals[0] += 1
+    totals[1] += num_bytes
+    totals[2] += quarantined
