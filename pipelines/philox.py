@@ -14,8 +14,8 @@ from numpy.typing import ArrayLike
 _ROUNDS = 10
 _LOW = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)
-_MULTIPLIERS = np.array([0xD2511F53, 0xCD9E8D57], dtype=np.uint64)
-_KEY_STEPS = np.array([0x9E3779B9, 0xBB67AE85], dtype=np.uint64)
+_MULTIPLIERS = np.array([[0xD2511F53], [0xCD9E8D57]], dtype=np.uint64)
+_KEY_STEPS = np.array([[0x9E3779B9], [0xBB67AE85]], dtype=np.uint64)
 
 MAX_SEED = 2**64 - 1
 MAX_EPOCH = 2**32 - 1
@@ -43,21 +43,19 @@ def philox(key: tuple[int, int], counters: np.ndarray) -> np.ndarray:
     Returns:
         (4, ...) uint64, four random words below 2**32 for each counter.
     """
-    tail = (1,) * (counters.ndim - 1)
-    multipliers = _MULTIPLIERS.reshape(2, *tail)
-    keys = np.array(key, dtype=np.uint64)
+    keys = np.array(key, dtype=np.uint64)[:, None]
     # Words 0 and 2 are multiplied, words 1 and 3 are mixed in: two by two, numpy is called half as often.
-    even, odd = counters[0::2], counters[1::2]
+    even, odd = counters.reshape(4, -1)[0::2], counters.reshape(4, -1)[1::2]
     for _ in range(_ROUNDS):
-        product = even * multipliers
+        product = even * _MULTIPLIERS
         even = product[::-1] >> _HALF
         even ^= odd
-        even ^= keys.reshape(2, *tail)
+        even ^= keys
         product &= _LOW
         odd = product[::-1]
         keys = (keys + _KEY_STEPS) & _LOW
-    words = np.empty((4, *np.broadcast_shapes(even.shape[1:])), dtype=np.uint64)
-    words[0::2], words[1::2] = even, odd
+    words = np.empty(counters.shape, dtype=np.uint64)
+    words.reshape(4, -1)[0::2], words.reshape(4, -1)[1::2] = even, odd
     return words
 
 
