@@ -14,8 +14,8 @@ from numpy.typing import ArrayLike
 _ROUNDS = 10
 _LOW = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)
-_MULTIPLIERS = np.array([[0xD2511F53], [0xCD9E8D57]], dtype=np.uint64)
-_KEY_STEPS = np.array([[0x9E3779B9], [0xBB67AE85]], dtype=np.uint64)
+_MULTIPLIER0, _MULTIPLIER2 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
+_KEY_STEPS = 0x9E3779B9, 0xBB67AE85
 
 MAX_SEED = 2**64 - 1
 MAX_EPOCH = 2**32 - 1
@@ -43,20 +43,24 @@ def philox(key: tuple[int, int], counters: np.ndarray) -> np.ndarray:
     Returns:
         (4, ...) uint64, four random words below 2**32 for each counter.
     """
-    keys = np.array(key, dtype=np.uint64)[:, None]
-    # Words 0 and 2 are multiplied, words 1 and 3 are mixed in: two by two, numpy is called half as often.
-    even, odd = counters.reshape(4, -1)[0::2], counters.reshape(4, -1)[1::2]
-    for _ in range(_ROUNDS):
-        product = even * _MULTIPLIERS
-        even = product[::-1] >> _HALF
-        even ^= odd
-        even ^= keys
-        product &= _LOW
-        odd = product[::-1]
-        keys = (keys + _KEY_STEPS) & _LOW
-    words = np.empty(counters.shape, dtype=np.uint64)
-    words.reshape(4, -1)[0::2], words.reshape(4, -1)[1::2] = even, odd
-    return words
+    x0, x1, x2, x3 = counters.reshape(4, -1).copy()
+    product0, product2 = np.empty_like(x0), np.empty_like(x2)
+    for round_ in range(_ROUNDS):
+        key0, key1 = (
+            np.uint64((part + round_ * step) & 0xFFFFFFFF) for part, step in zip(key, _KEY_STEPS, strict=True)
+        )
+        # In place, and the flat arrays one by one: twice as fast as expressions on (4, ...).
+        np.multiply(x0, _MULTIPLIER0, out=product0)
+        np.multiply(x2, _MULTIPLIER2, out=product2)
+        np.right_shift(product2, _HALF, out=x0)
+        np.right_shift(product0, _HALF, out=x2)
+        x0 ^= x1
+        x0 ^= key0
+        x2 ^= x3
+        x2 ^= key1
+        np.bitwise_and(product2, _LOW, out=x1)
+        np.bitwise_and(product0, _LOW, out=x3)
+    return np.stack([x0, x1, x2, x3]).reshape(counters.shape)
 
 
 def keyed_words(seed: int, stream: Stream, epoch: int, index: ArrayLike, lane: ArrayLike) -> np.ndarray:

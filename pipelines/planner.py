@@ -16,9 +16,11 @@ from viewmill.pipelines.spec import ViewDistribution, ViewSpec, column
 PLAN_VERSION = 1  # part of every data position: a change of any draw is a change of this number
 
 _CROP_TRIES = 10
-# Lanes of four words: the tries of the crop come first, then the choices, colours and blur.
-_CHOICES, _COLOURS, _BLUR = _CROP_TRIES, _CROP_TRIES + 1, _CROP_TRIES + 2
-_FIRST_LANES = np.array([0, _CHOICES, _COLOURS, _BLUR])
+# Lanes of four words. First the tries of the crop, two a lane (area, aspect, area, aspect); only lane 0 is drawn for
+# all, the others where the first try did not fit. Then the choices, the colours, and blur with the box's place.
+_CHOICES = _CROP_TRIES // 2
+_COLOURS, _BLUR_AND_PLACE = _CHOICES + 1, _CHOICES + 2
+_FIRST_LANES = np.array([0, _CHOICES, _COLOURS, _BLUR_AND_PLACE])
 _VIEW_SHIFT = 8  # a lane is view << 8 | which four words of the view
 _DIGITS = Context(prec=28)
 
@@ -65,9 +67,11 @@ class ViewPlanner:
         self.spec = spec
         self.seed = seed
         views = spec.views
-        self._resized = np.array([view.resize_to is not None for view in views])
+        self._is_resized = np.array([view.resize_to is not None for view in views])
         # Side of the box of an evaluation view, as a share of the short side.
-        self._centre_share = np.array([view.size / (view.resize_to or view.size) for view in views])
+        self._centre_share = np.array(
+            [view.size / view.resize_to for view in views if view.resize_to is not None]
+        )
         self._scale = _Range(views, "scale")
         self._ratio_low, self._ratio_high = np.array([view.ratio for view in views]).T
         self._log_ratio = _Range(views, "ratio", logarithmic=True)
@@ -96,7 +100,7 @@ class ViewPlanner:
             raise ValueError(f"ids must be >= 0 and sizes >= 1, got {ids.min()} and {sizes.min()}")
         words = self._words(epoch, ids, _FIRST_LANES)  # (4 words, 4 lanes, n, V)
         crop, choices, colours, blur = words[:, 0], words[:, 1], words[:, 2], words[:, 3]
-        top, left, height, width = self._boxes(epoch, ids, sizes[:, :1], sizes[:, 1:], crop)
+        top, left, height, width = self._boxes(epoch, ids, sizes, crop, blur[2:])
         flip, jitter, gray, solarize = uniform(choices) < self._choice_probabilities
         brightness, contrast, saturation, hue = (
             np.where(jitter, colour.between(uniform(word)), neutral)
@@ -123,35 +127,38 @@ class ViewPlanner:
         return keyed_words(self.seed, Stream.VIEWS, epoch, ids[:, None], views | lanes[:, None, None])
 
     def _boxes(
-        self,
-        epoch: int,
-        ids: np.ndarray,
-        image_width: np.ndarray,
-        image_height: np.ndarray,
-        first: np.ndarray,
+        self, epoch: int, ids: np.ndarray, sizes: np.ndarray, first: np.ndarray, place: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Top, left, height, width (n, V) of every crop; image sizes (n, 1), first: words (4, n, V)."""
-        width, height = self._try_sides(image_width * image_height, first, slice(None))
-        fits = (width >= 1) & (width <= image_width) & (height >= 1) & (height <= image_height)
-        top = below(first[2], np.maximum(image_height - height + 1, 1))
-        left = below(first[3], np.maximum(image_width - width + 1, 1))
-        box = top, left, height, width
-        self._set_centres(box, image_width, image_height)
-        rows, views = np.nonzero(~fits & ~self._resized)
+        """Top, left, height, width (n, V) of every crop.
+
+        first: words (4, n, V) of lane 0; place: words (2, n, V) that choose where a box lies.
+        """
+        image_width, image_height = sizes[:, :1], sizes[:, 1:]
+        width, height, fits = self._try_sides(image_width, image_height, first[:2], slice(None))
+        centred = np.zeros(fits.shape, dtype=bool)
+        rows, views = np.nonzero(~fits & ~self._is_resized)
         if len(rows):
-            again = self._retry(epoch, ids[rows], views, image_width[rows, 0], image_height[rows, 0])
-            for side, redrawn in zip(box, again, strict=True):
-                side[rows, views] = redrawn
-        return box
+            again = self._retry(epoch, ids[rows], views, *sizes[rows].T)
+            width[rows, views], height[rows, views], centred[rows, views] = again
+        if self._is_resized.any():
+            side = np.rint(sizes.min(axis=1, keepdims=True) * self._centre_share)
+            side = np.maximum(side, 1).astype(np.int64)
+            width[:, self._is_resized] = height[:, self._is_resized] = side
+            centred[:, self._is_resized] = True
+        room_below, room_right = image_height - height, image_width - width
+        top = np.where(centred, room_below // 2, below(place[0], room_below + 1))
+        left = np.where(centred, room_right // 2, below(place[1], room_right + 1))
+        return top, left, height, width
 
     def _try_sides(
-        self, area: np.ndarray, words: np.ndarray, views: np.ndarray | slice
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Width and height of a crop of random area and aspect; it may not fit."""
-        target = area * self._scale.between(uniform(words[0]), views)
+        self, image_width: np.ndarray, image_height: np.ndarray, words: np.ndarray, views: np.ndarray | slice
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Width and height of crops of random area and aspect, and which of them fit into their image."""
+        target = (image_width * image_height) * self._scale.between(uniform(words[0]), views)
         ratio = exp(self._log_ratio.between(uniform(words[1]), views))
         width, height = np.rint(np.sqrt(target * ratio)), np.rint(np.sqrt(target / ratio))
-        return width.astype(np.int64), height.astype(np.int64)
+        fits = (width >= 1) & (width <= image_width) & (height >= 1) & (height <= image_height)
+        return width.astype(np.int64), height.astype(np.int64), fits
 
     def _retry(
         self,
@@ -160,45 +167,32 @@ class ViewPlanner:
         views: np.ndarray,
         image_width: np.ndarray,
         image_height: np.ndarray,
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """The boxes (m,) of (id, view) pairs whose first try did not fit: nine more, then the centre."""
-        tries = np.arange(1, _CROP_TRIES)[:, None]
-        words = keyed_words(self.seed, Stream.VIEWS, epoch, ids, (views << _VIEW_SHIFT) | tries)  # (4, 9, m)
-        width, height = self._try_sides(image_width * image_height, words, views)
-        fits = (width >= 1) & (width <= image_width) & (height >= 1) & (height <= image_height)
-        chosen = fits.argmax(axis=0), np.arange(len(ids))  # the first that fits, 0 where none does
-        width, height = width[chosen], height[chosen]
-        top = below(words[2][chosen], np.maximum(image_height - height + 1, 1))
-        left = below(words[3][chosen], np.maximum(image_width - width + 1, 1))
-        none = ~fits.any(axis=0)
-        centre = self._fallback(views, image_width, image_height)
-        return tuple(np.where(none, c, d) for c, d in zip(centre, (top, left, height, width), strict=True))  # type: ignore[return-value]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Sides of the crops (m,) whose first try did not fit: the first of all tries, or the fallback.
+
+        Every array is (m,), one entry a view of one image. The third array says which boxes are centred.
+        """
+        lanes = (views << _VIEW_SHIFT) | np.arange(_CHOICES)[:, None]
+        words = keyed_words(self.seed, Stream.VIEWS, epoch, ids, lanes)  # (4, lanes, m)
+        tries = words.reshape(2, 2, _CHOICES, -1).transpose(1, 2, 0, 3).reshape(2, _CROP_TRIES, -1)
+        width, height, fits = self._try_sides(image_width, image_height, tries, views)
+        chosen = fits.argmax(axis=0), np.arange(len(ids))
+        width, height, centred = width[chosen], height[chosen], ~fits.any(axis=0)
+        lost = np.flatnonzero(centred)
+        if len(lost):
+            fallback = self._fallback(views[lost], image_width[lost], image_height[lost])
+            width[lost], height[lost] = fallback
+        return width, height, centred
 
     def _fallback(
         self, views: np.ndarray, image_width: np.ndarray, image_height: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """torchvision's last resort: the largest centred box whose aspect is allowed."""
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """torchvision's last resort: sides of the largest box whose aspect is allowed."""
         narrowest, widest = self._ratio_low[views], self._ratio_high[views]
         aspect = image_width / image_height
-        width = np.where(aspect > widest, np.rint(image_height * widest), image_width).astype(np.int64)
-        height = np.where(aspect < narrowest, np.rint(image_width / narrowest), image_height).astype(np.int64)
-        width, height = np.clip(width, 1, image_width), np.clip(height, 1, image_height)
-        return (image_height - height) // 2, (image_width - width) // 2, height, width
-
-    def _set_centres(
-        self,
-        box: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
-        image_width: np.ndarray,
-        image_height: np.ndarray,
-    ) -> None:
-        """Write the evaluation views' boxes: the centre square that becomes the view when it is resized."""
-        if not self._resized.any():
-            return
-        shares = self._centre_share[self._resized]
-        side = np.maximum(np.rint(np.minimum(image_width, image_height) * shares), 1).astype(np.int64)
-        centre = (image_height - side) // 2, (image_width - side) // 2, side, side
-        for values, centred in zip(box, centre, strict=True):
-            values[:, self._resized] = centred
+        width = np.where(aspect > widest, np.rint(image_height * widest), image_width)
+        height = np.where(aspect < narrowest, np.rint(image_width / narrowest), image_height)
+        return np.clip(width, 1, image_width), np.clip(height, 1, image_height)
 
 
 class _Range:
