@@ -16,8 +16,8 @@ from viewmill.pipelines.spec import ViewDistribution, ViewSpec, column
 PLAN_VERSION = 1  # part of every data position: a change of any draw is a change of this number
 
 _CROP_TRIES = 10
-# Lanes of four words. First the tries of the crop, two a lane (area, aspect, area, aspect); only lane 0 is drawn for
-# all, the others where the first try did not fit. Then the choices, the colours, and blur with the box's place.
+# Lanes of four words. First the tries of the crop, two a lane (area, aspect, area, aspect): lane 0 is drawn
+# for all, the others where the first try did not fit. Then the choices, the colours, and blur with the place.
 _CHOICES = _CROP_TRIES // 2
 _COLOURS, _BLUR_AND_PLACE = _CHOICES + 1, _CHOICES + 2
 _FIRST_LANES = np.array([0, _CHOICES, _COLOURS, _BLUR_AND_PLACE])
@@ -68,10 +68,8 @@ class ViewPlanner:
         self.seed = seed
         views = spec.views
         self._is_resized = np.array([view.resize_to is not None for view in views])
-        # Side of the box of an evaluation view, as a share of the short side.
-        self._centre_share = np.array(
-            [view.size / view.resize_to for view in views if view.resize_to is not None]
-        )
+        # Side of the box of the evaluation views alone, as a share of the short side.
+        self._centre_share = np.array([view.size / view.resize_to for view in views if view.resize_to])
         self._scale = _Range(views, "scale")
         self._ratio_low, self._ratio_high = np.array([view.ratio for view in views]).T
         self._log_ratio = _Range(views, "ratio", logarithmic=True)
@@ -138,7 +136,7 @@ class ViewPlanner:
         centred = np.zeros(fits.shape, dtype=bool)
         rows, views = np.nonzero(~fits & ~self._is_resized)
         if len(rows):
-            again = self._retry(epoch, ids[rows], views, *sizes[rows].T)
+            again = self._retry(epoch, ids[rows], sizes[rows], views)
             width[rows, views], height[rows, views], centred[rows, views] = again
         if self._is_resized.any():
             side = np.rint(sizes.min(axis=1, keepdims=True) * self._centre_share)
@@ -161,23 +159,19 @@ class ViewPlanner:
         return width.astype(np.int64), height.astype(np.int64), fits
 
     def _retry(
-        self,
-        epoch: int,
-        ids: np.ndarray,
-        views: np.ndarray,
-        image_width: np.ndarray,
-        image_height: np.ndarray,
+        self, epoch: int, ids: np.ndarray, sizes: np.ndarray, views: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Sides of the crops (m,) whose first try did not fit: the first of all tries, or the fallback.
 
-        Every array is (m,), one entry a view of one image. The third array says which boxes are centred.
+        ids, views (m,) and sizes (m, 2) have one entry a view of one image. The third array says which boxes are centred.
         """
+        image_width, image_height = sizes.T
         lanes = (views << _VIEW_SHIFT) | np.arange(_CHOICES)[:, None]
         words = keyed_words(self.seed, Stream.VIEWS, epoch, ids, lanes)  # (4, lanes, m)
         tries = words.reshape(2, 2, _CHOICES, -1).transpose(1, 2, 0, 3).reshape(2, _CROP_TRIES, -1)
         width, height, fits = self._try_sides(image_width, image_height, tries, views)
         chosen = fits.argmax(axis=0), np.arange(len(ids))
-        width, height, centred = width[chosen], height[chosen], ~fits.any(axis=0)
+        width, height, centred = width[chosen], height[chosen], np.logical_not(fits.any(axis=0))
         lost = np.flatnonzero(centred)
         if len(lost):
             fallback = self._fallback(views[lost], image_width[lost], image_height[lost])
