@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import pyarrow.parquet as pq
 from viewmill.shards.durable import sha256_of
 from viewmill.shards.errors import ConvertError
 from viewmill.shards.info import FILE_NAME, DataSetInfo, read_info
@@ -22,6 +21,7 @@ from viewmill.shards.journal import (
 from viewmill.shards.plan import Options, Plan, make_plan
 from viewmill.shards.publish import final_names, publish
 from viewmill.shards.shard_job import ShardJob
+from viewmill.shards.survey import quarantine_reasons
 from viewmill.shards.workers import write_shards
 
 
@@ -186,7 +186,6 @@ def _give_up(source: Path, dataset: Path, workspace: Path, records: list[ShardRe
 
 
 def _report(dataset: Path, info: DataSetInfo, max_quarantine: int | None) -> ConvertReport:
-    reasons = pq.read_table(dataset / "quarantine.parquet", columns=["reason"]).column("reason").to_pylist()
     return ConvertReport(
         dataset,
         info.num_inputs,
@@ -196,6 +195,6 @@ def _report(dataset: Path, info: DataSetInfo, max_quarantine: int | None) -> Con
         sum(shard.bytes for shard in info.shards),
         len(info.classes),
         info.data_set_hash,
-        dict(Counter(reason.partition(":")[0] for reason in reasons).most_common()),
+        quarantine_reasons(dataset),
         max_quarantine,
     )

@@ -102,11 +102,10 @@ class Dataset:
         """
         folder = Path(path)
         info = read_info(folder)
-        sizes = {file.name: file.bytes for file in info.files} | {
-            file.name: file.bytes for file in info.shards
-        }
-        for name, num_bytes in sizes.items():
-            _check_size(folder, name, num_bytes)
+        for file in info.files:
+            _check_size(folder, file.name, file.bytes)
+        for shard in info.shards:
+            _check_size(folder, shard.name, shard.bytes)
         if info.file("manifest.bin").bytes != info.num_samples * RECORD.itemsize:
             raise ShardError(
                 f"{folder / 'manifest.bin'}: not {RECORD.itemsize} bytes for each of "
@@ -133,11 +132,15 @@ class Dataset:
     def sizes(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
         """(width, height) of the upright images: (n, 2) int64."""
         rows = self._rows(ids)
-        return np.stack([rows["width"], rows["height"]], axis=1).astype(np.int64)
+        sizes = np.stack([rows["width"], rows["height"]], axis=1).astype(np.int64)
+        self._refuse_rows(ids, (sizes < 1).any(axis=1), "an impossible size")
+        return sizes
 
     def labels(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
         """Class numbers, -1 where there is none: (n,) int64."""
-        return self._rows(ids)["label"].astype(np.int64)
+        labels: np.ndarray = self._rows(ids)["label"].astype(np.int64)
+        self._refuse_rows(ids, (labels < -1) | (labels >= len(self.classes)), "an unknown label")
+        return labels
 
     def keys(self, ids: Sequence[int] | np.ndarray) -> list[str]:
         """The keys of these samples, from manifest.parquet, a row group at a time as they are asked for."""
@@ -194,14 +197,16 @@ class Dataset:
         ends = rows["offset"] + rows["size"]  # cannot overflow where the two tests before it hold
         room = self._shard_bytes[np.where(known, rows["shard"], 0)]
         inside = (rows["offset"] >= 0) & (rows["offset"] <= room) & (rows["size"] > 0) & (ends <= room)
-        good = known & inside & (rows["size"] <= MAX_BYTES)
-        if not good.all():
-            bad = int(np.asarray(ids)[~good][0])
-            raise ShardError(
-                f"{self.path / 'manifest.bin'}: sample {bad} has no place in its shard "
-                f"({self.manifest[bad].item()}); run: viewmill verify {self.path} --repair"
-            )
+        self._refuse_rows(ids, ~(known & inside & (rows["size"] <= MAX_BYTES)), "no place in a shard")
         return rows
+
+    def _refuse_rows(self, ids: Sequence[int] | np.ndarray, bad: np.ndarray, fault: str) -> None:
+        if bad.any():
+            sample = int(np.asarray(ids)[bad][0])
+            raise ShardError(
+                f"{self.path / 'manifest.bin'}: sample {sample} has {fault} "
+                f"({self.manifest[sample].item()}); run: viewmill verify {self.path} --repair"
+            )
 
     def _read_one(self, sample: int, row: np.void, borrowed: dict[int, int]) -> bytes:
         shard, offset, size = int(row["shard"]), int(row["offset"]), int(row["size"])
@@ -210,8 +215,8 @@ class Dataset:
         if len(data) < size or found != expected:
             held = f"hash {found:016x}" if len(data) == size else f"only {len(data)} of {size} bytes"
             raise ShardError(
-                f"{self.path / self.info.shards[shard].name}: sample '{self._key_for_error(sample)}' "
-                f"at byte {offset} has {held}, the manifest says {expected:016x}; run: viewmill verify {self.path}"
+                f"{self.path / self.info.shards[shard].name}: sample '{self._key_for_error(sample)}' at byte "
+                f"{offset} has {held}, the manifest says {expected:016x}; run: viewmill verify {self.path}"
             )
         return data
 

@@ -1,0 +1,84 @@
+"""What is in a data set: counts, sizes and refusals, read from the manifest alone."""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+from viewmill.shards.manifest import Dataset
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How a quantity is distributed over the samples."""
+
+    least: int
+    quarter: int
+    median: int
+    three_quarters: int
+    largest: int
+    mean: float
+
+
+@dataclass(frozen=True)
+class Survey:
+    """Counts and statistics of a data set.
+
+    per_class: samples by class name, every class listed, unlabelled ones under None. formats: samples by file
+    extension. reasons: quarantined inputs by kind of fault.
+    """
+
+    num_samples: int
+    num_shards: int
+    image_bytes: int
+    per_class: dict[str | None, int]
+    formats: dict[str, int]
+    transcoded: int
+    width: Spread
+    height: Spread
+    pixels: Spread
+    bytes: Spread
+    quarantined: int
+    reasons: dict[str, int]
+
+
+def survey(dataset: Dataset) -> Survey:
+    """Counts and statistics of an open data set; no image is read."""
+    rows = dataset.manifest
+    columns = pq.read_table(dataset.path / "manifest.parquet", columns=["ext", "transcoded"])
+    width, height = rows["width"].astype(np.int64), rows["height"].astype(np.int64)
+    return Survey(
+        num_samples=dataset.num_samples,
+        num_shards=len(dataset.info.shards),
+        image_bytes=int(rows["size"].sum(dtype=np.int64)),
+        per_class=_per_class(dataset),
+        formats=dict(Counter(columns.column("ext").to_pylist()).most_common()),
+        transcoded=sum(columns.column("transcoded").to_pylist()),
+        width=_spread(width),
+        height=_spread(height),
+        pixels=_spread(width * height),
+        bytes=_spread(rows["size"].astype(np.int64)),
+        quarantined=dataset.info.num_quarantined,
+        reasons=quarantine_reasons(dataset.path),
+    )
+
+
+def quarantine_reasons(path: Path) -> dict[str, int]:
+    """Quarantined inputs of the data set at `path` by kind of fault, the most frequent first."""
+    reasons = pq.read_table(path / "quarantine.parquet", columns=["reason"]).column("reason").to_pylist()
+    return dict(Counter(reason.partition(":")[0] for reason in reasons).most_common())
+
+
+def _per_class(dataset: Dataset) -> dict[str | None, int]:
+    labels = dataset.labels(np.arange(dataset.num_samples))
+    counts = np.bincount(labels + 1, minlength=len(dataset.classes) + 1).tolist()
+    per_class: dict[str | None, int] = dict(zip(dataset.classes, counts[1:], strict=True))
+    return {**per_class, None: counts[0]} if counts[0] else per_class
+
+
+def _spread(values: np.ndarray) -> Spread:
+    least, quarter, median, upper, largest = np.percentile(
+        values, [0, 25, 50, 75, 100], method="lower"
+    ).tolist()
+    return Spread(int(least), int(quarter), int(median), int(upper), int(largest), float(values.mean()))

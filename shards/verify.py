@@ -1,0 +1,205 @@
+"""Whether a data set is what was written: every byte read, every fault named, what can be rebuilt rebuilt."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
+from viewmill.shards.durable import sha256_of, written_whole
+from viewmill.shards.errors import ShardError
+from viewmill.shards.info import FILE_NAME, DataSetInfo, FileInfo, ShardInfo, read_info
+from viewmill.shards.manifest import RECORD, SCHEMA, hash_of_data_set, records_of
+from viewmill.shards.tar import Member, index_text, walk
+
+_MAX_FAULTS_OF_A_SHARD = 20  # more say nothing new: the shard is to be replaced
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that is wrong: the file, what and where, what to do. repaired: it no longer is."""
+
+    file: str
+    message: str
+    repaired: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.message}" + (" (repaired)" if self.repaired else "")
+
+
+def verify(
+    path: str | Path, *, repair: bool = False, progress: Callable[[int, int], None] | None = None
+) -> list[Fault]:
+    """Checks every file of a data set against dataset.json and the manifest, every image against its hash.
+
+    Args:
+        path: the data set.
+        repair: rebuild manifest.bin and DALI's indexes where wrong, if what they are made from is right.
+        progress: told bytes of shards read so far, and in all.
+
+    Returns:
+        The faults found, none if all is well; repaired ones are among them.
+
+    Raises:
+        FileNotFoundError: no data set there; ShardError: dataset.json itself cannot be read.
+    """
+    folder = Path(path)
+    info = read_info(folder)
+    faults = [fault for file in info.files for fault in _file_faults(folder, file)]
+    sound = {file.name for file in info.files} - {fault.file for fault in faults}
+    table = _table(folder, info, faults) if "manifest.parquet" in sound else None
+    if repair and table is not None and "manifest.bin" not in sound:
+        faults = _with_bin_rebuilt(folder, info, table, faults)
+    rows = _rows(folder, table, "manifest.bin" in sound)
+    done = 0
+    for number, shard in enumerate(info.shards):
+        faults += _shard_faults(folder, number, shard, table, rows, repair)
+        done += shard.bytes
+        if progress is not None:
+            progress(done, sum(shard.bytes for shard in info.shards))
+    strangers = [
+        Fault(name, "is no part of this data set; move it away") for name in _strangers(folder, info)
+    ]
+    return faults + strangers
+
+
+def _file_faults(folder: Path, file: FileInfo | ShardInfo) -> Iterator[Fault]:
+    path = folder / file.name
+    by_repair = file.name == "manifest.bin"
+    remedy = "verify --repair rebuilds it" if by_repair else "take it from a copy or convert again"
+    if not path.is_file():
+        yield Fault(file.name, f"is missing; {remedy}")
+    elif path.stat().st_size != file.bytes:
+        yield Fault(file.name, f"has {path.stat().st_size} bytes, dataset.json says {file.bytes}; {remedy}")
+    elif (found := sha256_of(path)) != file.sha256:
+        yield Fault(
+            file.name, f"has SHA-256 {found[:16]}..., dataset.json says {file.sha256[:16]}...; {remedy}"
+        )
+
+
+def _table(folder: Path, info: DataSetInfo, faults: list[Fault]) -> pa.Table | None:
+    """The manifest, or None with a fault where it contradicts dataset.json."""
+    try:
+        table = pq.read_table(folder / "manifest.parquet")
+    except (pa.ArrowException, OSError) as error:
+        faults.append(Fault("manifest.parquet", f"cannot be read ({error}); convert again"))
+        return None
+    contradiction = _contradiction(table, info)
+    if contradiction:
+        faults.append(Fault("manifest.parquet", f"{contradiction}; convert again or take a copy"))
+        return None
+    return table
+
+
+def _contradiction(table: pa.Table, info: DataSetInfo) -> str | None:
+    if not table.schema.equals(SCHEMA):
+        return f"has the columns {', '.join(table.schema.names)} of unexpected names or types"
+    if any(column.null_count for column in table.columns):
+        return "has empty cells"
+    if not np.array_equal(table.column("id").to_numpy(), np.arange(info.num_samples)):
+        return f"has ids that are not 0 .. {info.num_samples - 1}"
+    counts = np.bincount(np.clip(table.column("shard").to_numpy(), 0, None), minlength=len(info.shards))
+    if counts.tolist() != [shard.samples for shard in info.shards]:
+        return "counts other samples in the shards than dataset.json"
+    labels = table.column("label").to_numpy()
+    if labels.min() < -1 or labels.max() >= len(info.classes):
+        return f"has labels outside the {len(info.classes)} classes of dataset.json"
+    if hash_of_data_set(table.column("key").to_pylist(), records_of(table)) != info.data_set_hash:
+        return "does not give the data set hash that dataset.json states"
+    return None
+
+
+def _with_bin_rebuilt(folder: Path, info: DataSetInfo, table: pa.Table, faults: list[Fault]) -> list[Fault]:
+    with written_whole(folder / "manifest.bin") as file:
+        file.write(records_of(table).tobytes())
+    if list(_file_faults(folder, info.file("manifest.bin"))):
+        return [
+            *faults,
+            Fault("manifest.bin", "even rebuilt, is not what dataset.json states; convert again"),
+        ]
+    return [Fault(f.file, f.message, repaired=True) if f.file == "manifest.bin" else f for f in faults]
+
+
+def _rows(folder: Path, table: pa.Table | None, bin_is_sound: bool) -> np.ndarray | None:
+    """Rows to check images by: the table's, else those of a sound manifest.bin, else None."""
+    if table is not None:
+        return records_of(table)
+    return np.fromfile(folder / "manifest.bin", dtype=RECORD) if bin_is_sound else None
+
+
+def _shard_faults(
+    folder: Path, number: int, shard: ShardInfo, table: pa.Table | None, rows: np.ndarray | None, repair: bool
+) -> list[Fault]:
+    faults = list(_file_faults(folder, shard))
+    path = folder / shard.name
+    if not path.is_file():
+        return faults
+    if rows is not None:
+        keys = None if table is None else table.column("key")
+        ids = np.flatnonzero(rows["shard"] == number)
+        damaged = list(_damaged_images(path, rows, ids, keys))
+        faults += damaged[:_MAX_FAULTS_OF_A_SHARD]
+        if len(damaged) > _MAX_FAULTS_OF_A_SHARD:
+            faults.append(Fault(shard.name, f"has {len(damaged)} damaged samples, the first of them above"))
+    if not faults:
+        faults += _member_faults(path, number, table, repair)
+    return faults
+
+
+def _damaged_images(
+    path: Path, rows: np.ndarray, ids: np.ndarray, keys: pa.ChunkedArray | None
+) -> Iterator[Fault]:
+    with path.open("rb") as file:
+        for sample in ids.tolist():
+            row = rows[sample]
+            file.seek(max(0, int(row["offset"])))
+            found = xxhash.xxh64_intdigest(file.read(max(0, int(row["size"]))))
+            if found != row["xxh64"]:
+                name = f"id {sample}" if keys is None else f"'{keys[sample].as_py()}'"
+                yield Fault(
+                    path.name,
+                    f"sample {name} at byte {row['offset']} has hash {found:016x}, the manifest says "
+                    f"{int(row['xxh64']):016x}; take the shard from a copy or convert again",
+                )
+
+
+def _member_faults(path: Path, number: int, table: pa.Table | None, repair: bool) -> Iterator[Fault]:
+    """Faults of the archive's structure, and of DALI's index, which is made from it."""
+    try:
+        with path.open("rb") as file:
+            members = list(walk(file, path.name))
+    except ShardError as error:
+        yield Fault(path.name, str(error).removeprefix(f"{path.name}: ") + "; convert again or take a copy")
+        return
+    if table is not None and not _agree(members, table, number):
+        yield Fault(path.name, "its members are not those of manifest.parquet; convert again or take a copy")
+        return
+    index, expected = path.with_suffix(".idx"), index_text(members).encode()
+    if index.is_file() and index.read_bytes() == expected:
+        return
+    message = "is not the index of its shard" if index.is_file() else "is missing"
+    if repair:
+        with written_whole(index) as file:
+            file.write(expected)
+    yield Fault(index.name, f"{message}; verify --repair rebuilds it", repaired=repair)
+
+
+def _agree(members: list[Member], table: pa.Table, number: int) -> bool:
+    """Whether a shard holds, in id order, KEY.EXT where the manifest says and KEY.cls after it."""
+    rows = table.filter(pa.array(table.column("shard").to_numpy() == number))
+    columns = (rows.column(name).to_pylist() for name in ("key", "ext", "offset", "size"))
+    expected = [(f"{key}.{ext}", offset, size) for key, ext, offset, size in zip(*columns, strict=True)]
+    images = [(member.name, member.offset, member.size) for member in members[0::2]]
+    labels = [member.name for member in members[1::2]]
+    return images == expected and labels == [name.partition(".")[0] + ".cls" for name, _, _ in expected]
+
+
+def _strangers(folder: Path, info: DataSetInfo) -> list[str]:
+    """Shards and indexes in the folder that dataset.json does not list: other tools would read them."""
+    known = {FILE_NAME} | {file.name for file in info.files} | {shard.name for shard in info.shards}
+    known |= {Path(shard.name).with_suffix(".idx").name for shard in info.shards}
+    return sorted(path.name for path in folder.glob("*.tar") if path.name not in known) + sorted(
+        path.name for path in folder.glob("*.idx") if path.name not in known
+    )
