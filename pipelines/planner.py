@@ -163,7 +163,7 @@ class ViewPlanner:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Sides of the crops (m,) whose first try did not fit: the first of all tries, or the fallback.
 
-        ids, views (m,) and sizes (m, 2) have one entry a view of one image. The third array says which boxes are centred.
+        ids, views (m,) and sizes (m, 2) have one entry a view of one image. Third array: which are centred.
         """
         image_width, image_height = sizes.T
         lanes = (views << _VIEW_SHIFT) | np.arange(_CHOICES)[:, None]
