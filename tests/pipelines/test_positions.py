@@ -12,9 +12,7 @@ SPLITS = [(1, 1), (1, 2), (1, 3), (2, 1), (2, 2), (3, 4), (4, 3), (12, 1), (1, 2
 
 @pytest.mark.parametrize(("accumulation", "world_size"), SPLITS)
 @pytest.mark.parametrize("step", [0, 1, 17])
-def test_any_split_reads_the_same_global_batch_in_order(
-    accumulation: int, world_size: int, step: int
-) -> None:
+def test_any_split_reads_the_global_batch_in_order(accumulation: int, world_size: int, step: int) -> None:
     positions = [
         position
         for micro, rank in itertools.product(range(accumulation), range(world_size))
