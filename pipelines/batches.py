@@ -1,0 +1,112 @@
+"""Read, plan, execute: a batch of ids becomes a batch of views, good samples standing in for bad ones."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from viewmill.pipelines.executor import BatchDecodeError, Executor
+from viewmill.pipelines.planner import ViewPlanner
+from viewmill.pipelines.substitutes import Substitutes
+from viewmill.shards.errors import ShardError
+from viewmill.shards.manifest import Dataset
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One micro-batch of one rank: n images in V views."""
+
+    views: list[torch.Tensor]  # V tensors (n, 3, S, S) float32, normalised, global views first
+    ids: np.ndarray  # (n,) int64, the samples that were used: substitutes, where there are any
+    labels: torch.Tensor  # (n,) int64, -1: none
+    epoch: int
+    step: int  # counted from 0 over the whole run
+    micro: int  # which micro-batch of the step
+
+
+class BatchMaker:
+    """Makes the views of samples, whatever thread calls it; holds no position.
+
+    Args:
+        dataset, planner, executor: where bytes, parameters and pixels come from.
+        substitutes: what to do with a bad sample; None: it is an error that names the key.
+    """
+
+    def __init__(
+        self, dataset: Dataset, planner: ViewPlanner, executor: Executor, substitutes: Substitutes | None
+    ) -> None:
+        self.dataset = dataset
+        self.planner = planner
+        self.executor = executor
+        self.substitutes = substitutes
+
+    def make(self, epoch: int, position: int, planned: np.ndarray, step: int, micro: int) -> Batch:
+        """The batch of the samples `planned`, whose first stands at `position` of the epoch's order.
+
+        Raises:
+            RuntimeError: more bad samples than the budget allows, or ShardError without a budget.
+            BatchDecodeError: an image that does not decode, without a budget.
+        """
+        work = _Work(epoch, position, planned, planned.copy(), np.zeros(len(planned), np.int64))
+        images = self._read(work)
+        while True:
+            plan = self.planner.draw(epoch, work.ids, self.dataset.sizes(work.ids))
+            try:
+                views = self.executor.run(images, plan)
+            except BatchDecodeError as error:
+                if self.substitutes is None:
+                    raise self._with_keys(error, work.ids) from error
+                for row, reason in error.reasons.items():
+                    images[row] = self._replace(work, row, reason)
+            else:
+                labels = torch.from_numpy(self.dataset.labels(work.ids))
+                return Batch(views, work.ids, labels, epoch, step, micro)
+
+    def _read(self, work: "_Work") -> list[bytes]:
+        try:
+            return self.dataset.read(work.ids)
+        except ShardError:
+            if self.substitutes is None:
+                raise
+        return [self._read_row(work, row) for row in range(len(work.ids))]
+
+    def _read_row(self, work: "_Work", row: int) -> bytes:
+        """The bytes of this row's sample, or of the first substitute that has any."""
+        while True:
+            try:
+                return self.dataset.read(work.ids[row : row + 1])[0]
+            except ShardError as error:
+                self._substitute(work, row, str(error))
+
+    def _replace(self, work: "_Work", row: int, reason: str) -> bytes:
+        """Put a substitute into this row; returns its bytes."""
+        self._substitute(work, row, reason)
+        return self._read_row(work, row)
+
+    def _substitute(self, work: "_Work", row: int, reason: str) -> None:
+        assert self.substitutes is not None  # `make` and `_read` have asked
+        work.ids[row] = self.substitutes.replace(
+            work.epoch,
+            work.position + row,
+            planned=int(work.planned[row]),
+            bad=int(work.ids[row]),
+            attempt=int(work.attempts[row]),
+            reason=reason,
+        )
+        work.attempts[row] += 1
+
+    def _with_keys(self, error: BatchDecodeError, ids: np.ndarray) -> BatchDecodeError:
+        keys = self.dataset.keys(ids[error.rows])
+        return BatchDecodeError(
+            {row: f"sample '{key}': {error.reasons[row]}" for row, key in zip(error.rows, keys, strict=True)}
+        )
+
+
+@dataclass(frozen=True)
+class _Work:
+    """A batch in the making; `ids` and `attempts` change as substitutes are put in."""
+
+    epoch: int
+    position: int
+    planned: np.ndarray
+    ids: np.ndarray
+    attempts: np.ndarray  # substitutes tried so far, by row

@@ -1,0 +1,80 @@
+"""One bad sample costs one sample: which one stands in for it, the list of them, and when it is too many."""
+
+import logging
+from typing import NamedTuple
+
+from viewmill.pipelines.philox import Stream, keyed_words
+from viewmill.shards.manifest import Dataset
+
+log = logging.getLogger(__name__)
+
+# Where this many candidates in a row are bad, so is the data set, whatever the budget.
+_MAX_ATTEMPTS = 100
+
+
+class Substitution(NamedTuple):
+    """A sample that could not be used, where it stood, and what was taken instead."""
+
+    epoch: int
+    position: int  # in the epoch's order
+    id: int
+    substitute: int
+    reason: str
+
+
+def substitute_of(seed: int, epoch: int, sample: int, attempt: int, num_samples: int) -> int:
+    """The id that stands in for `sample` in this epoch, the `attempt`-th one to be tried (from 0).
+
+    A function of the plan alone, so every executor, rank and resumed run takes the same one. It may be the
+    sample itself or another bad one: then the next attempt follows.
+    """
+    high, low = keyed_words(seed, Stream.SUBSTITUTES, epoch, sample, attempt)[:2]
+    return (int(high) << 32 | int(low)) % num_samples
+
+
+class Substitutes:
+    """The substitutions so far, and the budget: how many different samples may be bad before it is an error.
+
+    Args:
+        dataset: for the keys in the log.
+        seed: of the run.
+        max_substitutes: different bad samples that are borne; one returns every epoch and counts once.
+
+    Raises:
+        ValueError: a negative budget.
+    """
+
+    def __init__(self, dataset: Dataset, seed: int, max_substitutes: int) -> None:
+        if max_substitutes < 0:
+            raise ValueError(f"max_substitutes must be >= 0, got {max_substitutes}")
+        self.made: list[Substitution] = []
+        self._dataset = dataset
+        self._seed = seed
+        self._max_substitutes = max_substitutes
+        self._bad: dict[int, str] = {}  # id -> "'key': reason"
+
+    def replace(self, epoch: int, position: int, planned: int, bad: int, attempt: int, reason: str) -> int:
+        """The next candidate for the sample `planned`, after `bad` (itself, or a candidate) has failed.
+
+        Raises:
+            RuntimeError: more different bad samples than the budget, or 100 bad candidates; names their keys.
+        """
+        if bad not in self._bad:
+            self._bad[bad] = f"'{self._dataset.keys([bad])[0]}': {reason}"
+        self._check_budget(attempt)
+        substitute = substitute_of(self._seed, epoch, planned, attempt, self._dataset.num_samples)
+        self.made.append(Substitution(epoch, position, bad, substitute, reason))
+        log.warning(
+            "epoch %d, position %d: sample %s; sample %d is taken instead",
+            epoch, position, self._bad[bad], substitute,
+        )  # fmt: skip
+        return substitute
+
+    def _check_budget(self, attempt: int) -> None:
+        if len(self._bad) <= self._max_substitutes and attempt < _MAX_ATTEMPTS:
+            return
+        raise RuntimeError(
+            f"{self._dataset.path}: {len(self._bad)} samples cannot be used, "
+            f"{self._max_substitutes} are allowed (max_substitutes): {'; '.join(self._bad.values())}; "
+            f"run: viewmill verify {self._dataset.path}"
+        )
