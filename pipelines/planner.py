@@ -11,7 +11,7 @@ from decimal import Context, Decimal
 import numpy as np
 from numpy.typing import ArrayLike
 from viewmill.pipelines.philox import Stream, below, check_seed, keyed_words, uniform
-from viewmill.pipelines.spec import ViewDistribution, ViewSpec, column
+from viewmill.pipelines.spec import ViewDistribution, ViewSpec
 
 PLAN_VERSION = 1  # part of every data position: a change of any draw is a change of this number
 
@@ -76,9 +76,9 @@ class ViewPlanner:
         self._colours = [_Range(views, name) for name in ("brightness", "contrast", "saturation", "hue")]
         self._sigma = _Range(views, "sigma")
         # (4, 1, V), in the order of the words of the lane _CHOICES.
-        choices = [column(views, name) for name in ("flip", "jitter", "grayscale", "solarize")]
-        self._choice_probabilities = np.array(choices)[:, None, :]
-        self._blur_probability = np.array(column(views, "blur"))
+        choices = [(view.flip, view.jitter, view.grayscale, view.solarize) for view in views]
+        self._choice_probabilities = np.array(choices, dtype=np.float64).T[:, None, :]
+        self._blur_probability = np.array([view.blur for view in views])
 
     def draw(self, epoch: int, ids: ArrayLike, sizes: ArrayLike) -> ViewPlan:
         """The plan of these samples in this epoch; a permutation of the ids permutes its rows, nothing else.

@@ -1,6 +1,5 @@
 """What is drawn for every view: the ranges and probabilities of one distribution a view."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 Range = tuple[float, float]
@@ -10,6 +9,8 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 INTERPOLATIONS = ("bicubic", "bilinear")
 # Blur sigmas are given in pixels of views cut from 224-pixel pictures; other sizes scale with it.
 PUBLISHED_SIZE = 224
+# The least value of each range.
+_LEAST = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": -180.0, "ratio": 0.0, "sigma": 0.0}
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,6 @@ class ViewDistribution:
             raise ValueError(
                 f"need 0 < scale <= 1, ratio > 0 and sigma > 0, got {self.scale}, {self.ratio}, {self.sigma}"
             )
-
-
-_LEAST = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": -180.0, "ratio": 0.0, "sigma": 0.0}
 
 
 @dataclass(frozen=True)
@@ -110,8 +108,3 @@ def _resized(view: ViewDistribution, size: int, *, is_local: bool) -> ViewDistri
     resize_to = None if view.resize_to is None else round(8 * size / 7)
     own_size = size // 2 if is_local else size
     return replace(view, size=own_size, resize_to=resize_to, sigma=(low * factor, high * factor))
-
-
-def column(views: Sequence[ViewDistribution], name: str) -> list[float]:
-    """One number of every view."""
-    return [float(getattr(view, name)) for view in views]
