@@ -1,9 +1,9 @@
 """The workspace of an unfinished conversion: a plan, and one record for each shard that is done.
 
-DATASET/.convert/lock               held while a conversion runs; the system frees it when the process dies
-DATASET/.convert/plan.json          the fingerprint and the options of the plan
-DATASET/.convert/000000.tar .idx    a finished shard, until it is published under its name
-DATASET/.convert/000000.json        its record, written last: what is stored where, what is quarantined
+- DATASET/.convert.json: the plan's fingerprint and options. Locked while a conversion runs (the system frees
+  the lock of a dead process), and the last file to go.
+- DATASET/.convert/000000.tar and .idx: a finished shard, until it is published under its name.
+- DATASET/.convert/000000.json: its record, written last: what is stored where, what is quarantined.
 """
 
 import fcntl
@@ -14,15 +14,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from viewmill.shards.durable import TEMPORARY, sync_folder, written_whole
+from viewmill.shards.durable import TEMPORARY, sync_folder
 from viewmill.shards.errors import ConvertError
 from viewmill.shards.plan import Plan
 
 FOLDER = ".convert"
-_PLAN = "plan.json"
-_LOCK = "lock"
+PLAN = ".convert.json"
 
 
 class SampleRow(NamedTuple):
@@ -95,23 +94,20 @@ def workspace_of(dataset: Path, plan: Plan) -> Iterator[Path]:
     """
     _refuse_foreign_files(dataset)
     workspace = dataset / FOLDER
-    workspace.mkdir(parents=True, exist_ok=True)
-    with _locked(workspace):
-        _refuse_another_plan(dataset, plan)
-        for leftover in workspace.glob(f"*{TEMPORARY}*"):
+    dataset.mkdir(parents=True, exist_ok=True)
+    with _locked(dataset) as lock:
+        _take_up(dataset, plan, lock)
+        workspace.mkdir(exist_ok=True)
+        for leftover in [*dataset.glob(f"*{TEMPORARY}*"), *workspace.glob(f"*{TEMPORARY}*")]:
             leftover.unlink(missing_ok=True)
-        if not (workspace / _PLAN).exists():
-            with written_whole(workspace / _PLAN) as file:
-                file.write(json.dumps({"plan": plan.fingerprint, "options": asdict(plan.options)}).encode())
         yield workspace
 
 
 def remove_workspace(workspace: Path) -> None:
-    """Removes the workspace; the plan goes last, so that a rerun after a crash knows what it finds."""
-    for path in sorted(workspace.iterdir(), key=lambda path: path.name == _PLAN):
-        path.unlink()
-    sync_folder(workspace)
+    """Removes all traces of a conversion; the plan goes last, so that a rerun after a crash goes on here."""
     shutil.rmtree(workspace)
+    sync_folder(workspace.parent)
+    (workspace.parent / PLAN).unlink()
     sync_folder(workspace.parent)
 
 
@@ -119,44 +115,59 @@ def _refuse_foreign_files(dataset: Path) -> None:
     if dataset.exists() and not dataset.is_dir():
         raise ConvertError(f"{dataset}: is a file; give a new or empty folder for the data set")
     names = {path.name for path in dataset.iterdir()} if dataset.exists() else set()
-    if names - {FOLDER} and not (dataset / FOLDER / _PLAN).is_file():
+    if names and PLAN not in names:
         held = "holds a finished data set" if "dataset.json" in names else "is not empty"
         raise ConvertError(
             f"{dataset}: {held}, and no unfinished conversion; give a new folder or empty this one"
         )
 
 
-def _refuse_another_plan(dataset: Path, plan: Plan) -> None:
-    path = dataset / FOLDER / _PLAN
-    if not path.exists():
-        return
-    there = json.loads(path.read_text())
-    if there["plan"] == plan.fingerprint:
-        return
-    options = asdict(plan.options)
-    changed = [f"{name} {there['options'].get(name)!r} there, {options[name]!r} now" for name in options]
-    changed = [
-        text
-        for name, text in zip(options, changed, strict=True)
-        if there["options"].get(name) != options[name]
-    ]
-    difference = "; ".join(changed) or "the source's files have changed since"
-    raise ConvertError(
-        f"{dataset}: holds an unfinished conversion of another plan ({difference}); "
-        "run it with the same source and options, or delete the folder"
-    )
-
-
 @contextmanager
-def _locked(workspace: Path) -> Iterator[None]:
-    descriptor = os.open(workspace / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+def _locked(dataset: Path) -> Iterator[int]:
+    """A descriptor of the plan's file, locked; the lock ends with the process at the latest."""
+    descriptor = os.open(dataset / PLAN, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise ConvertError(
-                f"{workspace.parent}: another conversion is writing here; wait for it"
-            ) from error
-        yield
+            raise ConvertError(f"{dataset}: another conversion is writing here; wait for its end") from error
+        if not (dataset / PLAN).exists():
+            raise ConvertError(f"{dataset}: another conversion has just finished here; give a new folder")
+        yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _take_up(dataset: Path, plan: Plan, lock: int) -> None:
+    """Writes the plan into its file, or finds the same plan there."""
+    there = _plan_in(dataset / PLAN)
+    if there is None:
+        # New, or killed while the plan was being written: before anything else was.
+        _refuse_more_than_a_plan(dataset)
+        os.truncate(lock, 0)
+        os.pwrite(lock, json.dumps({"plan": plan.fingerprint, "options": asdict(plan.options)}).encode(), 0)
+        os.fsync(lock)
+        sync_folder(dataset)
+    elif there["plan"] != plan.fingerprint:
+        options = asdict(plan.options)
+        changed = [name for name in options if there["options"].get(name) != options[name]]
+        texts = [f"{name} was {there['options'].get(name)}, is {options[name]}" for name in changed]
+        difference = "; ".join(texts) or "the files of the source have changed since"
+        raise ConvertError(
+            f"{dataset}: holds an unfinished conversion of another plan ({difference}); "
+            "run it with the same source and options, or delete the folder"
+        )
+
+
+def _plan_in(path: Path) -> dict[str, Any] | None:
+    try:
+        plan = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return None
+    whole = isinstance(plan, dict) and isinstance(plan.get("options"), dict) and "plan" in plan
+    return plan if whole else None
+
+
+def _refuse_more_than_a_plan(dataset: Path) -> None:
+    if {path.name for path in dataset.iterdir()} != {PLAN}:
+        raise ConvertError(f"{dataset}: {PLAN} is damaged; delete the folder and convert again")

@@ -133,13 +133,14 @@ class Dataset:
         """(width, height) of the upright images: (n, 2) int64."""
         rows = self._rows(ids)
         sizes = np.stack([rows["width"], rows["height"]], axis=1).astype(np.int64)
-        self._refuse_rows(ids, (sizes < 1).any(axis=1), "an impossible size")
+        self._refuse_rows(ids, sizes.min(axis=1) < 1, "an impossible size")
         return sizes
 
     def labels(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
         """Class numbers, -1 where there is none: (n,) int64."""
         labels: np.ndarray = self._rows(ids)["label"].astype(np.int64)
-        self._refuse_rows(ids, (labels < -1) | (labels >= len(self.classes)), "an unknown label")
+        unknown = np.asarray((labels < -1) | (labels >= len(self.classes)))
+        self._refuse_rows(ids, unknown, "an unknown label")
         return labels
 
     def keys(self, ids: Sequence[int] | np.ndarray) -> list[str]:

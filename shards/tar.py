@@ -129,6 +129,9 @@ def _parse(header: bytes, position: int, shard: str) -> tarfile.TarInfo:
         entry = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
     except tarfile.HeaderError as error:
         raise ShardError(f"{shard}: no tar header at byte {position}: {error}") from error
+    # tarfile reads some of a checksum's bytes loosely; so no bit of a header is left unchecked.
+    if header[148:156] != b"%06o\0 " % entry.chksum:
+        raise ShardError(f"{shard}: the tar header at byte {position} was changed")
     if entry.type not in (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.XHDTYPE):
         raise ShardError(f"{shard}: the member at byte {position} is no regular file (type {entry.type!r})")
     if not 0 <= entry.size <= MAX_MEMBER_BYTES:

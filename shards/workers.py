@@ -41,8 +41,10 @@ def _write_here(jobs: list[ShardJob], counted: Callable[[int, int, int], None]) 
         _add(totals, num_bytes, quarantined)
         counted(*totals)
 
-    for job in jobs:
-        write_shard(job, tell)
+    with warnings.catch_warnings():
+        _hush_decoders()
+        for job in jobs:
+            write_shard(job, tell)
 
 
 def _write_in_processes(jobs: list[ShardJob], workers: int, counted: Callable[[int, int, int], None]) -> None:
@@ -79,8 +81,12 @@ def _start(totals: Any, stop: Event) -> None:
     """First act of a worker process."""
     _shared.update(totals=totals, stop=stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which calls the workers off
-    warnings.simplefilter("ignore")  # decoders' remarks on odd files; what matters is in the quarantine
+    _hush_decoders()
     threading.Thread(target=_exit_with_parent, daemon=True).start()
+
+
+def _hush_decoders() -> None:
+    warnings.simplefilter("ignore")  # remarks on odd files: what matters stands in the quarantine
 
 
 def _exit_with_parent() -> None:
