@@ -167,9 +167,10 @@ class Dataset:
         return images
 
     def close(self) -> None:
-        """Closes the shards; the data set cannot be read after it."""
+        """Closes the shards and the manifest; the data set cannot be read after it."""
         with self._lock:
             self._closed = True
+            self.manifest = self.manifest[:0].copy()  # unmaps the file, once no caller holds rows of it
             for file in self._files.values():
                 os.close(file)
             self._files.clear()
@@ -183,6 +184,8 @@ class Dataset:
         self.close()
 
     def _rows(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
+        if self._closed:
+            raise ValueError(f"{self.path}: the data set is closed")
         wanted = np.asarray(ids, dtype=np.int64)
         if wanted.ndim != 1:
             raise ValueError(f"ids are one list of numbers, got shape {wanted.shape}")

@@ -1,0 +1,158 @@
+"""Verification names every fault, and repairs what can be rebuilt."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from viewmill.shards.convert import convert
+from viewmill.shards.durable import sha256_of
+from viewmill.shards.errors import ShardError
+from viewmill.shards.manifest import Dataset
+from viewmill.shards.survey import survey
+from viewmill.shards.verify import verify
+
+from tests.shards.pictures import tree_hashes, write_tree
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("verify")
+    convert(write_tree(folder / "source"), folder / "dataset", shard_bytes=12_000)
+    return folder / "dataset"
+
+
+@pytest.fixture
+def copy(whole: Path, tmp_path: Path) -> Path:
+    """A data set that a test may damage."""
+    return shutil.copytree(whole, tmp_path / "dataset")
+
+
+def describe_again(dataset: Path, name: str) -> None:
+    """Makes dataset.json state the hash and size that a file has now, as a forger would."""
+    tree = json.loads((dataset / "dataset.json").read_text())
+    for entry in (*tree["files"], *tree["shards"]):
+        if entry["name"] == name:
+            entry.update(bytes=(dataset / name).stat().st_size, sha256=sha256_of(dataset / name))
+    (dataset / "dataset.json").write_text(json.dumps(tree))
+
+
+def test_a_sound_data_set_has_no_fault(whole: Path) -> None:
+    told: list[tuple[int, int]] = []
+    assert verify(whole, progress=lambda done, total: told.append((done, total))) == []
+    total = sum(path.stat().st_size for path in whole.glob("*.tar"))
+    assert (len(told), told[-1]) == (4, (total, total))
+
+
+def test_a_flipped_bit_names_the_shard_and_the_sample(copy: Path) -> None:
+    with Dataset.open(copy) as dataset:
+        row, key = dataset.manifest[7], dataset.keys([7])[0]
+        name = dataset.info.shards[row["shard"]].name
+    data = bytearray((copy / name).read_bytes())
+    data[int(row["offset"])] ^= 1
+    (copy / name).write_bytes(data)
+    faults = verify(copy, repair=True)
+    assert [fault.file for fault in faults] == [name, name]
+    assert f"sample '{key}' at byte {row['offset']} has hash" in str(faults[1])
+    assert not any(fault.repaired for fault in faults)
+
+
+@pytest.mark.parametrize("name", ["train-000002.tar", "train-000002.idx", "manifest.bin", "manifest.parquet"])
+@pytest.mark.parametrize("damage", ["missing", "cut", "changed"])
+def test_any_damaged_file_is_named(copy: Path, name: str, damage: str) -> None:
+    data = (copy / name).read_bytes()
+    (copy / name).write_bytes({"missing": b"", "cut": data[:-3], "changed": data[:-1] + b"\x07"}[damage])
+    if damage == "missing":
+        (copy / name).unlink()
+    assert name in {fault.file for fault in verify(copy)}
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut", "changed"])
+@pytest.mark.parametrize("name", ["train-000002.idx", "manifest.bin"])
+def test_what_can_be_rebuilt_is_rebuilt_to_the_byte(whole: Path, copy: Path, name: str, damage: str) -> None:
+    data = (copy / name).read_bytes()
+    (copy / name).write_bytes({"missing": b"", "cut": data[:-3], "changed": b"\x07" + data[1:]}[damage])
+    if damage == "missing":
+        (copy / name).unlink()
+    faults = verify(copy, repair=True)
+    assert [(fault.file, fault.repaired) for fault in faults] == [(name, True)]
+    assert tree_hashes(copy) == tree_hashes(whole)
+    assert verify(copy) == []
+
+
+def test_nothing_is_rebuilt_from_a_damaged_manifest(copy: Path) -> None:
+    (copy / "manifest.parquet").write_bytes(b"PAR1")
+    (copy / "manifest.bin").unlink()
+    faults = verify(copy, repair=True)
+    assert {(fault.file, fault.repaired) for fault in faults} == {
+        ("manifest.parquet", False),
+        ("manifest.bin", False),
+    }
+    assert not (copy / "manifest.bin").exists()
+
+
+def test_a_swapped_pair_of_shards_is_named(copy: Path) -> None:
+    first, second = copy / "train-000000.tar", copy / "train-000001.tar"
+    data = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    second.write_bytes(data)
+    assert {"train-000000.tar", "train-000001.tar"} <= {fault.file for fault in verify(copy)}
+
+
+def test_a_forged_label_does_not_match_the_data_set_hash(copy: Path) -> None:
+    table = pq.read_table(copy / "manifest.parquet")
+    labels = np.roll(table.column("label").to_numpy(), 1)
+    place = table.schema.get_field_index("label")
+    pq.write_table(table.set_column(place, "label", pa.array(labels, pa.int32())), copy / "manifest.parquet")
+    describe_again(copy, "manifest.parquet")
+    assert [fault.message.partition(";")[0] for fault in verify(copy)] == [
+        "does not give the data set hash that dataset.json states"
+    ]
+
+
+def test_a_forged_member_does_not_match_the_manifest(copy: Path) -> None:
+    name = "train-000001.tar"
+    data = (copy / name).read_bytes()
+    (copy / name).write_bytes(data[:-1024] + data[:512] + bytes(1024))  # one more header, of size as before
+    describe_again(copy, name)
+    assert [fault.file for fault in verify(copy)] == [name]
+
+
+def test_a_shard_that_is_not_listed_is_named(copy: Path) -> None:
+    shutil.copy(copy / "train-000000.tar", copy / "train-000099.tar")
+    assert [str(fault) for fault in verify(copy)] == [
+        "train-000099.tar: is no part of this data set; move it away"
+    ]
+
+
+def test_no_data_set_and_a_broken_description_are_errors(copy: Path, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no data set here"):
+        verify(tmp_path / "absent")
+    (copy / "dataset.json").write_text("{")
+    with pytest.raises(ShardError, match="not JSON"):
+        verify(copy)
+
+
+def test_a_survey_counts_what_the_folder_holds(whole: Path) -> None:
+    with Dataset.open(whole) as dataset:
+        found = survey(dataset)
+        sizes = dataset.sizes(range(13))
+        image_bytes = sum(map(len, dataset.read(range(13))))
+    assert found.per_class == {"class_0": 5, "class_1": 4, "class_2": 4}
+    assert found.formats == {"jpg": 12, "png": 1}
+    assert found.reasons == {"JPEG header cannot be read": 1, "no image": 1}
+    assert (found.num_samples, found.num_shards, found.transcoded, found.quarantined) == (13, 4, 1, 2)
+    assert (found.width.least, found.width.largest) == (16, 50)
+    assert found.height.mean == pytest.approx(sizes[:, 1].mean())
+    assert found.pixels.median == np.sort(sizes.prod(axis=1))[6]
+    assert found.image_bytes == image_bytes
+
+
+def test_a_survey_counts_images_without_a_class(tmp_path: Path) -> None:
+    source = write_tree(tmp_path / "source", num_classes=2)
+    convert(source, tmp_path / "dataset", class_level=0)
+    with Dataset.open(tmp_path / "dataset") as dataset:
+        assert survey(dataset).per_class == {None: 9}
