@@ -26,6 +26,7 @@ class DaliExecutor:
 
     Raises:
         ValueError: an unknown device, or a batch or thread count below 1.
+        RuntimeError: the GPU cannot be used.
     """
 
     def __init__(self, spec: ViewSpec, *, max_batch: int, num_threads: int, device: str = "cpu") -> None:
@@ -68,8 +69,7 @@ class DaliExecutor:
         self._pipeline = None
 
     def _new_pipeline(self) -> Any:
-        # A DALI pipeline is built when it first runs.
-        return view_graph(
+        pipeline = view_graph(
             self.spec,
             "cpu" if self.device_id is None else "mixed",
             batch_size=self.max_batch,
@@ -79,6 +79,8 @@ class DaliExecutor:
             exec_dynamic=True,
             seed=0,  # nothing in the graph draws
         )
+        pipeline.build()  # a GPU that is not there is an error here, not at the first batch
+        return pipeline
 
     def _views(self, images: list[bytes], plan: ViewPlan) -> list[torch.Tensor]:
         encoded = [np.frombuffer(image, np.uint8) for image in images]
@@ -93,10 +95,10 @@ class DaliExecutor:
             try:
                 self._views([image], plan.select([row]))
             except RuntimeError as error:
-                reasons[row] = f"DALI does not decode it: {error}"
                 self._pipeline = self._new_pipeline()
-        # All of them: then it is not an image that is at fault.
-        return {} if len(reasons) == len(images) > 1 else reasons
+                if "fn.decoders.image" in str(error):  # the operator that failed
+                    reasons[row] = "DALI does not decode it, though Pillow does"
+        return reasons
 
 
 def _read_all(images: list[bytes], reader: Callable[[bytes], T]) -> list[T]:
