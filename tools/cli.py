@@ -1,0 +1,66 @@
+"""The `viewmill` command: which function serves which word. Nothing heavy is imported before it runs."""
+
+import sys
+from typing import Annotated
+
+import typer
+from viewmill.tools import (
+    config_command,
+    convert,
+    environment_command,
+    preview_command,
+    report,
+    sample_data,
+    survey_command,
+    train,
+    verify,
+)
+from viewmill.tools.console import new_app, run_app
+
+app = new_app(
+    "Images to shards, shards to views, views to an information-theoretic loss, and the loss to weights.",
+    example="viewmill train hydes_tiny --data DATASET --out RUN",
+    footer="Exit codes: 0 done, 1 failed at run time, 2 wrong usage, settings or path, 3 a check found "
+    "faults, 85 stopped by a signal and to be resumed, 130 interrupted. VIEWMILL_DEBUG=1, or --debug anywhere "
+    "on the line, shows the traceback of an error.",
+)
+COMMANDS = {
+    "sample-data": sample_data,
+    "convert": convert,
+    "verify": verify,
+    "inspect": survey_command,
+    "preview": preview_command,
+    "train": train,
+    "report": report,
+    "env": environment_command,
+}
+for name, module in COMMANDS.items():
+    app.command(name, epilog=f"Example: {module.EXAMPLE}")(module.command)
+app.add_typer(config_command.app, name="config")
+
+
+def show_version(asked: bool) -> None:
+    """Prints the version and ends."""
+    if asked:
+        from importlib import metadata
+
+        print(metadata.version("viewmill"))
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """What stands before the command."""
+
+
+def main() -> None:
+    """Entry point of the `viewmill` script and of `python -m viewmill.tools.cli`."""
+    sys.exit(run_app(app))
+
+
+if __name__ == "__main__":
+    main()

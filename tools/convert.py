@@ -1,0 +1,99 @@
+"""`viewmill convert`: a folder of images becomes a data set."""
+
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from viewmill.tools.console import FAULTS, print_json, print_line, progress_bar
+
+if TYPE_CHECKING:
+    from viewmill.shards.convert import ConvertReport, Progress
+
+EXAMPLE = "viewmill convert photographs/train DATASET --workers 8 --max-quarantine 100"
+MEBIBYTE = 1 << 20
+
+
+def command(
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE", help="Folder of images; class folders or flat.")
+    ],
+    dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="A new folder for the data set.")],
+    workers: Annotated[
+        int, typer.Option(min=1, help="Processes.", show_default="one a core")
+    ] = os.cpu_count() or 1,
+    shuffle: Annotated[
+        str, typer.Option(metavar="SEED", help="Seed of the global order; 'none' keeps the order of paths.")
+    ] = "0",
+    check: Annotated[
+        Literal["decode", "header"], typer.Option(help="Decode every image once, or trust its body.")
+    ] = "decode",
+    shard_mb: Annotated[
+        int | None, typer.Option(min=1, help="MiB of images in a shard.", show_default="by the whole size")
+    ] = None,
+    class_level: Annotated[
+        int | None, typer.Option(help="Which folder below SOURCE is the class.", show_default="the innermost")
+    ] = None,
+    max_quarantine: Annotated[
+        int | None, typer.Option(min=0, help="More unusable inputs than this end in exit code 3.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Convert a folder of images into WebDataset shards with a manifest.
+
+    Killed at any moment, the same command goes on where it stopped. Inputs that are no usable image are
+    quarantined with the reason, see: viewmill inspect.
+    """
+    from viewmill.shards.convert import convert
+
+    with progress_bar("convert") as show:
+
+        def shown(now: "Progress") -> None:
+            show(now.images, now.total_images)
+
+        report = convert(
+            source,
+            dataset,
+            workers=workers,
+            shuffle_seed=seed_of(shuffle),
+            check=check,
+            shard_bytes=None if shard_mb is None else shard_mb * MEBIBYTE,
+            class_level=class_level,
+            max_quarantine=max_quarantine,
+            progress=shown,
+        )
+    if json:
+        print_json({**asdict(report), "dataset": str(dataset)})
+    else:
+        print_line(in_words(report))
+    if report.too_many_quarantined:
+        raise typer.Exit(FAULTS)
+
+
+def seed_of(text: str) -> int | None:
+    """The seed of --shuffle; None keeps the order of paths.
+
+    Raises:
+        ValueError: neither a whole number nor 'none'.
+    """
+    if text == "none":
+        return None
+    if not text.isascii() or not text.isdigit():
+        raise ValueError(f"--shuffle {text}: expected a whole number or 'none'")
+    return int(text)
+
+
+def in_words(report: "ConvertReport") -> str:
+    """Two or three lines for people."""
+    lines = [
+        f"{report.dataset}: {report.samples} samples of {report.classes} classes in {report.shards} shards, "
+        f"{report.bytes / 1e6:.1f} MB",
+        f"quarantined: {report.quarantined} of {report.inputs} inputs",
+    ]
+    lines += [f"  {count:>8}  {reason}" for reason, count in report.reasons.items()]
+    if report.too_many_quarantined:
+        lines.append(
+            f"more than --max-quarantine {report.max_quarantine}; the data set is whole all the same"
+        )
+    return "\n".join(lines)

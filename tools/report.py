@@ -1,0 +1,194 @@
+"""`viewmill report`: a run as one HTML file that needs no network."""
+
+import base64
+import io
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from viewmill.tools.console import print_json, print_line
+
+if TYPE_CHECKING:
+    from viewmill.tools.run_reader import Run
+
+EXAMPLE = "viewmill report RUN --data DATASET"
+TEMPLATE = "report.html.j2"
+SAMPLE_IMAGES = 6
+# Curves by name: title, unit and what to know. Numbers that are not listed follow under their own name.
+CURVES = {
+    "loss": ("Loss", "nats", "of the global batch"),
+    "mutual_information": ("Mutual information", "nats", "alpha H_global - beta H_local"),
+    "h_global": ("Global entropy", "nats", "over all views of the batch"),
+    "h_local": ("Local entropy", "nats", "over the views of one image"),
+    "lr": ("Learning rate", "", ""),
+    "grad_norm": ("Gradient norm", "", "over all ranks"),
+    "images_per_s": ("Throughput", "images/s", "of all ranks"),
+    "data_wait_fraction": ("Data wait", "share of time", "spent waiting for views"),
+    "step_s": ("Step time", "s", ""),
+}
+
+
+def command(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run's folder.")],
+    data: Annotated[
+        Path | None, typer.Option(metavar="DATASET", help="The data set, for a picture of its views.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Where it goes.", show_default="RUN/report.html")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")] = False,
+) -> None:
+    """Write curves, evaluation, views, throughput and settings of a run into one HTML file.
+
+    The file needs no network and no other file.
+    """
+    from viewmill.tools.run_reader import read_run
+
+    found = read_run(run)
+    target = out or run / "report.html"
+    if not target.absolute().parent.is_dir():
+        raise FileNotFoundError(f"{target}: there is no folder {target.parent}; make it first")
+    html = render(found, sample_views(found, data) if data is not None else None)
+    aside = target.with_name(target.name + ".partial")
+    aside.write_text(html, encoding="utf-8")
+    aside.replace(target)
+    if json:
+        print_json({"report": str(target), "bytes": len(html.encode()), "status": found.status})
+    else:
+        print_line(f"{target}: {found.status}, {len(html.encode()) / 1e6:.1f} MB; open it in a browser")
+
+
+def render(run: "Run", views_png: bytes | None) -> str:
+    """The page. Names and texts of the run are escaped, plotly.js stands in it once."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from plotly.offline import get_plotlyjs
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
+    )
+    environment.filters.update(figure=figure, percent=percent, clock=clock, megabytes=megabytes)
+    return environment.get_template(TEMPLATE).render(
+        run=run,
+        name=run.path.absolute().name,
+        charts=script_json(charts(run)),
+        evaluation=[evaluation_row(entry) for entry in run.evaluation],
+        throughput=throughput(run),
+        details=[event_row(event) for event in run.events],
+        environment=flat(run.environment),
+        views=base64.b64encode(views_png).decode() if views_png is not None else None,
+        plotly=get_plotlyjs(),
+        written=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+    )
+
+
+def charts(run: "Run") -> list[dict[str, Any]]:
+    """One chart a logged number: title, unit, note and the curve's points."""
+    known = [name for name in CURVES if name in run.names()]
+    others = [name for name in run.names() if name not in CURVES]
+    drawn = []
+    for name in known + others:
+        title, unit, note = CURVES.get(name, (name, "", ""))
+        points = run.curve(name)
+        if any(value is not None for _, value in points):
+            steps, values = zip(*points, strict=True)
+            drawn.append({"title": title, "unit": unit, "note": note, "x": steps, "y": values})
+    return drawn
+
+
+def script_json(tree: Any) -> str:
+    """JSON that can stand inside <script>: no text of a run ends the element or begins a comment."""
+    text = json.dumps(tree, allow_nan=False)
+    for char in "<>&":
+        text = text.replace(char, f"\\u{ord(char):04x}")
+    return text
+
+
+def evaluation_row(entry: dict[str, Any]) -> dict[str, Any]:
+    """A task with its bars: [(name, share of 1 or None)], standard error, and z of trained - untrained."""
+    from viewmill.tools.run_reader import number
+
+    trained, untrained = number(entry.get("trained")), number(entry.get("untrained"))
+    error = number(entry.get("standard_error"))
+    floors = entry.get("floors")
+    bars = [("trained", trained), ("untrained", untrained)]
+    if isinstance(floors, dict):
+        bars += [(str(name), number(value)) for name, value in floors.items()]
+    z = (trained - untrained) / error if trained is not None and untrained is not None and error else None
+    return {"task": str(entry.get("task")), "n": entry.get("n"), "bars": bars, "error": error, "z": z}
+
+
+def throughput(run: "Run") -> list[tuple[str, str]]:
+    """Medians over the run, and its length."""
+    wait = run.median("data_wait_fraction")
+    rows = [
+        ("images/s, median", figure(run.median("images_per_s"))),
+        ("step, median", f"{figure(run.median('step_s'))} s"),
+        ("data wait, median", percent(wait)),
+        ("steps", figure(run.last("step"))),
+        ("samples", figure(run.last("samples"))),
+        ("time", clock(run.last("time_s"))),
+    ]
+    return rows if run.metrics else []
+
+
+def event_row(event: dict[str, Any]) -> dict[str, str]:
+    """Time, step, kind and the rest of an event as text."""
+    rest = {name: value for name, value in event.items() if name not in ("event", "step", "time")}
+    return {
+        "time": str(event.get("time", "")),
+        "step": str(event.get("step", "")),
+        "kind": str(event.get("event", "")),
+        "rest": ", ".join(f"{name} {json.dumps(value)}" for name, value in rest.items()),
+    }
+
+
+def sample_views(run: "Run", data: Path) -> bytes:
+    """PNG of a few images and the views that this run makes of them in its first epoch."""
+    from viewmill.engine.checks import resolve_views
+    from viewmill.engine.config import load_config
+    from viewmill.shards.manifest import Dataset
+    from viewmill.tools.contact_sheet import contact_sheet, spread_ids
+
+    config = load_config(run.path / "config.yaml")
+    with Dataset.open(data) as dataset:
+        ids = spread_ids(dataset.num_samples, SAMPLE_IMAGES)
+        sheet = contact_sheet(dataset, ids, resolve_views(config), seed=config.seed)
+    buffer = io.BytesIO()
+    sheet.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    """{"packages": {"torch": "2"}} as {"packages.torch": "2"}."""
+    rows: dict[str, str] = {}
+    for name, value in tree.items():
+        nested = isinstance(value, dict)
+        rows |= flat(value, f"{prefix}{name}.") if nested else {f"{prefix}{name}": str(value)}
+    return rows
+
+
+def figure(value: float | None) -> str:
+    """A number for people: 12,345 or 0.01234."""
+    if value is None:
+        return "–"
+    return f"{value:,.0f}" if abs(value) >= 1000 or value == int(value) else f"{value:.4g}"
+
+
+def percent(value: float | None) -> str:
+    """0.4321 as 43.2 %."""
+    return "–" if value is None else f"{100 * value:.1f} %"
+
+
+def clock(seconds: float | None) -> str:
+    """Seconds as h:mm:ss."""
+    if seconds is None:
+        return "–"
+    whole = round(seconds)
+    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
+
+
+def megabytes(count: int) -> str:
+    """Bytes as MB."""
+    return f"{count / 1e6:,.1f} MB"

@@ -1,0 +1,151 @@
+"""Reads a run folder for the report. Everything in it is untrusted: text stays text, numbers are checked."""
+
+import json
+import math
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from viewmill.engine.telemetry import read_lines
+
+MAX_POINTS = 1500  # of a curve: more are not seen, and make the file large
+MAX_EVENTS = 200  # the last ones
+COORDINATES = ("step", "epoch", "samples", "time_s")
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run folder holds; parts that are not there are empty.
+
+    config: the text of config.yaml. metrics: lines of finite numbers or None. evaluation: the entries of
+    evaluation/summary.json. checkpoints: name and bytes. requeued: it was stopped by a signal.
+    """
+
+    path: Path
+    config: str
+    environment: dict[str, Any]
+    metrics: list[dict[str, float | None]]
+    events: list[dict[str, Any]]
+    evaluation: list[dict[str, Any]]
+    checkpoints: list[dict[str, Any]]
+    requeued: bool
+
+    @property
+    def status(self) -> str:
+        """How the run stands, by its last event."""
+        kinds = [str(event.get("event")) for event in self.events]
+        if self.requeued:
+            return "stopped by a signal, to be resumed"
+        if kinds and kinds[-1] == "end":
+            return "finished"
+        return "not finished"
+
+    def curve(self, name: str) -> list[tuple[float, float | None]]:
+        """(step, value) of one number, thinned to MAX_POINTS."""
+        points = [(step, line.get(name)) for line in self.metrics if (step := line.get("step")) is not None]
+        stride = max(1, math.ceil(len(points) / MAX_POINTS))
+        thinned = points[::stride]
+        return thinned if not points or thinned[-1] == points[-1] else [*thinned, points[-1]]
+
+    def names(self) -> list[str]:
+        """The numbers that were logged, in the order of their first appearance."""
+        seen = dict.fromkeys(name for line in self.metrics for name in line)
+        return [name for name in seen if name not in COORDINATES]
+
+    def last(self, name: str) -> float | None:
+        """The last value of a number."""
+        return self.metrics[-1].get(name) if self.metrics else None
+
+    def median(self, name: str) -> float | None:
+        """The median of a number over the run, which the slow first steps do not move."""
+        values = [value for line in self.metrics if (value := line.get(name)) is not None]
+        return statistics.median(values) if values else None
+
+
+def read_run(path: Path) -> Run:
+    """All of a run folder that the report shows.
+
+    Raises:
+        FileNotFoundError: no such folder, or it is no run's.
+        RuntimeError: a file of it cannot be read; names the file.
+    """
+    if not (path / "config.yaml").is_file():
+        raise FileNotFoundError(
+            f"{path}: no run here (config.yaml is missing); give the folder that viewmill train wrote"
+        )
+    return Run(
+        path=path,
+        config=(path / "config.yaml").read_text(encoding="utf-8", errors="replace"),
+        environment=read_json(path / "environment.json", dict),
+        metrics=[finite_numbers(line) for line in read_json_lines(path / "metrics.jsonl")],
+        events=read_json_lines(path / "events.jsonl")[-MAX_EVENTS:],
+        evaluation=read_entries(path / "evaluation" / "summary.json"),
+        checkpoints=checkpoints_of(path / "checkpoints"),
+        requeued=(path / "requeue.json").is_file(),
+    )
+
+
+def read_json(path: Path, kind: type) -> Any:
+    """The JSON of a file, of this kind; empty where the file is not there.
+
+    Raises:
+        RuntimeError: it is not JSON, or of another kind.
+    """
+    if not path.is_file():
+        return kind()
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise RuntimeError(f"{path}: not JSON ({error}); remove the file to report without it") from error
+    if not isinstance(tree, kind):
+        raise RuntimeError(f"{path}: expected a JSON {kind.__name__}; remove the file to report without it")
+    return tree
+
+
+def read_entries(path: Path) -> list[dict[str, Any]]:
+    """The entries of evaluation/summary.json; none before an evaluation.
+
+    Raises:
+        RuntimeError: it is no JSON list of objects.
+    """
+    entries = read_json(path, list)
+    if not all(isinstance(entry, dict) for entry in entries):
+        raise RuntimeError(f"{path}: an entry is no JSON object; run viewmill evaluate again")
+    return list(entries)
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a .jsonl file.
+
+    Raises:
+        RuntimeError: a line is not a JSON object.
+    """
+    try:
+        lines = read_lines(path)
+    except (ValueError, RecursionError) as error:
+        raise RuntimeError(f"{path}: a line is not JSON ({error}); remove it to report without it") from error
+    if not all(isinstance(line, dict) for line in lines):
+        raise RuntimeError(f"{path}: a line is no JSON object; remove it to report without it")
+    return lines
+
+
+def finite_numbers(line: dict[str, Any]) -> dict[str, float | None]:
+    """The numbers of a line; None for what is missing, not finite or no number."""
+    return {str(name): number(value) for name, value in line.items()}
+
+
+def number(value: Any) -> float | None:
+    """The value as a finite float, else None."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    return float(value) if math.isfinite(value) else None
+
+
+def checkpoints_of(folder: Path) -> list[dict[str, Any]]:
+    """Name and size of each checkpoint folder, oldest first."""
+    found = sorted(entry for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []
+    return [
+        {"name": entry.name, "bytes": sum(file.stat().st_size for file in entry.rglob("*") if file.is_file())}
+        for entry in found
+    ]

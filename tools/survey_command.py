@@ -1,0 +1,145 @@
+"""`viewmill inspect`: what is in a data set."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from viewmill.tools.console import print_json, print_line
+
+if TYPE_CHECKING:
+    from rich.table import Table
+    from viewmill.shards.manifest import Dataset
+    from viewmill.shards.survey import Spread, Survey
+
+EXAMPLE = "viewmill inspect DATASET --png sheet.png --preset hydes@96"
+MAX_CLASSES_SHOWN = 40  # of the table; --json has all
+
+
+def command(
+    dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="The data set.")],
+    png: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a contact sheet of images and their views.")
+    ] = None,
+    preset: Annotated[str, typer.Option(help="Views of the contact sheet: NAME or NAME@SIZE.")] = "hydes@96",
+    images: Annotated[int, typer.Option(min=1, max=200, help="Rows of the contact sheet.")] = 12,
+    seed: Annotated[int, typer.Option(min=0, help="Of the views, as in a recipe.")] = 0,
+    json: Annotated[bool, typer.Option("--json", help="Print counts and statistics as JSON.")] = False,
+) -> None:
+    """Show counts, sizes, classes and refused inputs of a data set, and a contact sheet of its views."""
+    from viewmill.shards.manifest import Dataset
+    from viewmill.shards.survey import survey
+
+    with Dataset.open(dataset) as opened:
+        found = survey(opened)
+        if png is not None:
+            write_sheet(opened, png, preset, images, seed)
+        if json:
+            print_json(as_json(opened, found))
+        else:
+            print_tables(opened, found)
+    if png is not None and not json:
+        print_line(f"contact sheet: {png}")
+
+
+def write_sheet(dataset: "Dataset", png: Path, preset_name: str, images: int, seed: int) -> None:
+    """The contact sheet as a PNG; the reference executor draws it."""
+    from viewmill.pipelines.views import preset
+    from viewmill.tools.contact_sheet import contact_sheet, save_picture, spread_ids
+
+    spec = preset(preset_name)
+    save_picture(contact_sheet(dataset, spread_ids(dataset.num_samples, images), spec, seed=seed), png)
+
+
+def as_json(dataset: "Dataset", found: "Survey") -> dict[str, object]:
+    """Everything the survey found; the number of unlabelled samples stands apart from the classes."""
+    per_class = {name: count for name, count in found.per_class.items() if name is not None}
+    return {
+        "path": str(dataset.path),
+        "kind": dataset.kind,
+        "data_set_hash": dataset.data_set_hash,
+        "num_inputs": dataset.info.num_inputs,
+        **asdict(found),
+        "per_class": per_class,
+        "unlabelled": found.per_class.get(None, 0),
+    }
+
+
+def print_tables(dataset: "Dataset", found: "Survey") -> None:
+    """Tables for people; names come from folders and are shown as text, whatever they hold."""
+    from rich.console import Console
+
+    console = Console(soft_wrap=False)
+    for table in (counts_table(dataset, found), sizes_table(found), classes_table(found)):
+        console.print(table)
+    if found.quarantined:
+        console.print(reasons_table(found))
+
+
+def counts_table(dataset: "Dataset", found: "Survey") -> "Table":
+    """One line a count."""
+    rows = {
+        "samples": f"{found.num_samples:,}",
+        "classes": f"{len(dataset.classes):,}",
+        "shards": f"{found.num_shards:,}",
+        "image bytes": f"{found.image_bytes:,}",
+        "formats": ", ".join(f"{name} {count:,}" for name, count in found.formats.items()),
+        "re-encoded as PNG": f"{found.transcoded:,}",
+        "quarantined": f"{found.quarantined:,} of {dataset.info.num_inputs:,} inputs",
+        "data set hash": dataset.data_set_hash,
+    }
+    return new_table(str(dataset.path), ("", ""), list(rows.items()), numbers_from=2)
+
+
+def sizes_table(found: "Survey") -> "Table":
+    """Quartiles of width, height, pixels and bytes."""
+    spreads: dict[str, Spread] = {
+        "width": found.width,
+        "height": found.height,
+        "pixels": found.pixels,
+        "bytes": found.bytes,
+    }
+    rows = [
+        (name, *(f"{value:,.0f}" for value in asdict(spread).values())) for name, spread in spreads.items()
+    ]
+    return new_table("sizes", ("", "least", "25 %", "median", "75 %", "largest", "mean"), rows)
+
+
+def classes_table(found: "Survey") -> "Table":
+    """Samples of each class, the largest classes first."""
+    ordered = sorted(found.per_class.items(), key=lambda item: -item[1])
+    rows = [
+        (
+            str(number),
+            "(no class)" if name is None else name,
+            f"{count:,}",
+            f"{count / found.num_samples:.1%}",
+        )
+        for number, (name, count) in enumerate(ordered[:MAX_CLASSES_SHOWN], start=1)
+    ]
+    hidden = len(ordered) - len(rows)
+    title = f"classes (the largest {len(rows)} of {len(ordered)}; --json has all)" if hidden else "classes"
+    return new_table(title, ("", "class", "samples", "share"), rows, numbers_from=2)
+
+
+def reasons_table(found: "Survey") -> "Table":
+    """Quarantined inputs by kind of fault."""
+    rows = [(reason, f"{count:,}") for reason, count in found.reasons.items()]
+    return new_table("quarantined", ("reason", "inputs"), rows)
+
+
+def new_table(
+    title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]], *, numbers_from: int = 1
+) -> "Table":
+    """A plain table; columns from `numbers_from` on are flush right."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=Text(title), box=box.SIMPLE, title_justify="left", show_header=any(columns))
+    for number, name in enumerate(columns):
+        table.add_column(name, justify="right" if number >= numbers_from else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    return table

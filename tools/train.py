@@ -1,0 +1,86 @@
+"""`viewmill train`, and `python -m viewmill.tools.train` for torchrun, deepspeed, srun and mpirun."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from viewmill.tools.console import new_app, print_json, print_line, run_app
+
+EXAMPLE = "viewmill train hydes_tiny --data DATASET --out RUN epochs=5 optimizer.lr=5e-4"
+
+
+def command(
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a shipped recipe.")
+    ],
+    data: Annotated[Path, typer.Option(metavar="DATASET", help="The data set, made by viewmill convert.")],
+    out: Annotated[Path, typer.Option(metavar="RUN", help="The run's folder.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="Settings on top of the recipe, the last one wins."),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the run's newest checkpoint that verifies.")
+    ] = False,
+    local_rank: Annotated[int | None, typer.Option("--local_rank", "--local-rank", hidden=True)] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the last metrics as JSON.")] = False,
+) -> None:
+    """Train a backbone without labels.
+
+    Several ranks on one machine: torchrun --nproc_per_node 2 -m viewmill.tools.train RECIPE --data DATASET
+    --out RUN, or deepspeed --module viewmill.tools.train with the same. SIGTERM, SIGUSR1 and Ctrl-C save
+    the run and end it with exit code 85; --resume goes on.
+    """
+    from viewmill.engine.config import load_config
+    from viewmill.shards.info import read_info
+
+    check_local_rank(local_rank)
+    config = load_config(recipe, overrides)
+    read_info(data)  # a wrong path is told before the seconds that torch and deepspeed take to import
+    from viewmill.engine.train import train
+    from viewmill.engine.world import start_world, stop_world
+
+    world = start_world(config.device)
+    try:
+        train(config, data, out, resume=resume, world=world)
+    finally:
+        stop_world(world)
+    if world.rank == 0:
+        announce(out, as_json=json)
+
+
+def check_local_rank(given: int | None) -> None:
+    """deepspeed's launcher passes --local_rank beside the variable LOCAL_RANK, which is the one that is read.
+
+    Raises:
+        ValueError: the two differ.
+    """
+    variable = os.environ.get("LOCAL_RANK")
+    if given is not None and variable is not None and str(given) != variable:
+        raise ValueError(f"--local_rank {given} contradicts LOCAL_RANK={variable}; leave --local_rank out")
+    if given is not None:
+        os.environ["LOCAL_RANK"] = str(given)
+
+
+def announce(run: Path, *, as_json: bool) -> None:
+    """The last line of metrics.jsonl, and where everything is."""
+    from viewmill.engine.telemetry import read_lines
+
+    lines = read_lines(run / "metrics.jsonl")
+    last = lines[-1] if lines else {}
+    if as_json:
+        print_json({"run": str(run), **last})
+        return
+    loss = last.get("loss")
+    at_end = f"step {last['step']}, loss {loss:.4f}" if loss is not None else "no finite loss was logged"
+    print_line(f"{run}: {at_end}; backbone in export/, next: viewmill evaluate {run} --train ... --on ...")
+
+
+app = new_app("Train a backbone without labels.", example=EXAMPLE)
+app.command(epilog=f"Example: {EXAMPLE}")(command)
+
+
+if __name__ == "__main__":
+    sys.exit(run_app(app))
