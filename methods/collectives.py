@@ -1,0 +1,101 @@
+"""Sums and gathers over ranks, and the gradient convention that every method keeps.
+
+The convention: a loss is the loss of the global batch and equal on all W ranks; the gradient that `backward`
+leaves on a rank's own tensors is W times that rank's part of the global gradient. The mean over ranks, which
+data-parallel training takes, is then the gradient of the global batch. Without a process group these are no-ops.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed import ProcessGroup
+
+
+def world_size(group: ProcessGroup | None = None) -> int:
+    """Ranks of the group; 1 without torch.distributed."""
+    return dist.get_world_size(group) if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank(group: ProcessGroup | None = None) -> int:
+    """This process among the ranks of the group; 0 without torch.distributed."""
+    return dist.get_rank(group) if dist.is_available() and dist.is_initialized() else 0
+
+
+def all_gather_rows(rows: Tensor, group: ProcessGroup | None = None) -> Tensor:
+    """The rows of every rank, in rank order: (n, ...) -> (W n, ...). Carries no gradient.
+
+    n must be equal on all ranks (see `check_equal_shapes`).
+    """
+    ranks = world_size(group)
+    if ranks == 1:
+        return rows.detach()
+    gathered = rows.new_empty((ranks * rows.shape[0], *rows.shape[1:]))
+    dist.all_gather_into_tensor(gathered, rows.detach().contiguous(), group=group)
+    return gathered
+
+
+def sum_over_ranks(x: Tensor, group: ProcessGroup | None = None) -> Tensor:
+    """Sum of x over ranks, equal on all; the backward sums the ranks' gradients likewise."""
+    return x if world_size(group) == 1 else _SumOverRanks.apply(x, group)
+
+
+def mean_over_ranks(x: Tensor, group: ProcessGroup | None = None) -> Tensor:
+    """Mean of x over ranks, equal on all.
+
+    What is computed from it must be the same on every rank, as a loss is. Its backward passes the gradient on
+    unchanged and communicates nothing: W times a rank's part, which is 1/W, is 1.
+    """
+    return x if world_size(group) == 1 else _MeanOverRanks.apply(x, group)
+
+
+def check_equal_shapes(shape: Sequence[int], device: torch.device, group: ProcessGroup | None = None) -> None:
+    """Refuses, on all ranks alike, tensors whose shapes differ between ranks.
+
+    A rank that raised alone would leave the others waiting in their next collective.
+
+    Raises:
+        ValueError: on every rank, with the extent that differs.
+    """
+    if world_size(group) == 1:
+        return
+    padded = torch.tensor([len(shape), *shape, *[0] * (7 - len(shape))], dtype=torch.int64, device=device)
+    extremes = torch.cat([padded, -padded])
+    dist.all_reduce(extremes, op=dist.ReduceOp.MAX, group=group)
+    largest, smallest = extremes[:8].tolist(), (-extremes[8:]).tolist()
+    for place, (high, low) in enumerate(zip(largest, smallest, strict=True)):
+        if high != low:
+            what = "number of dimensions" if place == 0 else f"size of dimension {place - 1}"
+            raise ValueError(
+                f"{what} differs between ranks ({low} to {high}; {tuple(shape)} on rank {rank(group)}): "
+                "give every rank the same number of images"
+            )
+
+
+class _SumOverRanks(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, group: ProcessGroup | None) -> Tensor:
+        ctx.group = group
+        total = x.detach().clone()
+        dist.all_reduce(total, group=group)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        total = grad.clone()
+        dist.all_reduce(total, group=ctx.group)
+        return total, None
+
+
+class _MeanOverRanks(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, group: ProcessGroup | None) -> Tensor:
+        total = x.detach().clone()
+        dist.all_reduce(total, group=group)
+        return total / world_size(group)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return grad, None

@@ -1,0 +1,152 @@
+"""The HyDeS loss of one process: constant, values, gradients, invariances, memory, refusals."""
+
+import math
+from typing import Any
+
+import mpmath
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from viewmill.methods import kernel_sums
+from viewmill.methods.vmf import hydes_loss, log_vmf_constant
+
+from tests.methods.formulas import hydes_in_float64, naive_hydes
+
+SETTINGS = [(1.0, 1.0, 1.0), (10.0, 1.0, 0.5), (0.1, 0.3, 2.0), (60.0, 1.0, 1.0)]
+
+
+def embeddings(views: int, images: int, dim: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return 3 * torch.randn(views, images, dim, generator=generator, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("dim", [2, 3, 128, 256, 4096])
+@pytest.mark.parametrize("kappa", [0.1, math.log(2), 1.0, 20.0, 300.0, 1000.0])
+def test_the_constant_is_that_of_the_bessel_function(dim: int, kappa: float) -> None:
+    with mpmath.workdps(40):
+        order = mpmath.mpf(dim) / 2 - 1
+        exact = order * mpmath.log(kappa) - mpmath.mpf(dim) / 2 * mpmath.log(2 * mpmath.pi)
+        exact -= mpmath.log(mpmath.besseli(order, kappa))
+    assert log_vmf_constant(dim, kappa) == pytest.approx(float(exact), rel=1e-12, abs=1e-10)
+
+
+def test_the_density_integrates_to_one_on_the_circle() -> None:
+    angles = 2 * math.pi * (np.arange(2000) + 0.5) / 2000
+    density = np.exp(log_vmf_constant(2, 3.0) + 3.0 * np.cos(angles))
+    assert density.sum() * 2 * math.pi / 2000 == pytest.approx(1, rel=1e-12)
+
+
+@pytest.mark.parametrize(("kappa", "alpha", "beta"), SETTINGS)
+def test_values_are_those_of_the_formula(kappa: float, alpha: float, beta: float) -> None:
+    z = embeddings(3, 5, 8)
+    loss, h_global, h_local = hydes_in_float64(z.numpy(), kappa, alpha, beta)
+    constant = log_vmf_constant(8, kappa)
+    result = hydes_loss(z, kappa=kappa, alpha=alpha, beta=beta)
+    # The constant is in both entropies, so in the loss it is (alpha - beta) times itself.
+    assert result.loss.item() == pytest.approx(loss + (alpha - beta) * constant, rel=1e-10)
+    assert result.h_global.item() == pytest.approx(h_global - constant, rel=1e-10)
+    assert result.h_local.item() == pytest.approx(h_local - constant, rel=1e-10)
+    assert result.mutual_information.item() == pytest.approx(-result.loss.item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("tile", [4, 7, 1024])
+@pytest.mark.parametrize(("kappa", "alpha", "beta"), SETTINGS)
+def test_gradients_are_those_of_the_formula(
+    kappa: float, alpha: float, beta: float, tile: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_tiles(monkeypatch, tile)
+    ours, naive = (embeddings(3, 6, 8).requires_grad_() for _ in range(2))
+    hydes_loss(ours, kappa=kappa, alpha=alpha, beta=beta).loss.backward()
+    naive_hydes(naive, kappa, alpha, beta).backward()
+    torch.testing.assert_close(ours.grad, naive.grad, rtol=1e-10, atol=1e-13)
+
+
+def small_tiles(monkeypatch: pytest.MonkeyPatch, tile: int) -> None:
+    """Tiles that do not divide the batch."""
+    for name in ("log_row_sums", "attraction"):
+        defaults = getattr(kernel_sums, name).__defaults__
+        monkeypatch.setattr(getattr(kernel_sums, name), "__defaults__", (*defaults[:-1], tile))
+
+
+@pytest.mark.parametrize("kappa", [2.0, 50.0])
+def test_gradients_agree_with_finite_differences(kappa: float) -> None:
+    z = embeddings(2, 3, 4).requires_grad_()
+    assert torch.autograd.gradcheck(lambda z: hydes_loss(z, kappa=kappa, alpha=1.3, beta=0.7).loss, (z,))
+
+
+def test_float32_stays_close_to_float64() -> None:
+    z = embeddings(4, 16, 32)
+    in_float64 = hydes_loss(z, kappa=10.0).loss.item()
+    assert hydes_loss(z.float(), kappa=10.0).loss.item() == pytest.approx(in_float64, rel=1e-5)
+
+
+def test_half_types_are_summed_in_float32_and_get_their_gradient_back() -> None:
+    z = embeddings(2, 8, 16).bfloat16().requires_grad_()
+    result = hydes_loss(z, kappa=5.0)
+    result.loss.backward()
+    assert result.loss.dtype == torch.float32
+    assert z.grad is not None
+    assert z.grad.dtype == torch.bfloat16
+    assert result.loss.item() == pytest.approx(
+        hydes_loss(z.detach().float(), kappa=5.0).loss.item(), rel=1e-6
+    )
+
+
+def test_a_rotation_changes_nothing() -> None:
+    z = embeddings(2, 8, 6)
+    rotation, _ = torch.linalg.qr(embeddings(1, 6, 6, seed=1)[0])
+    torch.testing.assert_close(hydes_loss(z @ rotation).loss, hydes_loss(z).loss, rtol=1e-12, atol=1e-12)
+
+
+def test_lengths_of_the_embeddings_change_nothing() -> None:
+    z = embeddings(2, 8, 6)
+    lengths = torch.linspace(0.1, 50, 16, dtype=torch.float64).view(2, 8, 1)
+    torch.testing.assert_close(hydes_loss(z * lengths).loss, hydes_loss(z).loss, rtol=1e-12, atol=1e-12)
+
+
+def test_the_order_of_images_and_views_changes_nothing() -> None:
+    z = embeddings(3, 8, 6)
+    shuffled = z[[2, 0, 1]][:, torch.randperm(8, generator=torch.Generator().manual_seed(0))]
+    torch.testing.assert_close(hydes_loss(shuffled).loss, hydes_loss(z).loss, rtol=1e-12, atol=1e-12)
+
+
+def test_only_the_loss_carries_gradient() -> None:
+    result = hydes_loss(embeddings(2, 4, 5).requires_grad_())
+    assert result.loss.requires_grad
+    assert [field.requires_grad for field in result[1:]] == [False, False, False]
+    assert all(field.ndim == 0 for field in result)
+
+
+class LargestTensor(TorchDispatchMode):
+    """Records the largest tensor that any operator makes."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for tensor in made if isinstance(made, tuple | list) else [made]:
+            if isinstance(tensor, Tensor):
+                self.numel = max(self.numel, tensor.numel())
+        return made
+
+
+def test_no_tensor_is_larger_than_the_embeddings_and_one_tile(monkeypatch: pytest.MonkeyPatch) -> None:
+    small_tiles(monkeypatch, 64)
+    z = embeddings(2, 512, 8).requires_grad_()
+    with LargestTensor() as largest:
+        hydes_loss(z, kappa=10.0).loss.backward()
+    assert largest.numel == max(z.numel(), 64 * 64)  # the kernel would have 1024 x 1024
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 4), (8, 4), (2, 0, 4), (2, 8, 1)])
+def test_a_shape_without_a_meaning_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="must be"):
+        hydes_loss(torch.ones(shape))
+
+
+@pytest.mark.parametrize("kappa", [0.0, -1.0, math.inf, math.nan])
+def test_a_kappa_without_a_meaning_is_refused(kappa: float) -> None:
+    with pytest.raises(ValueError, match="kappa"):
+        hydes_loss(embeddings(2, 4, 4), kappa=kappa)
