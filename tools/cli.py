@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 from viewmill.tools import (
+    bench_command,
     config_command,
     convert,
     environment_command,
@@ -21,8 +22,8 @@ app = new_app(
     "Images to shards, shards to views, views to an information-theoretic loss, and the loss to weights.",
     example="viewmill train hydes_tiny --data DATASET --out RUN",
     footer="Exit codes: 0 done, 1 failed at run time, 2 wrong usage, settings or path, 3 a check found "
-    "faults, 85 stopped by a signal and to be resumed, 130 interrupted. VIEWMILL_DEBUG=1, or --debug anywhere "
-    "on the line, shows the traceback of an error.",
+    "faults, 85 stopped by a signal and to be resumed, 130 interrupted. VIEWMILL_DEBUG=1, or --debug "
+    "anywhere on the line, shows the traceback of an error.",
 )
 COMMANDS = {
     "sample-data": sample_data,
@@ -37,6 +38,7 @@ COMMANDS = {
 for name, module in COMMANDS.items():
     app.command(name, epilog=f"Example: {module.EXAMPLE}")(module.command)
 app.add_typer(config_command.app, name="config")
+app.add_typer(bench_command.app, name="bench")
 
 
 def show_version(asked: bool) -> None:

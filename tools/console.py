@@ -12,11 +12,12 @@ from viewmill.engine.preemption import REQUEUE_EXIT_CODE, Requeue
 from viewmill.shards.errors import ImageError
 
 SUCCESS, FAILED, USAGE, FAULTS, INTERRUPTED = 0, 1, 2, 3, 130
+# The extra that brings a package which not every installation has.
+EXTRAS = {"lightly": "baselines", "nvidia": "dali-cuda13"}
 MAX_LINE = 2000  # characters of an error: a library's message may hold a page
 # First match counts. ImageError is a ValueError, but of bytes and not of a setting.
 EXIT_CODES: tuple[tuple[tuple[type[BaseException], ...], int], ...] = (
     ((Requeue,), REQUEUE_EXIT_CODE),
-    ((KeyboardInterrupt, typer.Abort), INTERRUPTED),
     ((ImageError,), FAILED),
     ((ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError, FileExistsError), USAGE),
     ((RuntimeError, OSError, ImportError, MemoryError), FAILED),
@@ -32,8 +33,10 @@ def run_app(app: typer.Typer, arguments: list[str] | None = None) -> int:
     debug = "--debug" in arguments or os.environ.get("VIEWMILL_DEBUG", "0") not in ("", "0")
     try:
         code = app([word for word in arguments if word != "--debug"], standalone_mode=False)
+        if code == INTERRUPTED:  # Typer turns Ctrl-C into this number
+            print("interrupted", file=sys.stderr)
         return code if isinstance(code, int) else SUCCESS
-    except (Exception, KeyboardInterrupt) as error:
+    except Exception as error:
         if debug:
             raise
         code, line = describe(error)
@@ -49,8 +52,6 @@ def describe(error: BaseException) -> tuple[int, str]:
         return error.exit_code, f"error: {text}; see --help"
     for kinds, code in EXIT_CODES:
         if isinstance(error, kinds):
-            if code == INTERRUPTED:
-                return code, "interrupted"
             return code, ("" if code == REQUEUE_EXIT_CODE else "error: ") + one_line(text_of(error))
     name = type(error).__name__
     return FAILED, f"error: {name}: {one_line(str(error))}; a defect: run again with --debug and report it"
@@ -60,6 +61,8 @@ def text_of(error: BaseException) -> str:
     """What an exception says; the operating system's names the file."""
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}; check the path"
+    if isinstance(error, ModuleNotFoundError) and (extra := EXTRAS.get((error.name or "").split(".")[0])):
+        return f"{error.name} is not installed; run: pip install 'viewmill[{extra}]'"
     if isinstance(error, MemoryError):
         return "out of memory; take a smaller batch_size or fewer workers"
     return str(error) or type(error).__name__

@@ -18,9 +18,9 @@ train/CLASS/*.jpg   {tiles} tiles of each photograph
 test/CLASS/*.jpg    {test_tiles} tiles of each photograph, from other regions: train and test share no pixel
 
 A class is a photograph. A file is named after the square it was cut from: y and x of its upper left corner
-and its side, in pixels of the photograph. Tiles are scaled to {size} x {size} pixels; with a variation above 0 they
-are mirrored at random and varied in contrast, brightness, saturation and colour cast, so that colours alone
-do not tell the classes apart.
+and its side, in pixels of the photograph. Tiles are scaled to {size} x {size} pixels; with a variation above
+0 they are mirrored at random and varied in contrast, brightness, saturation and colour cast, so that colours
+alone do not tell the classes apart.
 The same options give the same tiles.
 
 The photographs come with scikit-image (astronaut, brick, camera, cat, coffee, coins, galaxies, grass, gravel,
