@@ -2,7 +2,8 @@
 
 The convention: a loss is the loss of the global batch and equal on all W ranks; the gradient that `backward`
 leaves on a rank's own tensors is W times that rank's part of the global gradient. The mean over ranks, which
-data-parallel training takes, is then the gradient of the global batch. Without a process group these are no-ops.
+data-parallel training takes, is then the gradient of the global batch. Without a process group these are
+no-ops.
 """
 
 from collections.abc import Sequence

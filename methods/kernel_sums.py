@@ -1,7 +1,7 @@
 """Row sums of the kernel exp(kappa z_i . z_j) over the global batch, and their gradient, tile by tile.
 
-No rank ever holds more than one tile of the N x N kernel. The kernel is symmetric, so among a rank's own rows a
-tile serves its rows and its columns: half the tiles suffice there.
+No rank ever holds more than one tile of the N x N kernel. The kernel is symmetric, so among a rank's own rows
+a tile serves its rows and its columns: half the tiles suffice there.
 """
 
 # m rows of this rank, N rows of all ranks, D width, T rows of a tile
@@ -37,8 +37,8 @@ def attraction(
 ) -> Tensor:
     """sum_{j != i} (p_ij + p_ji) z_j of this rank's rows, p_ij = exp(kappa z_i . z_j - log_sums_i).
 
-    This is 1/kappa times the gradient of sum_i log_sums_i. It needs the log sums of all ranks and nothing else
-    of them: what row j of another rank contributes is known here, because the kernel is symmetric.
+    This is 1/kappa times the gradient of sum_i log_sums_i. It needs the log sums of all ranks and nothing
+    else of them: what row j of another rank contributes is known here, because the kernel is symmetric.
 
     Returns:
         (m, D) of z's dtype.

@@ -89,11 +89,12 @@ def hydes_loss(
         group: ranks whose images are pooled; None is every rank.
 
     Returns:
-        HydesLoss, equal on every rank. The mean over ranks of the gradients that backward leaves is the gradient
-        of the global batch.
+        HydesLoss, equal on every rank. The mean over ranks of the gradients that backward leaves is
+        the gradient of the global batch.
 
     Raises:
-        ValueError: on all ranks: shapes differ between ranks, z is not (V >= 2, n >= 1, D >= 2), or kappa is not
+        ValueError: on all ranks: shapes differ between ranks, z is not (V >= 2, n >= 1, D >= 2), or
+        kappa is not
             positive and finite.
     """
     if not (kappa > 0 and math.isfinite(kappa)):
