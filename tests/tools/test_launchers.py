@@ -1,0 +1,135 @@
+"""A tiny training, as people start it: viewmill train, torchrun and deepspeed, on the CPU."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from viewmill.shards.convert import convert
+
+pytestmark = pytest.mark.slow
+
+# The same run under every launcher: 2 steps of 8 images, on the smallest views that a ResNet takes.
+SETTINGS = ["epochs=1", "batch_size=8", "views.preset=hydes@32", "views.num_threads=1", "torch_threads=1"]
+SETTINGS += ["log.tensorboard=false", "method.projector.hidden=16", "method.projector.dim=8"]
+PYTHON = [sys.executable, "-m"]
+
+
+def port() -> str:
+    """A free port, so that runs of one machine do not meet."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return str(listening.getsockname()[1])
+
+
+def launch(command: list[str], **variables: str) -> subprocess.CompletedProcess[str]:
+    """Runs a command as from a shell without a job, and waits."""
+    job = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+    clean = {name: value for name, value in os.environ.items() if name not in job}
+    variables = {**clean, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", **variables}
+    return subprocess.run(command, env=variables, capture_output=True, text=True, check=False, timeout=240)
+
+
+def arguments(dataset: Path, run: Path, *overrides: str) -> list[str]:
+    return ["hydes_tiny", "--data", str(dataset), "--out", str(run), *SETTINGS, *overrides]
+
+
+def losses(run: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("launchers")
+    for number in range(20):
+        folder = root / "source" / f"class{number % 2}"
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(number).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.jpg")
+    convert(root / "source", root / "ds")
+    return root / "ds"
+
+
+@pytest.fixture(scope="module")
+def alone(dataset: Path) -> Path:
+    """The run of one process, which the others are compared with."""
+    run = dataset.parent / "alone"
+    done = launch([*PYTHON, "viewmill.tools.cli", "train", *arguments(dataset, run), "--json"])
+    assert done.returncode == 0, done.stderr
+    last = json.loads(done.stdout)  # nothing but the result may stand on stdout
+    assert (last["run"], last["step"]) == (str(run), 2)
+    return run
+
+
+def test_viewmill_train_leaves_a_trained_backbone(alone: Path) -> None:
+    assert len(losses(alone)) == 2
+    for name in ("config.yaml", "environment.json", "events.jsonl", "export/backbone.safetensors"):
+        assert (alone / name).stat().st_size > 0
+
+
+def test_torchrun_trains_the_same_run_on_two_ranks(dataset: Path, alone: Path, tmp_path: Path) -> None:
+    launcher = [*PYTHON, "torch.distributed.run", "--nproc_per_node", "2", "--master_port", port(), "-m"]
+    done = launch([*launcher, "viewmill.tools.train", *arguments(dataset, tmp_path / "run")])
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "run" / "environment.json").read_text())["world_size"] == 2
+    # The first step has the same weights; sums of float32 in another order.
+    assert losses(tmp_path / "run")[0] == pytest.approx(losses(alone)[0], rel=1e-4)
+
+
+def test_the_deepspeed_launcher_trains_the_same_run_on_two_ranks(
+    dataset: Path, alone: Path, tmp_path: Path
+) -> None:
+    launcher = [*PYTHON, "deepspeed.launcher.runner", "--num_gpus", "2", "--master_port", port(), "--module"]
+    done = launch([*launcher, "viewmill.tools.train", *arguments(dataset, tmp_path / "run", "zero.stage=2")])
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads((tmp_path / "run" / "environment.json").read_text())["world_size"] == 2
+    assert losses(tmp_path / "run")[0] == pytest.approx(losses(alone)[0], rel=1e-4)
+
+
+def test_ranks_that_do_not_divide_the_batch_are_refused_by_every_rank(dataset: Path, tmp_path: Path) -> None:
+    launcher = [*PYTHON, "torch.distributed.run", "--nproc_per_node", "2", "--master_port", port(), "-m"]
+    done = launch([*launcher, "viewmill.tools.train", *arguments(dataset, tmp_path / "run", "batch_size=9")])
+    assert done.returncode == 1  # torchrun's own, for every failure
+    told = [line for line in done.stderr.splitlines() if "error: batch_size=9" in line]
+    assert told
+    assert "is not a multiple of 2 ranks" in told[0]
+    assert "set batch_size=8 or 10" in told[0]
+    assert told[0].startswith("[rank ")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_checkpoint_that_was_cut_short_is_named_and_not_resumed(
+    dataset: Path, alone: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(alone, run)
+    (checkpoint,) = (run / "checkpoints").iterdir()
+    largest = max(checkpoint.iterdir(), key=lambda path: path.stat().st_size)
+    os.truncate(largest, largest.stat().st_size // 2)
+    command = [*PYTHON, "viewmill.tools.cli", "train", *arguments(dataset, run, "epochs=2"), "--resume"]
+    done = launch(command)
+    assert done.returncode == 1
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert checkpoint.name in line
+    assert largest.name in line
+    assert len(losses(run)) == 2  # nothing was trained
+
+
+def test_a_finished_run_goes_on_with_resume_and_more_epochs(
+    dataset: Path, alone: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(alone, run)
+    again = [*PYTHON, "viewmill.tools.train", *arguments(dataset, run, "epochs=2")]
+    refused = launch(again)
+    assert refused.returncode == 2
+    assert "pass --resume" in refused.stderr
+    done = launch([*again, "--resume"])
+    assert done.returncode == 0, done.stderr
+    assert len(losses(run)) == 4
