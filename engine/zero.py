@@ -1,184 +1,205 @@
-"""The one door to DeepSpeed: its configuration as a function of ours, and an engine that says what it did."""
+"""One optimiser step on every rank, with DeepSpeed's ZeRO: the only file that imports DeepSpeed.
 
-import logging
+The optimiser is torch.optim.AdamW. DeepSpeed's own Adam is compiled when it is first used, which takes a
+compiler that a laptop or a cluster node need not have, and then does the same arithmetic.
+"""
+
 import os
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from viewmill.engine.config import RunConfig
-from viewmill.engine.fragments import (
-    KINDS,
-    Fragment,
-    PartitionedState,
-    ReadPiece,
-    ReplicatedState,
-)
+
+from viewmill.engine.config import OptimizerConfig, RunConfig
 from viewmill.engine.world import World
+
+# Elements that are reduced at once, at stages 1 and 2. DeepSpeed's own 5e8 holds 2 GB for a model of any size.
+REDUCE_BUCKET = 50_000_000
+
+# What the optimiser keeps of each parameter: `step` is one number, the others have the parameter's shape.
+STATE_KINDS = {"adamw": ("exp_avg", "exp_avg_sq", "step")}
 
 
 def deepspeed_config(config: RunConfig, world_size: int) -> dict[str, Any]:
-    """DeepSpeed's settings for this run; nothing is left to its defaults that would change a number.
+    """What DeepSpeed is told; derived from the run's settings and stored nowhere.
 
-    Precision is not among them: bf16 is torch's autocast around the forward, over float32 weights, so
-    that all stages compute the same.
+    Raises:
+        ValueError: accumulation times world size does not divide the batch.
     """
-    return {
+    micro_batch, remainder = divmod(config.batch_size, config.accumulation * world_size)
+    if remainder:
+        raise ValueError(
+            f"batch_size {config.batch_size} is not a multiple of {config.accumulation} micro-batches x "
+            f"{world_size} ranks; change batch_size, accumulation or the number of ranks"
+        )
+    told: dict[str, Any] = {
         "train_batch_size": config.batch_size,
-        "train_micro_batch_size_per_gpu": config.batch_size // (config.accumulation * world_size),
+        "train_micro_batch_size_per_gpu": micro_batch,
         "gradient_accumulation_steps": config.accumulation,
-        # Left out, DeepSpeed clips at 1.
-        "gradient_clipping": config.optimizer.clip_grad_norm,
+        "gradient_clipping": config.optimizer.clip_grad_norm,  # left out, it means 1.0
+        "zero_allow_untested_optimizer": True,
         "zero_optimization": {
             "stage": config.zero.stage,
-            # False skipped the gradient's all-reduce on the CPU in some releases.
             "contiguous_gradients": True,
-            "overlap_comm": False,
-            # True replaces torch.nn.functional.linear for the whole process.
-            "memory_efficient_linear": False,
+            "memory_efficient_linear": False,  # it would replace torch's linear for the whole process
+            "reduce_bucket_size": REDUCE_BUCKET,
         },
-        "zero_allow_untested_optimizer": True,  # torch's AdamW: DeepSpeed's own needs a compiler
-        "zero_force_ds_cpu_optimizer": False,
-        "steps_per_print": 1 << 62,
         "wall_clock_breakdown": False,
     }
+    if config.precision == "bf16":
+        told["bf16"] = {"enabled": True, "check_grad_overflow": True}
+        # Sums over ranks keep float32: with bfloat16's 8 bits a mean over many ranks would lose small parts.
+        told["communication_data_type"] = "fp32"
+    return told
+
+
+class SkippingAdamW(torch.optim.AdamW):
+    """AdamW that does nothing while `overflow` is set, which DeepSpeed counts as a skipped step."""
+
+    overflow = False
+
+    def step(self, closure: Any = None) -> Any:
+        return None if self.overflow else super().step(closure)
 
 
 class ZeroEngine:
-    """A module, its optimiser and its gradients, split over the ranks as the stage says.
+    """A module under training on this rank: forward, backward, step.
 
     Attributes:
-        module: the module that was given.
-        stage: ZeRO stage.
-        kinds: what the optimiser keeps of every element.
+        module: the module itself, under its own names; at bf16 its weights are the rounded copies.
+        optimizer: torch's optimiser, over this rank's share of the float32 weights.
+        wrapper: what DeepSpeed put around it, with the maps between shares and parameters; at stage 0 in
+            float32 there is none and it is the optimiser itself.
     """
 
-    kinds = KINDS
-
-    def __init__(self, engine: Any, config: RunConfig, world: World) -> None:
-        self._engine = engine
-        self.module: Any = engine.module
+    def __init__(
+        self, deepspeed_engine: Any, optimizer: SkippingAdamW, config: RunConfig, world: World
+    ) -> None:
+        self._deepspeed = deepspeed_engine
+        self._norm: Tensor | float | None = None
+        self.module: nn.Module = deepspeed_engine.module
+        self.wrapper: Any = deepspeed_engine.optimizer
+        self.optimizer = optimizer
+        self.world = world
         self.stage = config.zero.stage
-        self._autocast = torch.autocast(
-            world.device.type, dtype=torch.bfloat16, enabled=config.precision == "bf16"
-        )
-        named = {name: p for name, p in self.module.named_parameters() if p.requires_grad}
-        self._named = named
-        self._state: ReplicatedState | PartitionedState
-        if self.stage == 0:
-            self._state = ReplicatedState(engine.optimizer, named, world.rank, world.world_size)
-        else:
-            self._state = PartitionedState(engine.optimizer, named)
+        self.state_kinds = STATE_KINDS[config.optimizer.name]
 
-    def forward(self, views: list[Tensor]) -> Tensor:
-        """The module's output, computed in the run's precision."""
-        with self._autocast:
-            output: Tensor = self._engine(views)
-        return output
+    def __call__(self, *inputs: Any) -> Any:
+        """The module's forward. Not `module(...)` where backward follows: DeepSpeed prepares for it here."""
+        return self._deepspeed(*inputs)
 
     def backward(self, loss: Tensor) -> None:
-        """Gradients of a loss that is equal on all ranks, averaged over them."""
-        self._engine.backward(loss)
+        """Gradients of one micro-batch, averaged over the ranks with the last of a step."""
+        self._deepspeed.backward(loss)
 
     def step(self) -> bool:
-        """One optimiser step; False where a gradient was not finite and every rank skipped it."""
-        skipped = self._engine.skipped_steps
-        self._engine.step()
-        return bool(self._engine.skipped_steps == skipped)
+        """Updates the weights; False where it was skipped, on all ranks alike, for a non-finite gradient.
+
+        Called after every micro-batch: with accumulation, those before the last update nothing and give
+        False too.
+        """
+        is_update = self._deepspeed.is_gradient_accumulation_boundary()
+        checks_itself = self.wrapper is not self.optimizer
+        if is_update and not checks_itself:
+            # The reduced gradient has the same bits on every rank, and so does the decision.
+            self._norm = gradient_norm(self.module)
+            self.optimizer.overflow = not bool(self._norm.isfinite())
+        self._deepspeed.step()
+        if is_update and checks_itself:
+            self._norm = self._deepspeed.get_global_grad_norm()
+        return bool(self._deepspeed.was_step_applied())
+
+    def grad_norm(self) -> float | None:
+        """L2 norm of the last step's gradient before clipping; None before the first, inf where skipped."""
+        if self._norm is None:
+            return None
+        norm = float(self._norm)
+        return norm if norm < float("inf") else float("inf")
 
     def set_lr(self, lr: float) -> None:
-        """The learning rate of the next steps, of every group."""
-        for group in self._engine.optimizer.param_groups:
+        """The learning rate of the steps to come."""
+        for group in self.optimizer.param_groups:
             group["lr"] = lr
 
-    def grad_norm(self) -> float:
-        """L2 norm of the last step's global gradient before clipping; inf where the step was skipped."""
-        if isinstance(self._engine.optimizer, GuardedAdamW):
-            return float(self._engine.optimizer.grad_norm)
-        return float(self._engine.get_global_grad_norm())
-
-    def names(self) -> dict[str, tuple[int, ...]]:
-        """Names and shapes of the trained parameters."""
-        return {name: tuple(parameter.shape) for name, parameter in self._named.items()}
-
-    def fragments(self) -> list[Fragment]:
-        """This rank's pieces; over all ranks they cover every (parameter, kind) exactly once."""
-        return list(self._state.fragments())
-
-    def optimizer_steps(self) -> dict[str, int]:
-        """How often each parameter has been stepped; equal on all ranks."""
-        return self._state.steps()
-
-    def load_pieces(self, read: ReadPiece, steps: dict[str, int]) -> None:
-        """Takes weights and optimiser state from a checkpoint of any stage and world size."""
-        with torch.no_grad():
-            for name, parameter in self._named.items():
-                parameter.copy_(read(name, "weight", 0, parameter.numel()).view(parameter.shape))
-            self._state.load(read, steps)
-
-    def close(self) -> None:
-        """Frees DeepSpeed's hooks and buffers."""
-        self._engine.destroy()
-
-
-class GuardedAdamW(torch.optim.AdamW):
-    """AdamW that skips a step whose gradient is not finite: stages 1 and 2 do, stage 0 does not look.
-
-    The gradients are those of the global batch by now, so all ranks decide alike.
-    """
-
-    overflow = False  # what DeepSpeed reads to count a skipped step
-    grad_norm = 0.0
-
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
-        self.grad_norm = float(torch.nn.utils.get_total_norm(gradients))
-        self.overflow = self.grad_norm - self.grad_norm != 0  # inf or NaN
-        if self.overflow:
-            self.grad_norm = float("inf")
-        else:
-            super().step(closure)
+    def publish_weights(self) -> None:
+        """After the float32 shares were written: brings the module's weights in line. All ranks call it."""
+        if self.stage > 0:
+            self.wrapper.update_lp_params()
+        elif self.wrapper is not self.optimizer:
+            for weights, masters in zip(self.wrapper.fp16_groups, self.wrapper.fp32_groups, strict=True):
+                torch._foreach_copy_(weights, masters)
 
 
 def initialize(module: nn.Module, config: RunConfig, world: World) -> ZeroEngine:
-    """Hands a module to DeepSpeed: rank 0's weights and buffers everywhere, AdamW, the stage of the run.
+    """Hands the module to DeepSpeed; weights and buffers become rank 0's on every rank.
 
-    torch.distributed must be initialised (start_world does it).
+    torch.distributed must be up: DeepSpeed then asks neither for an address nor for MPI.
+
+    Raises:
+        ValueError: accumulation times world size does not divide the batch.
+        RuntimeError: torch.distributed is not initialised.
     """
-    os.environ.setdefault("DS_ACCELERATOR", world.device.type)
+    told = deepspeed_config(config, world.world_size)
+    if not dist.is_initialized():
+        raise RuntimeError("torch.distributed is not initialised; call start_world before initialize")
+    deepspeed = import_deepspeed(world)
+    optimizer = build_optimizer(module, config.optimizer)
+    engine, _, _, _ = deepspeed.initialize(
+        model=module, optimizer=optimizer, config=told, dist_init_required=False
+    )
+    # DeepSpeed broadcasts the parameters alone.
+    for buffer in module.buffers():
+        dist.broadcast(buffer, src=0)
+    reset_state(optimizer)
+    zero_engine = ZeroEngine(engine, optimizer, config, world)
+    zero_engine.set_lr(config.optimizer.lr)
+    return zero_engine
+
+
+def import_deepspeed(world: World) -> Any:
+    """The library, made quiet and kept from compiling. Imported late: it takes seconds."""
+    # Else a run on the CPU of a machine with a GPU would be moved to the GPU.
+    os.environ["DS_ACCELERATOR"] = world.device.type
+    os.environ.setdefault("LOCAL_RANK", str(world.local_rank))
     import deepspeed
     import deepspeed.ops
 
-    deepspeed.utils.logger.setLevel(logging.ERROR)
-    if world.device.type == "cpu":
-        # init_distributed would compile it for 40 s, and training does not use it.
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    if world.world_size > 1:
-        for buffer in module.buffers():  # DeepSpeed broadcasts parameters only
-            dist.broadcast(buffer, src=0)
-    optimizer_class = GuardedAdamW if config.zero.stage == 0 else torch.optim.AdamW
-    settings = config.optimizer
-    engine, *_ = deepspeed.initialize(
-        model=module,
-        optimizer=optimizer_class(
-            parameter_groups(module, settings.weight_decay),
-            lr=settings.lr,
-            betas=settings.betas,
-            eps=settings.eps,
-        ),
-        config=deepspeed_config(config, world.world_size),
-        dist_init_required=False,
-    )
-    return ZeroEngine(engine, config, world)
+    # Not probed and not built: a shared-memory collective that training does not use (40 s, and a machine
+    # without a compiler fails). It is the only reader of this table.
+    deepspeed.ops.__compatible_ops__ = {"deepspeed_shm_comm": False}
+    deepspeed.utils.logger.setLevel("ERROR")
+    return deepspeed
 
 
-def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices and kernels decay; biases, norms and other vectors do not."""
+def build_optimizer(module: nn.Module, config: OptimizerConfig) -> SkippingAdamW:
+    """AdamW over the trainable parameters; weight decay on matrices and kernels, not on biases and norms."""
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [weight for weight in trained if weight.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [weight for weight in trained if weight.ndim < 2], "weight_decay": 0.0},
     ]
-    return [group for group in groups if group["params"]]
+    # DeepSpeed's bf16 stage 0 takes a step while it is set up: at lr 0 that leaves the weights alone.
+    return SkippingAdamW(
+        [group for group in groups if group["params"]], lr=0.0, betas=config.betas, eps=config.eps
+    )
+
+
+@torch.no_grad()
+def reset_state(optimizer: SkippingAdamW) -> None:
+    """AdamW's state before the first step, there from the start: a checkpoint of step 0 is then like any."""
+    optimizer.state.clear()
+    for group in optimizer.param_groups:
+        for weight in group["params"]:
+            optimizer.state[weight] = {
+                "step": torch.zeros((), dtype=torch.float32),
+                "exp_avg": torch.zeros_like(weight, memory_format=torch.preserve_format),
+                "exp_avg_sq": torch.zeros_like(weight, memory_format=torch.preserve_format),
+            }
+
+
+def gradient_norm(module: nn.Module) -> Tensor:
+    """L2 norm of all gradients together, 0-dim."""
+    gradients = [weight.grad for weight in module.parameters() if weight.grad is not None]
+    return torch.nn.utils.get_total_norm(gradients)
