@@ -145,7 +145,11 @@ def event_row(event: dict[str, Any]) -> dict[str, str]:
 
 
 def sample_views(run: "Run", data: Path) -> bytes:
-    """PNG of a few images and the views that this run makes of them in its first epoch."""
+    """PNG of a few images and the views that this run makes of them in its first epoch.
+
+    Raises:
+        ValueError: the run trains on another data set.
+    """
     from viewmill.engine.checks import resolve_views
     from viewmill.engine.config import load_config
     from viewmill.shards.manifest import Dataset
@@ -153,6 +157,11 @@ def sample_views(run: "Run", data: Path) -> bytes:
 
     config = load_config(run.path / "config.yaml")
     with Dataset.open(data) as dataset:
+        if run.data_set_hash not in (None, dataset.data_set_hash):
+            raise ValueError(
+                f"--data {data}: its data set hash is {dataset.data_set_hash[:16]}..., the run was "
+                f"trained on {str(run.data_set_hash)[:16]}...; give the data set of the run, or leave --data out"
+            )
         ids = spread_ids(dataset.num_samples, SAMPLE_IMAGES)
         sheet = contact_sheet(dataset, ids, resolve_views(config), seed=config.seed)
     buffer = io.BytesIO()

@@ -19,7 +19,8 @@ class Run:
     """What a run folder holds; parts that are not there are empty.
 
     config: the text of config.yaml. metrics: lines of finite numbers or None. evaluation: the entries of
-    evaluation/summary.json. checkpoints: name and bytes. requeued: it was stopped by a signal.
+    evaluation/summary.json. checkpoints: name and bytes. requeued: it was stopped by a signal. data_set_hash:
+    of the data it trains on, as its newest checkpoint says.
     """
 
     path: Path
@@ -30,6 +31,7 @@ class Run:
     evaluation: list[dict[str, Any]]
     checkpoints: list[dict[str, Any]]
     requeued: bool
+    data_set_hash: str | None
 
     @property
     def status(self) -> str:
@@ -83,6 +85,7 @@ def read_run(path: Path) -> Run:
         evaluation=read_entries(path / "evaluation" / "summary.json"),
         checkpoints=checkpoints_of(path / "checkpoints"),
         requeued=(path / "requeue.json").is_file(),
+        data_set_hash=trained_on(path / "checkpoints"),
     )
 
 
@@ -149,3 +152,14 @@ def checkpoints_of(folder: Path) -> list[dict[str, Any]]:
         {"name": entry.name, "bytes": sum(file.stat().st_size for file in entry.rglob("*") if file.is_file())}
         for entry in found
     ]
+
+
+def trained_on(folder: Path) -> str | None:
+    """The data set hash in the newest checkpoint's data position; None where there is none."""
+    manifests = sorted(folder.glob("*/MANIFEST.json"))
+    tree = read_json(manifests[-1], dict) if manifests else {}
+    for name in ("state", "loader"):
+        inner = tree.get(name)
+        tree = inner if isinstance(inner, dict) else {}
+    found = tree.get("data_set_hash")
+    return found if isinstance(found, str) else None

@@ -1,5 +1,7 @@
 """`viewmill report`: complete, offline, and unmoved by hostile text."""
 
+import base64
+import io
 import json
 import re
 from html.parser import HTMLParser
@@ -7,7 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from viewmill.engine.config import load_config, save_config
+from viewmill.shards.convert import convert
+from viewmill.shards.info import read_info
 from viewmill.tools.cli import app
 from viewmill.tools.console import run_app
 from viewmill.tools.report import charts, evaluation_row, render
@@ -172,6 +177,41 @@ def test_a_run_that_has_only_begun_is_reported(tmp_path: Path) -> None:
     _, page = page_of(tmp_path)
     assert "not finished" in page.text
     assert "Not evaluated yet" in page.text
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("report")
+    (root / "source").mkdir()
+    for number in range(2):
+        Image.new("RGB", (40, 30), (90 * number, 20, 200)).save(root / "source" / f"{number}.png")
+    convert(root / "source", root / "ds")
+    return root / "ds"
+
+
+def write_position(folder: Path, data_set_hash: str) -> None:
+    """The part of a checkpoint that says which data the run reads."""
+    manifest = {"state": {"loader": {"data_set_hash": data_set_hash}}}
+    (folder / "checkpoints" / "step-00000003" / "MANIFEST.json").write_text(json.dumps(manifest))
+
+
+def test_the_views_of_the_runs_data_set_are_shown(dataset: Path, tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run")
+    write_position(folder, read_info(dataset).data_set_hash)
+    assert run_app(app, ["report", str(folder), "--data", str(dataset)]) == 0
+    (image,) = [a for tag, a in Page((folder / "report.html").read_text()).tags if tag == "img"]
+    picture = base64.b64decode((image["src"] or "").removeprefix("data:image/png;base64,"))
+    with Image.open(io.BytesIO(picture)) as sheet:  # hydes@64: the original and eight views, two images
+        assert sheet.size == (3 * 64 + 6 * 32 + 10 * 4, 2 * 68 + 4)
+
+
+def test_the_views_of_another_data_set_are_refused(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_run(tmp_path / "run")
+    write_position(folder, "0123456789abcdef" * 4)
+    assert run_app(app, ["report", str(folder), "--data", str(dataset)]) == 2
+    assert "the run was trained on 0123456789abcdef" in capsys.readouterr().err
 
 
 def test_the_command_writes_the_file_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
