@@ -10,15 +10,14 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-
 from viewmill.engine.config import OptimizerConfig, RunConfig
 from viewmill.engine.world import World
 
-# Elements that are reduced at once, at stages 1 and 2. DeepSpeed's own 5e8 holds 2 GB for a model of any size.
+# Elements reduced at once at stages 1 and 2. DeepSpeed's own 5e8 holds 2 GB for a model of any size.
 REDUCE_BUCKET = 50_000_000
 
-# What the optimiser keeps of each parameter: `step` is one number, the others have the parameter's shape.
-STATE_KINDS = {"adamw": ("exp_avg", "exp_avg_sq", "step")}
+# What the optimiser keeps of a parameter: a number for each of its own, or one for all of them.
+STATE_KINDS = {"adamw": {"exp_avg": "elementwise", "exp_avg_sq": "elementwise", "step": "scalar"}}
 
 
 def deepspeed_config(config: RunConfig, world_size: int) -> dict[str, Any]:
@@ -145,6 +144,10 @@ def initialize(module: nn.Module, config: RunConfig, world: World) -> ZeroEngine
     if not dist.is_initialized():
         raise RuntimeError("torch.distributed is not initialised; call start_world before initialize")
     deepspeed = import_deepspeed(world)
+    for parameter in module.parameters():
+        # DeepSpeed refuses weights in channels_last and, above stage 0, flattens them. Convolutions run in
+        # that layout all the same when their input has it.
+        parameter.data = parameter.data.contiguous()
     optimizer = build_optimizer(module, config.optimizer)
     engine, _, _, _ = deepspeed.initialize(
         model=module, optimizer=optimizer, config=told, dist_init_required=False
