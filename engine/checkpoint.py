@@ -186,9 +186,10 @@ def _retire(folder: Path, step: int, keep: int) -> None:
     for path in candidates(folder):
         if step_of(path) > step:
             continue  # of a future that was given up when an older one was resumed
-        if complete >= keep:
+        if complete < keep:
+            complete += _is_complete(path)
+        else:
             _remove(path)
-        complete += _is_complete(path)
 
 
 def _is_complete(path: Path) -> bool:

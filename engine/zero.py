@@ -173,7 +173,20 @@ def import_deepspeed(world: World) -> Any:
     # without a compiler fails). It is the only reader of this table.
     deepspeed.ops.__compatible_ops__ = {"deepspeed_shm_comm": False}
     deepspeed.utils.logger.setLevel("ERROR")
+    _forget_ended_groups()
     return deepspeed
+
+
+def _forget_ended_groups() -> None:
+    """A process that trains twice has two process groups; DeepSpeed would go on with the first, now ended."""
+    from deepspeed.utils import groups
+
+    if groups._WORLD_GROUP is None:
+        return
+    try:
+        dist.get_global_rank(groups._WORLD_GROUP, 0)
+    except ValueError:  # torch no longer knows it
+        groups._release_process_group_references()
 
 
 def build_optimizer(module: nn.Module, config: OptimizerConfig) -> SkippingAdamW:
