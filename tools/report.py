@@ -160,7 +160,7 @@ def sample_views(run: "Run", data: Path) -> bytes:
         if run.data_set_hash not in (None, dataset.data_set_hash):
             raise ValueError(
                 f"--data {data}: its data set hash is {dataset.data_set_hash[:16]}..., the run was "
-                f"trained on {str(run.data_set_hash)[:16]}...; give the data set of the run, or leave --data out"
+                f"trained on {str(run.data_set_hash)[:16]}...; give the run's data set, or leave --data out"
             )
         ids = spread_ids(dataset.num_samples, SAMPLE_IMAGES)
         sheet = contact_sheet(dataset, ids, resolve_views(config), seed=config.seed)
