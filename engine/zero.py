@@ -146,8 +146,8 @@ def initialize(module: nn.Module, config: RunConfig, world: World) -> ZeroEngine
     deepspeed = import_deepspeed(world)
     for parameter in module.parameters():
         # DeepSpeed refuses weights in channels_last and, above stage 0, flattens them. Convolutions run in
-        # that layout all the same when their input has it.
-        parameter.data = parameter.data.contiguous()
+        # that layout all the same when their input has it. (contiguous() keeps the strides of 1 x 1 kernels.)
+        parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)
     optimizer = build_optimizer(module, config.optimizer)
     engine, _, _, _ = deepspeed.initialize(
         model=module, optimizer=optimizer, config=told, dist_init_required=False
