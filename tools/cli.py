@@ -9,6 +9,7 @@ from viewmill.tools import (
     config_command,
     convert,
     environment_command,
+    evaluate,
     preview_command,
     report,
     sample_data,
@@ -32,6 +33,7 @@ COMMANDS = {
     "inspect": survey_command,
     "preview": preview_command,
     "train": train,
+    "evaluate": evaluate,
     "report": report,
     "env": environment_command,
 }

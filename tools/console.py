@@ -92,8 +92,11 @@ def print_line(text: str) -> None:
 
 
 @contextlib.contextmanager
-def progress_bar(what: str, *, of_bytes: bool = False) -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr with the time left, quiet where stderr is no terminal; gives `show(done, total)`."""
+def progress_bar(what: str, *, of_bytes: bool = False) -> Iterator[Callable[..., None]]:
+    """A bar on stderr with the time left, quiet where stderr is no terminal.
+
+    Gives `show(done, total, what)`; a new `what`, which may be left out, names the bar anew.
+    """
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -109,7 +112,7 @@ def progress_bar(what: str, *, of_bytes: bool = False) -> Iterator[Callable[[int
     columns = (TextColumn("{task.description}"), BarColumn(), amount, TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        yield lambda done, total, now=what: bar.update(task, description=now, completed=done, total=total)
 
 
 def new_app(help_text: str, *, example: str, footer: str = "") -> typer.Typer:

@@ -106,7 +106,7 @@ def script_json(tree: Any) -> str:
 
 
 def evaluation_row(entry: dict[str, Any]) -> dict[str, Any]:
-    """A task with its bars: [(name, share of 1 or None)], standard error, and z of trained - untrained."""
+    """A task with its bars: [(name, share of 1 or None)], and trained - untrained with its standard error."""
     from viewmill.tools.run_reader import number
 
     trained, untrained = number(entry.get("trained")), number(entry.get("untrained"))
@@ -114,7 +114,7 @@ def evaluation_row(entry: dict[str, Any]) -> dict[str, Any]:
     floors = entry.get("floors")
     bars = [("trained", trained), ("untrained", untrained)]
     if isinstance(floors, dict):
-        bars += [(str(name), number(value)) for name, value in floors.items()]
+        bars += [(str(name).replace("_", " "), number(value)) for name, value in floors.items()]
     z = (trained - untrained) / error if trained is not None and untrained is not None and error else None
     return {"task": str(entry.get("task")), "n": entry.get("n"), "bars": bars, "error": error, "z": z}
 

@@ -1,12 +1,12 @@
 """`viewmill inspect`: what is in a data set."""
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from viewmill.tools.console import print_json, print_line
+from viewmill.tools.tables import new_table
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -127,19 +127,3 @@ def reasons_table(found: "Survey") -> "Table":
     """Quarantined inputs by kind of fault."""
     rows = [(reason, f"{count:,}") for reason, count in found.reasons.items()]
     return new_table("quarantined", ("reason", "inputs"), rows)
-
-
-def new_table(
-    title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]], *, numbers_from: int = 1
-) -> "Table":
-    """A plain table; columns from `numbers_from` on are flush right."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=Text(title), box=box.SIMPLE, title_justify="left", show_header=any(columns))
-    for number, name in enumerate(columns):
-        table.add_column(name, justify="right" if number >= numbers_from else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    return table

@@ -40,6 +40,13 @@ def arguments(dataset: Path, run: Path, *overrides: str) -> list[str]:
     return ["hydes_tiny", "--data", str(dataset), "--out", str(run), *SETTINGS, *overrides]
 
 
+def write_images(folder: Path, count: int, seed: int) -> None:
+    for number in range(count):
+        (folder / f"class{number % 2}").mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng([seed, number]).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"class{number % 2}" / f"{number}.jpg")
+
+
 def losses(run: Path) -> list[float]:
     return [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
 
@@ -47,11 +54,7 @@ def losses(run: Path) -> list[float]:
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("launchers")
-    for number in range(20):
-        folder = root / "source" / f"class{number % 2}"
-        folder.mkdir(parents=True, exist_ok=True)
-        pixels = np.random.default_rng(number).integers(0, 256, (40, 40, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{number}.jpg")
+    write_images(root / "source", count=20, seed=0)
     convert(root / "source", root / "ds")
     return root / "ds"
 
@@ -129,3 +132,22 @@ def test_a_finished_run_goes_on_with_resume_and_more_epochs(
     done = launch([*PYTHON, "viewmill.tools.train", *arguments(dataset, run, "epochs=2"), "--resume"])
     assert done.returncode == 0, done.stderr
     assert len(losses(run)) == 4
+
+
+def test_a_run_is_evaluated_and_reported(dataset: Path, alone: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(alone, run)
+    write_images(tmp_path / "source", count=10, seed=1)
+    convert(tmp_path / "source", tmp_path / "test")
+    cli = [*PYTHON, "viewmill.tools.cli"]
+    options = ["--train", str(dataset), "--on", str(tmp_path / "test"), "--tasks", "knn@5,linear", "--json"]
+    done = launch([*cli, "evaluate", str(run), *options])
+    assert done.returncode == 0, done.stderr
+    entries = json.loads(done.stdout)
+    assert entries == json.loads((run / "evaluation" / "summary.json").read_text())
+    assert [entry["n"] for entry in entries] == [10, 10]
+    done = launch([*cli, "report", str(run), "--data", str(dataset)])
+    assert done.returncode == 0, done.stderr
+    page = (run / "report.html").read_text()
+    assert all(f"<td>{entry['task']}</td>" in page for entry in entries)
+    assert "data:image/png;base64," in page

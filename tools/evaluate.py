@@ -1,0 +1,92 @@
+"""`viewmill evaluate`: what a backbone has learnt, beside an untrained one and simple floors."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from viewmill.tools.console import print_json, print_line, progress_bar
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+EXAMPLE = "viewmill evaluate RUN --train DATASET --on TEST --tasks knn,linear"
+
+
+def command(
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="A run's folder, a checkpoint's folder, or timm:NAME.")
+    ],
+    train: Annotated[Path, typer.Option(metavar="DATASET", help="Labelled images to learn classes from.")],
+    on: Annotated[Path, typer.Option(metavar="DATASET", help="Labelled images to classify.")],
+    tasks: Annotated[
+        str, typer.Option(help="Of knn (k = 20 and 200), knn@K and linear, with commas between.")
+    ] = "knn,linear",
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Where evaluation/ goes.", show_default="the run's folder"),
+    ] = None,
+    image_size: Annotated[
+        int | None, typer.Option(min=8, help="Side of the views, pixels.", show_default="the run's")
+    ] = None,
+    executor: Annotated[str, typer.Option(help="Who renders the views: auto, dali or reference.")] = "auto",
+    num_threads: Annotated[int, typer.Option(min=1, help="Of the executor.")] = 2,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images of a forward.")] = 64,
+    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where the backbone runs.")] = "auto",
+    json: Annotated[bool, typer.Option("--json", help="Print summary.json.")] = False,
+) -> None:
+    """Measure a backbone by k-NN and a linear probe on frozen features.
+
+    The untrained backbone is the best of three seeds; raw pixels and colour histograms are the floors.
+    Several ranks share the work: torchrun --nproc_per_node 2 -m viewmill.tools.cli evaluate, and the same
+    after it.
+    """
+    from viewmill.shards.info import read_info
+
+    for path in (train, on):
+        read_info(path)  # a wrong path is told before torch is imported
+    from viewmill.engine.evaluate import evaluate
+    from viewmill.engine.world import start_world, stop_world
+    from viewmill.shards.manifest import Dataset
+
+    world = start_world(device)
+    try:
+        with Dataset.open(train) as known, Dataset.open(on) as asked, progress_bar("evaluate") as show:
+            entries = evaluate(
+                source,
+                known,
+                asked,
+                [task.strip() for task in tasks.split(",")],
+                world=world,
+                out=out,
+                executor=executor,
+                num_threads=num_threads,
+                batch_size=batch_size,
+                image_size=image_size,
+                progress=lambda what, done, total: show(done, total, what),
+            )
+    finally:
+        stop_world(world)
+    if world.rank:
+        return
+    if json:
+        print_json(entries)
+    else:
+        from rich.console import Console
+
+        Console().print(summary_table(entries))
+        print_line("z: trained - untrained, in standard errors of the difference over the same images")
+
+
+def summary_table(entries: list[dict[str, Any]]) -> "Table":
+    """A line a task: accuracies in percent, and how many standard errors trained is above untrained."""
+    from viewmill.tools.tables import new_table
+
+    floors = list(dict.fromkeys(name for entry in entries for name in entry["floors"]))
+    rows = []
+    for entry in entries:
+        shares = [entry["trained"], entry["untrained"], *(entry["floors"].get(name) for name in floors)]
+        z = "-" if entry["z_score"] is None else f"{entry['z_score']:+.1f}"
+        cells = ["-" if share is None else f"{100 * share:.1f} %" for share in shares]
+        rows.append((entry["task"], f"{entry['n']:,}", *cells, z))
+    names = [name.replace("_", " ") for name in floors]
+    return new_table("top-1 accuracy", ("task", "images", "trained", "untrained", *names, "z"), rows)
