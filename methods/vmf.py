@@ -103,7 +103,7 @@ def hydes_loss(
     if z.ndim != 3 or z.shape[0] < 2 or z.shape[1] < 1 or z.shape[2] < 2:
         raise ValueError(f"z must be (V >= 2 views, n >= 1 images, D >= 2), got {tuple(z.shape)}")
     loss, h_global, h_local = _Hydes.apply(z, kappa, alpha, beta, group)
-    return HydesLoss(loss, h_global, h_local, alpha * h_global - beta * h_local)
+    return HydesLoss(loss, h_global, h_local, -loss.detach())
 
 
 class _Hydes(torch.autograd.Function):
@@ -123,14 +123,16 @@ class _Hydes(torch.autograd.Function):
         log_sums_m = log_row_sums(unit_mD, all_ND, first, kappa)
         log_sums_N = all_gather_rows(log_sums_m, group)
         log_constant = log_vmf_constant(dim, kappa)
-        h_global = math.log(len(all_ND) - 1) - log_constant - log_sums_N.mean()
+        # Without the constant: it has hundreds of nats, of which the loss keeps only (alpha - beta) times.
+        h_global = math.log(len(all_ND) - 1) - log_sums_N.mean()
         local_nVV = _positive_similarities(unit_mD.view(views, images, dim), kappa)
-        log_local_nV = local_nVV.logsumexp(dim=2)
-        h_local = math.log(views - 1) - log_constant - mean_over_ranks(log_local_nV.mean(), group)
+        h_local = math.log(views - 1) - mean_over_ranks(local_nVV.logsumexp(dim=2).mean(), group)
+        loss = beta * h_local - alpha * h_global + (alpha - beta) * log_constant
         ctx.save_for_backward(unit_mD, lengths_m, all_ND, log_sums_N)
         ctx.settings = (kappa, alpha, beta, first, world_size(group), z_VnD.dtype, z_VnD.shape)
+        h_global, h_local = h_global - log_constant, h_local - log_constant
         ctx.mark_non_differentiable(h_global, h_local)
-        return beta * h_local - alpha * h_global, h_global, h_local
+        return loss, h_global, h_local
 
     @staticmethod
     @once_differentiable

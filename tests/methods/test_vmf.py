@@ -150,3 +150,9 @@ def test_a_shape_without_a_meaning_is_refused(shape: tuple[int, ...]) -> None:
 def test_a_kappa_without_a_meaning_is_refused(kappa: float) -> None:
     with pytest.raises(ValueError, match="kappa"):
         hydes_loss(embeddings(2, 4, 4), kappa=kappa)
+
+
+def test_a_wide_embedding_costs_the_loss_no_digits() -> None:
+    z = embeddings(2, 16, 4096)
+    in_float64 = hydes_loss(z, kappa=1.0).loss.item()  # 3e-2 nats, beside a constant of 12,000
+    assert hydes_loss(z.float(), kappa=1.0).loss.item() == pytest.approx(in_float64, rel=1e-4)
