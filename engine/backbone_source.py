@@ -1,0 +1,167 @@
+"""Where a backbone to evaluate comes from: a run, a checkpoint, or timm's pretrained weights."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import huggingface_hub
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from viewmill.engine.agreement import from_rank_zero
+from viewmill.engine.backbones import build_backbone
+from viewmill.engine.checkpoint_errors import CheckpointError
+from viewmill.engine.checkpoint_folder import MANIFEST_FILE, Checkpoint, newest
+from viewmill.engine.checks import resolve_views
+from viewmill.engine.config import ConfigError, config_from
+from viewmill.engine.export import PREFIX
+from viewmill.engine.world import World
+
+TIMM = "timm:"
+WEIGHTS_FILE = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class BackboneSource:
+    """A trained backbone, how to build an untrained one like it, and how to feed both."""
+
+    name: str  # for people; no path of a machine
+    backbone: nn.Module
+    build: Callable[[], nn.Module]  # the same structure, freshly drawn from torch's generator
+    about: dict[str, Any]  # what `build` builds
+    image_size: int  # pixels
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    step: int | None  # of the checkpoint
+    folder: Path | None  # of the run
+    passed_over: list[str] = field(default_factory=list)  # newer checkpoints that do not verify, and why
+
+
+def load_source(source: Path | str, world: World) -> BackboneSource:
+    """The backbone of a run's newest checkpoint that verifies, of one checkpoint, or of timm:NAME.
+
+    Every rank calls it.
+
+    Raises:
+        FileNotFoundError: there is no run or checkpoint at this path, or no cached weights of this name.
+        CheckpointError: it does not verify, or holds other weights than its settings describe.
+        ValueError: no such kind of source, or no such backbone.
+    """
+    text = str(source)
+    if text.startswith(TIMM):
+        return load_timm(text.removeprefix(TIMM))
+    if ":" in text and not Path(source).exists():
+        raise ValueError(f"{text}: no such kind of source; give a run, a checkpoint, or timm:NAME")
+    path, passed_over = from_rank_zero(world, lambda: find_checkpoint(Path(source)))
+    return load_checkpoint(Path(path), passed_over)
+
+
+def find_checkpoint(path: Path) -> tuple[str, list[str]]:
+    """The verified checkpoint at or below a path, and why newer ones were passed over.
+
+    Raises:
+        FileNotFoundError, CheckpointError: as `load_source`.
+    """
+    if (path / MANIFEST_FILE).is_file():
+        return str(Checkpoint.open(path).path), []
+    if not (path / "checkpoints").is_dir():
+        raise FileNotFoundError(
+            f"{path}: neither a run (no checkpoints/ in it) nor a checkpoint (no {MANIFEST_FILE}); give the "
+            "folder that viewmill train wrote, or one of its checkpoints"
+        )
+    found, reasons = newest(path / "checkpoints")
+    return str(found), [reason.removeprefix(f"{path / 'checkpoints'}/") for reason in reasons]
+
+
+def load_checkpoint(path: Path, passed_over: list[str]) -> BackboneSource:
+    """The backbone of a checkpoint that was just verified.
+
+    Raises:
+        CheckpointError: weights and settings do not agree.
+    """
+    checkpoint = Checkpoint.open(path, verify=False)
+    try:
+        config = config_from(checkpoint.state["config"], where=f"{path}")
+        views = resolve_views(config)
+        size = views.sizes[0]
+        build = partial(build_backbone, config.model.backbone, stem=config.model.stem, image_size=size)
+        backbone = build()
+        backbone.load_state_dict(backbone_state(checkpoint))
+    except (KeyError, ConfigError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{path}: no backbone can be built of it: {error}; use the Viewmill that wrote it"
+        ) from error
+    in_run = path.parent.name == "checkpoints"
+    return BackboneSource(
+        name=path.name,
+        backbone=backbone,
+        build=build,
+        about={"backbone": config.model.backbone, "stem": config.model.stem, "image_size": size},
+        image_size=size,
+        mean=views.mean,
+        std=views.std,
+        step=checkpoint.step,
+        folder=path.parents[1] if in_run else None,
+        passed_over=passed_over,
+    )
+
+
+def backbone_state(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """Weights and buffers of the backbone under timm's names, float32."""
+    whole = {**checkpoint.read_full(), **checkpoint.buffers()}
+    return {name.removeprefix(PREFIX): value for name, value in whole.items() if name.startswith(PREFIX)}
+
+
+def load_timm(name: str) -> BackboneSource:
+    """timm's pretrained weights of this name, from the Hugging Face cache of this machine alone.
+
+    Nothing is downloaded and no pickle is loaded.
+
+    Raises:
+        FileNotFoundError: the weights are not in the cache; says how to put them there.
+        ValueError: no such backbone, or weights that are not its own.
+    """
+    plain = name.partition(".")[0]
+    build = partial(build_backbone, name, image_size=224)
+    settings = cast(dict[str, Any], build().pretrained_cfg)
+    size = settings["input_size"][-1]
+    build = partial(build_backbone, name, image_size=size)
+    backbone = build()
+    state = load_file(cached_weights(name, settings))
+    classifier = settings["classifier"]
+    heads = (classifier,) if isinstance(classifier, str) else tuple(classifier or ())
+    kept = {key: value for key, value in state.items() if not key.startswith(tuple(f"{x}." for x in heads))}
+    try:
+        backbone.load_state_dict(kept)
+    except RuntimeError as error:
+        raise ValueError(f"{TIMM}{name}: the cached weights are not this backbone's: {error}") from error
+    return BackboneSource(
+        name=f"{TIMM}{name}",
+        backbone=backbone,
+        build=build,
+        about={"backbone": plain, "stem": "imagenet", "image_size": size},
+        image_size=size,
+        mean=settings["mean"],
+        std=settings["std"],
+        step=None,
+        folder=None,
+    )
+
+
+def cached_weights(name: str, settings: dict[str, Any]) -> Path:
+    """The safetensors file of a timm model in the local cache.
+
+    Raises:
+        FileNotFoundError: it is not there, or timm has no weights of this name.
+    """
+    repository = settings.get("hf_hub_id")
+    if not repository:
+        raise FileNotFoundError(f"{TIMM}{name}: timm has no pretrained weights of this name; evaluate a run")
+    found = huggingface_hub.try_to_load_from_cache(repository, WEIGHTS_FILE)
+    if not isinstance(found, str):
+        raise FileNotFoundError(
+            f"{TIMM}{name}: its weights are not on this machine, and an evaluation downloads nothing; run: "
+            f"huggingface-cli download {repository} {WEIGHTS_FILE}"
+        )
+    return Path(found)

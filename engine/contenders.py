@@ -1,0 +1,170 @@
+"""The backbones that an evaluation compares, and all that is computed from images to compare them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from viewmill.engine.agreement import from_rank_zero
+from viewmill.engine.backbone_source import BackboneSource
+from viewmill.engine.feature_cache import Key, TensorCache, content_hash, weights_hash
+from viewmill.engine.features import Reading, extract_all, together
+from viewmill.engine.floors import PROTOCOL, floor_accuracies, thumbnails
+from viewmill.engine.untrained import (
+    SEEDS,
+    STATISTICS_BATCH,
+    STATISTICS_IMAGES,
+    estimate_batchnorm,
+    fresh_backbone,
+    has_batchnorm,
+)
+from viewmill.pipelines.executor import dali_is_installed
+from viewmill.pipelines.views import ViewSpec
+from viewmill.shards.manifest import Dataset
+
+TRAINED, TRAIN, TEST = "trained", "train", "test"
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One backbone; `identity` holds all that its numbers depend on beside images and views."""
+
+    name: str
+    backbone: nn.Module
+    identity: Key
+    seed: int | None  # of an untrained one
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Features by contender's name, labels and floors: what the tasks work on, the same on every rank."""
+
+    bank: dict[str, Tensor]  # (N, F) float32, of the train data set
+    queries: dict[str, Tensor]  # (n, F) float32, of the test data set
+    bank_labels: Tensor  # (N,) int64
+    query_labels: Tensor  # (n,) int64
+    num_classes: int
+    floors: dict[str, float]  # top-1
+
+
+def contenders_of(source: BackboneSource, train: Dataset) -> list[Contender]:
+    """The trained backbone, and an untrained one of its structure a seed.
+
+    The BatchNorm statistics of the untrained ones are estimated when their features are first needed.
+    """
+    found = [Contender(TRAINED, source.backbone, _identity(source, source.backbone), seed=None)]
+    for seed in SEEDS:
+        backbone = fresh_backbone(source.build, seed)
+        identity = _identity(source, backbone)
+        if has_batchnorm(backbone):
+            identity["statistics"] = [content_hash(train), STATISTICS_IMAGES, STATISTICS_BATCH]
+        found.append(Contender(f"untrained seed {seed}", backbone, identity, seed))
+    return found
+
+
+def gather_evidence(
+    contenders: Sequence[Contender],
+    train: Dataset,
+    test: Dataset,
+    views: ViewSpec,
+    reading: Reading,
+    cache: TensorCache,
+) -> Evidence:
+    """Features of every contender on both data sets, and the floors; what the cache has is not computed.
+
+    Raises:
+        RankError, ShardError, ImageError, RuntimeError: see `extract_all` and `thumbnails`.
+    """
+    sides = {TRAIN: train, TEST: test}
+    keys = {
+        (contender.name, side): _features_key(contender, dataset, views, reading)
+        for contender in contenders
+        for side, dataset in sides.items()
+    }
+    lacking = _lacking(keys, cache, reading)
+    names = {name for name, _ in lacking}
+    newborn = [other.backbone for other in contenders if other.seed is not None and other.name in names]
+    together(reading.world, lambda: estimate_batchnorm(newborn, train, views, reading))
+    features: dict[str, dict[str, Tensor]] = {}
+    for side, dataset in sides.items():
+        todo = [contender for contender in contenders if (contender.name, side) in lacking]
+        made = _extracted(todo, dataset, views, reading, f"{side} images")
+        features[side] = {
+            other.name: _kept(keys[other.name, side], made.get(other.name), reading, cache)
+            for other in contenders
+        }
+    small = {side: _thumbnails(side, dataset, reading, cache) for side, dataset in sides.items()}
+    labels = {side: labels_of(dataset) for side, dataset in sides.items()}
+    num_classes = len(train.classes)
+    return Evidence(
+        bank=features[TRAIN],
+        queries=features[TEST],
+        bank_labels=labels[TRAIN],
+        query_labels=labels[TEST],
+        num_classes=num_classes,
+        floors=floor_accuracies(small[TRAIN], labels[TRAIN], small[TEST], labels[TEST], num_classes),
+    )
+
+
+def labels_of(dataset: Dataset) -> Tensor:
+    """(N,) int64, in id order."""
+    return torch.from_numpy(dataset.labels(np.arange(dataset.num_samples)))
+
+
+def executor_name(executor: str) -> str:
+    """The executor that "auto" stands for here: their pixels differ in the last digits."""
+    if executor != "auto":
+        return executor
+    return "dali" if dali_is_installed() else "reference"
+
+
+def _identity(source: BackboneSource, backbone: nn.Module) -> Key:
+    return {"about": source.about, "weights": weights_hash(backbone)}
+
+
+def _features_key(contender: Contender, dataset: Dataset, views: ViewSpec, reading: Reading) -> Key:
+    return {
+        "what": "features",
+        "backbone": contender.identity,
+        "data": content_hash(dataset),
+        # All numbers of the views, not their name alone.
+        "views": repr(views),
+        "executor": [executor_name(reading.executor), reading.world.device.type],
+    }
+
+
+def _lacking(keys: dict[tuple[str, str], Key], cache: TensorCache, reading: Reading) -> set[tuple[str, str]]:
+    """Those that the cache does not have, as rank 0 sees it."""
+
+    def look() -> list[tuple[str, str]]:
+        return [place for place, key in keys.items() if not cache.has(key)]
+
+    return {(name, side) for name, side in from_rank_zero(reading.world, look)}
+
+
+def _extracted(
+    todo: Sequence[Contender], dataset: Dataset, views: ViewSpec, reading: Reading, what: str
+) -> dict[str, Tensor]:
+    """Features by name, all from one pass."""
+    if not todo:
+        return {}
+    found = extract_all([contender.backbone for contender in todo], dataset, views, reading, what)
+    return {contender.name: made.features for contender, made in zip(todo, found, strict=True)}
+
+
+def _kept(key: Key, made: Tensor | None, reading: Reading, cache: TensorCache) -> Tensor:
+    """What was just made, after the cache has it; or what the cache has."""
+    if made is None:
+        return together(reading.world, partial(cache.load, key))
+    from_rank_zero(reading.world, partial(cache.store, key, made))
+    return made
+
+
+def _thumbnails(side: str, dataset: Dataset, reading: Reading, cache: TensorCache) -> Tensor:
+    """(N, 32, 32, 3) uint8."""
+    key: Key = {"what": "thumbnails", "protocol": PROTOCOL, "data": content_hash(dataset)}
+    there = from_rank_zero(reading.world, partial(cache.has, key))
+    made = None if there else thumbnails(dataset, reading, f"{side} thumbnails")
+    return _kept(key, made, reading, cache)

@@ -1,0 +1,111 @@
+"""The tasks of an evaluation: features in, a score for each contender out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+from viewmill.engine.contenders import Evidence
+from viewmill.engine.features import gather_rows, together
+from viewmill.engine.knn import Neighbours, nearest, vote
+from viewmill.engine.linear_probe import HELD_OUT_EVERY, STRENGTHS, Selection, fit_linear_probe
+from viewmill.engine.scores import Score, score, top_classes
+from viewmill.engine.world import World
+from viewmill.pipelines.passes import ids_of_rank
+
+KNN, LINEAR = "knn", "linear"
+KNN_DEFAULTS = (20, 200)
+TEMPERATURE = 0.07
+KNN_PROTOCOL = f"knn-v1/cosine/weighted-{TEMPERATURE}"
+LINEAR_PROTOCOL = f"linear-v1/standardised/logistic-l2/lbfgs/every-{HELD_OUT_EVERY}th-of-train-held-out"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One task: a score for each contender, and what is to be told beside it."""
+
+    task: str  # as in summary.json
+    protocol: str
+    settings: dict[str, Any]
+    scores: dict[str, Score]
+    notes: dict[str, dict[str, Any]]  # by contender
+
+
+def parse_tasks(tasks: Sequence[str]) -> tuple[list[int], bool]:
+    """The numbers of neighbours of k-NN, and whether there is a linear probe.
+
+    Raises:
+        ValueError: no such task, or none.
+    """
+    ks: set[int] = set()
+    for task in tasks:
+        name, _, k = task.partition("@")
+        if task == KNN:
+            ks |= set(KNN_DEFAULTS)
+        elif name == KNN and k.isascii() and k.isdigit() and int(k) > 0:
+            ks.add(int(k))
+        elif task != LINEAR:
+            raise ValueError(f"unknown task '{task}'; expected {KNN}, {KNN}@K (such as knn@20) or {LINEAR}")
+    if not tasks:
+        raise ValueError(f"no task is given; expected {KNN}, {KNN}@K or {LINEAR}")
+    return sorted(ks), LINEAR in tasks
+
+
+def knn_outcomes(evidence: Evidence, ks: Sequence[int], world: World) -> list[Outcome]:
+    """k-NN for each k; the score is of weighted votes, plain majorities stand in the notes.
+
+    Each rank searches for its share of the test images.
+    """
+    if not ks:
+        return []
+    found = {name: _neighbours(evidence, name, max(ks), world) for name in evidence.bank}
+    return [_knn_outcome(evidence, found, k) for k in ks]
+
+
+def linear_outcome(evidence: Evidence, world: World) -> Outcome:
+    """The linear probe. Every rank fits the same, so none waits for another."""
+    scores, notes = {}, {}
+    for name in evidence.bank:
+        ranked, selection = together(world, partial(_probe, evidence, name, world))
+        scores[name] = score(ranked, evidence.query_labels, evidence.num_classes)
+        notes[name] = {
+            "strength": selection.strength,
+            "held_out": selection.held_out,
+            "held_out_top1": {f"{strength:.1e}": value for strength, value in selection.accuracy.items()},
+        }
+    return Outcome(LINEAR, LINEAR_PROTOCOL, {"strengths": list(STRENGTHS)}, scores, notes)
+
+
+def _neighbours(evidence: Evidence, name: str, k: int, world: World) -> Neighbours:
+    """The k nearest training images of every test image, on every rank."""
+    queries = evidence.queries[name]
+    share = ids_of_rank(len(queries), world.rank, world.world_size)
+    own = queries[share.start : share.stop]
+    found = together(world, lambda: nearest(own, evidence.bank[name], k, device=world.device))
+    return Neighbours(
+        gather_rows(found.similarity, len(queries), world), gather_rows(found.rows, len(queries), world)
+    )
+
+
+def _knn_outcome(evidence: Evidence, found: dict[str, Neighbours], k: int) -> Outcome:
+    scores, notes = {}, {}
+    for name, neighbours in found.items():
+        scores[name] = _voted(evidence, neighbours.first(k), TEMPERATURE)
+        majority = _voted(evidence, neighbours.first(k), None)
+        notes[name] = {"majority_top1": majority.top1, "majority_top5": majority.top5}
+    settings = {"k": k, "temperature": TEMPERATURE, "similarity": "cosine"}
+    return Outcome(f"{KNN}@{k}", KNN_PROTOCOL, settings, scores, notes)
+
+
+def _voted(evidence: Evidence, neighbours: Neighbours, temperature: float | None) -> Score:
+    ranked = vote(neighbours, evidence.bank_labels, evidence.num_classes, temperature)
+    return score(ranked, evidence.query_labels, evidence.num_classes)
+
+
+def _probe(evidence: Evidence, name: str, world: World) -> tuple[Tensor, Selection]:
+    """The best classes of every test image, best first, and how the strength was chosen."""
+    probe, selection = fit_linear_probe(
+        evidence.bank[name], evidence.bank_labels, evidence.num_classes, device=world.device
+    )
+    return top_classes(probe.logits(evidence.queries[name])), selection
