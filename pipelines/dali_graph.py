@@ -3,7 +3,7 @@
 from typing import Any
 
 import numpy as np
-from nvidia.dali import fn, pipeline_def, types
+from nvidia.dali import fn, math, pipeline_def, types
 from viewmill.pipelines.planner import ViewPlan
 from viewmill.pipelines.spec import ViewSpec
 
@@ -14,7 +14,6 @@ COLUMNS = (
     "sigma", "solarize", "flip",
 )  # fmt: skip
 INTERPOLATIONS = {"bicubic": types.INTERP_CUBIC, "bilinear": types.INTERP_LINEAR}
-SOLARIZED = [float(value if value < 128 else 255 - value) for value in range(256)]
 
 
 def plan_rows(plan: ViewPlan) -> np.ndarray:
@@ -56,7 +55,8 @@ def view_graph(spec: ViewSpec, device: str) -> tuple[Any, ...]:
             interp_type=INTERPOLATIONS[distribution.interpolation],
             antialias=True,
         )
-        # uint8 in: for float input the centre of contrast is 0.5, not 128.
+        # From here on float32: rounding to uint8 is the dearest part of DALI's colour and blur.
+        # Colour takes uint8, though: for float input the centre of contrast would be 0.5, not 128.
         coloured = value["coloured"] > 0
         if coloured:
             pixels = fn.color_twist(
@@ -65,13 +65,17 @@ def view_graph(spec: ViewSpec, device: str) -> tuple[Any, ...]:
                 contrast=value["contrast"],
                 saturation=value["saturation"],
                 hue=value["hue"],
+                dtype=types.FLOAT,
             )
+            pixels = math.max(math.min(pixels, 255.0), 0.0)  # half the time of math.clamp
+        else:
+            pixels = fn.cast(pixels, dtype=types.FLOAT)
         blurred = value["sigma"] > 0
         if blurred:  # DALI's default window: radius ceil(3 sigma), reflect-101
             pixels = fn.gaussian_blur(pixels, sigma=value["sigma"])
         solarized = value["solarize"] > 0
         if solarized:
-            pixels = fn.lookup_table(pixels, keys=list(range(256)), values=SOLARIZED, dtype=types.UINT8)
+            pixels = pixels + fn.cast(pixels >= 128.0, dtype=types.FLOAT) * (255.0 - 2.0 * pixels)
         # Flipping last is flipping first: colour is pointwise and the blur symmetric.
         views.append(
             fn.crop_mirror_normalize(
