@@ -160,13 +160,20 @@ def _commit(aside: Path, manifest: dict[str, Any], buffers: dict[str, Tensor]) -
     """Rank 0, after every rank's file is on disk: buffers, manifest, and last the commit."""
     size, sha256 = write_tensors(aside / BUFFERS_FILE, list(buffers.items()))
     manifest["files"][BUFFERS_FILE] = {"size": size, "sha256": sha256}
-    whole = Manifest.model_validate(manifest).model_dump(mode="json")
-    text = json.dumps(whole, sort_keys=True, allow_nan=False) + "\n"
+    text = _json(Manifest.model_validate(manifest))
     write_text(aside / MANIFEST_FILE, text)
     write_text(aside / COMMIT_FILE, commit_line(text.encode()).decode())
     sync_folder(aside)
     # As a reader will see it. The numbers were read back by the ranks that wrote them.
     Checkpoint.open(aside, verify=False)
+
+
+def _json(manifest: Manifest) -> str:
+    """Not pydantic's own JSON, which turns NaN into null and a set into a list."""
+    try:
+        return json.dumps(manifest.model_dump(), sort_keys=True, allow_nan=False) + "\n"
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"the state to be saved is no JSON: {error}") from error
 
 
 def _publish(aside: Path, final: Path) -> None:

@@ -1,0 +1,192 @@
+"""ZeRO behind one class: what DeepSpeed is told, and what a step does at every stage."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from viewmill.engine.world import World, start_world, stop_world
+from viewmill.engine.zero import build_optimizer, deepspeed_config, initialize
+
+from tests.engine.small_training import STAGES, engine_of, equal, images, network, settings, train, weights_of
+from tests.engine.two_ranks import held, without_norms
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[World]:
+    world = start_world("cpu")
+    yield world
+    stop_world(world)
+
+
+def test_batch_sizes_told_to_deepspeed_multiply_up() -> None:
+    told = deepspeed_config(settings(batch_size=48, accumulation=3), world_size=4)
+    sizes = (told["train_micro_batch_size_per_gpu"], told["gradient_accumulation_steps"])
+    assert (told["train_batch_size"], *sizes) == (48, 4, 3)
+
+
+def test_a_batch_that_the_ranks_do_not_divide_is_refused_with_the_numbers() -> None:
+    with pytest.raises(ValueError, match="batch_size 8 is not a multiple of 1 micro-batches x 3 ranks"):
+        deepspeed_config(settings(), world_size=3)
+
+
+def test_no_default_of_deepspeed_that_changes_numbers_is_left_open() -> None:
+    told = deepspeed_config(settings(stage=2), world_size=1)
+    assert told["gradient_clipping"] == 0.0
+    assert told["zero_optimization"]["memory_efficient_linear"] is False
+    assert told["zero_optimization"]["contiguous_gradients"] is True
+    assert not {"fp16", "bf16"} & told.keys()
+
+
+def test_bf16_sums_gradients_over_ranks_in_float32() -> None:
+    told = deepspeed_config(settings(precision="bf16"), world_size=1)
+    assert told["bf16"]["enabled"] is True
+    assert told["communication_data_type"] == "fp32"
+
+
+def test_biases_and_norms_do_not_decay() -> None:
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 2))
+    decay = {
+        id(weight): group["weight_decay"]
+        for group in build_optimizer(module, settings().optimizer).param_groups
+        for weight in group["params"]
+    }
+    found = {name: decay[id(weight)] for name, weight in module.named_parameters()}
+    rate = settings().optimizer.weight_decay
+    assert found == {"0.weight": rate, "0.bias": 0, "1.weight": 0, "1.bias": 0, "2.weight": rate, "2.bias": 0}
+
+
+def test_initialize_without_a_process_group_says_what_to_call() -> None:
+    alone = World(0, 1, 0, torch.device("cpu"))
+    with pytest.raises(RuntimeError, match="call start_world before initialize"):
+        initialize(network(), settings(), alone)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_step_is_torchs_adamw(world: World, stage: int) -> None:
+    engine, plain = engine_of(world, stage), network()
+    optimizer = build_optimizer(plain, settings().optimizer)
+    optimizer.param_groups[0]["lr"] = optimizer.param_groups[1]["lr"] = settings().optimizer.lr
+    for step in range(4):
+        optimizer.zero_grad()
+        plain(images(step)).square().mean().backward()
+        optimizer.step()
+    train(engine, range(4))
+    assert equal(weights_of(engine), dict(plain.state_dict()))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_non_finite_gradient_changes_nothing(world: World, stage: int, precision: str) -> None:
+    engine = engine_of(world, stage, without_norms(), precision=precision)
+    train(engine, range(2))
+    before = held(engine)
+    _, applied = train(engine, range(2, 3), spoil=2)
+    assert applied == [False]
+    assert equal(held(engine), before)
+    assert engine.grad_norm() == math.inf
+    assert train(engine, range(3, 4))[1] == [True]
+    assert not equal(held(engine), before)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_gradient_that_is_bad_on_one_rank_is_skipped_by_all(
+    ranks: list[dict[str, Any]], stage: int
+) -> None:
+    for precision in ("", "bf16 "):
+        for rank in ranks:
+            seen = rank["skip"][f"{precision}{stage}" if precision else stage]
+            assert seen["applied"] == [False, True]
+            assert seen["unmoved"]
+            assert seen["finite"]
+
+
+@pytest.mark.slow
+def test_the_gradient_norm_is_the_same_at_every_stage_and_on_every_rank(ranks: list[dict[str, Any]]) -> None:
+    norms = [rank["skip"][stage]["norms"] for rank in ranks for stage in STAGES]
+    for before, skipped in norms:
+        assert before == pytest.approx(norms[0][0], rel=1e-6)  # float32 sums in another order
+        assert skipped == math.inf
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_norm_is_of_the_gradient_before_clipping(world: World, stage: int) -> None:
+    free, clipped = (
+        engine_of(world, stage, optimizer={"lr": 1e-2, "clip_grad_norm": clip}) for clip in (0.0, 1e-3)
+    )
+    train(free, range(1))
+    train(clipped, range(1))
+    assert clipped.grad_norm() == pytest.approx(free.grad_norm(), rel=1e-6)
+    assert free.grad_norm() > 1e-3
+
+
+@pytest.mark.slow
+def test_no_norm_before_the_first_step(world: World) -> None:
+    assert engine_of(world, 0).grad_norm() is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_learning_rate_is_the_one_that_was_set(world: World, stage: int) -> None:
+    engine = engine_of(world, stage)
+    before = weights_of(engine)
+    engine.set_lr(0.0)
+    train(engine, range(1))
+    parameters = [name for name, _ in engine.module.named_parameters()]
+    assert all(torch.equal(before[name], weights_of(engine)[name]) for name in parameters)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", STAGES)
+def test_accumulated_micro_batches_make_one_step(world: World, stage: int) -> None:
+    whole = engine_of(world, stage, without_norms())
+    train(whole, range(1))
+    halves = engine_of(world, stage, without_norms(), accumulation=2)
+    applied = []
+    for half in images(0).chunk(2):
+        halves.backward(halves(half).square().mean())
+        applied.append(halves.step())
+    assert applied == [False, True]
+    assert halves.grad_norm() == pytest.approx(whole.grad_norm(), rel=1e-6)
+
+
+@pytest.mark.slow
+def test_bf16_starts_every_stage_from_the_same_float32_weights(world: World) -> None:
+    engines = [engine_of(world, stage, without_norms(), precision="bf16") for stage in STAGES]
+    whole = [
+        torch.cat(
+            [held(engine)[f"weight {name}"].reshape(-1) for name, _ in engine.module.named_parameters()]
+        )
+        for engine in engines
+    ]
+    assert all(torch.equal(weights, whole[0]) for weights in whole)
+
+
+@pytest.mark.slow
+def test_buffers_are_rank_zeros_after_initialize(ranks: list[dict[str, Any]]) -> None:
+    assert [rank["buffers"] for rank in ranks] == [0.0, 0.0]
+
+
+@pytest.mark.slow
+def test_weights_in_channels_last_are_taken(world: World) -> None:
+    module = network().to(memory_format=torch.channels_last)
+    engine = engine_of(world, 2, module)
+    assert train(engine, range(1)) == train(engine_of(world, 2), range(1))
+
+
+@pytest.mark.slow
+def test_training_again_in_the_same_process_works(world: World) -> None:
+    first = train(engine_of(world, 1), range(2))
+    stop_world(world)
+    again = start_world("cpu")
+    try:
+        assert train(engine_of(again, 1), range(2)) == first
+    finally:
+        stop_world(again)
+        start_world("cpu")
