@@ -12,12 +12,15 @@ import numpy as np
 import pytest
 from PIL import Image
 from viewmill.shards.convert import convert
+from viewmill.tools.cli import app
+from viewmill.tools.console import run_app
 
 pytestmark = pytest.mark.slow
 
 # The same run under every launcher: 2 steps of 8 images, on the smallest views that a ResNet takes.
 SETTINGS = ["epochs=1", "batch_size=8", "views.preset=hydes@32", "views.num_threads=1", "torch_threads=1"]
 SETTINGS += ["log.tensorboard=false", "method.projector.hidden=16", "method.projector.dim=8"]
+JOB = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 PYTHON = [sys.executable, "-m"]
 
 
@@ -30,8 +33,7 @@ def port() -> str:
 
 def launch(command: list[str], **variables: str) -> subprocess.CompletedProcess[str]:
     """Runs a command as from a shell without a job, and waits."""
-    job = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-    clean = {name: value for name, value in os.environ.items() if name not in job}
+    clean = {name: value for name, value in os.environ.items() if name not in JOB}
     variables = {**clean, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", **variables}
     return subprocess.run(command, env=variables, capture_output=True, text=True, check=False, timeout=240)
 
@@ -49,6 +51,13 @@ def write_images(folder: Path, count: int, seed: int) -> None:
 
 def losses(run: Path) -> list[float]:
     return [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture
+def this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command that runs in the process of the tests finds itself alone, and leaves no variable behind."""
+    for name, value in zip(JOB, ("0", "1", "0", "127.0.0.1", "29500"), strict=True):
+        monkeypatch.setenv(name, value)
 
 
 @pytest.fixture(scope="module")
@@ -108,19 +117,18 @@ def test_ranks_that_do_not_divide_the_batch_are_refused_by_every_rank(dataset: P
 
 
 def test_a_checkpoint_that_was_cut_short_is_named_and_not_resumed(
-    dataset: Path, alone: Path, tmp_path: Path
+    dataset: Path, alone: Path, tmp_path: Path, this_process: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
     shutil.copytree(alone, run)
     (checkpoint,) = (commit.parent for commit in (run / "checkpoints").glob("*/COMMIT"))
     largest = max(checkpoint.iterdir(), key=lambda path: path.stat().st_size)
     os.truncate(largest, largest.stat().st_size // 2)
-    command = [*PYTHON, "viewmill.tools.cli", "train", *arguments(dataset, run, "epochs=2"), "--resume"]
-    done = launch(command)
-    assert done.returncode == 1
-    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert checkpoint.name in line
-    assert largest.name in line
+    assert run_app(app, ["train", *arguments(dataset, run, "epochs=2"), "--resume"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert f"{checkpoint.name}/{largest.name}" in line
+    assert "restore the folder from a copy" in line
     assert len(losses(run)) == 2  # nothing was trained
 
 
@@ -134,20 +142,19 @@ def test_a_finished_run_goes_on_with_resume_and_more_epochs(
     assert len(losses(run)) == 4
 
 
-def test_a_run_is_evaluated_and_reported(dataset: Path, alone: Path, tmp_path: Path) -> None:
+def test_a_run_is_evaluated_and_reported(
+    dataset: Path, alone: Path, tmp_path: Path, this_process: None, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = tmp_path / "run"
     shutil.copytree(alone, run)
     write_images(tmp_path / "source", count=10, seed=1)
     convert(tmp_path / "source", tmp_path / "test")
-    cli = [*PYTHON, "viewmill.tools.cli"]
     options = ["--train", str(dataset), "--on", str(tmp_path / "test"), "--tasks", "knn@5,linear", "--json"]
-    done = launch([*cli, "evaluate", str(run), *options])
-    assert done.returncode == 0, done.stderr
-    entries = json.loads(done.stdout)
+    assert run_app(app, ["evaluate", str(run), *options]) == 0
+    entries = json.loads(capsys.readouterr().out)
     assert entries == json.loads((run / "evaluation" / "summary.json").read_text())
     assert [entry["n"] for entry in entries] == [10, 10]
-    done = launch([*cli, "report", str(run), "--data", str(dataset)])
-    assert done.returncode == 0, done.stderr
+    assert run_app(app, ["report", str(run), "--data", str(dataset)]) == 0
     page = (run / "report.html").read_text()
     assert all(f"<td>{entry['task']}</td>" in page for entry in entries)
     assert "data:image/png;base64," in page
