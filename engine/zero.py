@@ -77,7 +77,7 @@ class ZeroEngine:
     ) -> None:
         self._deepspeed = deepspeed_engine
         self._norm: Tensor | float | None = None
-        self.module: nn.Module = deepspeed_engine.module
+        self.module: Any = deepspeed_engine.module  # an nn.Module, with methods of its own
         self.wrapper: Any = deepspeed_engine.optimizer
         self.optimizer = optimizer
         self.world = world
