@@ -8,7 +8,6 @@ from typing import Any
 
 import psutil
 import torch
-
 from viewmill.engine.world import World
 
 PACKAGES = (

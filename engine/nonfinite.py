@@ -1,4 +1,4 @@
-"""Steps whose loss or gradient is no number: they leave no trace, are counted, and end the run when they repeat."""
+"""Steps whose loss or gradient is no number: skipped without a trace, counted, and fatal when they repeat."""
 
 from dataclasses import dataclass
 
@@ -35,8 +35,9 @@ class SkipCount:
         self.in_row += 1
         if self.in_row >= limit:
             raise NonFiniteError(
-                f"step {step}: loss or gradient is not finite, {self.in_row} steps in a row (nonfinite_limit); "
-                f"lower optimizer.lr or set optimizer.clip_grad_norm, and look at the samples {ids}"
+                f"step {step}: loss or gradient is not finite, {self.in_row} steps in a row "
+                "(nonfinite_limit); lower optimizer.lr or set optimizer.clip_grad_norm, and look at the "
+                f"samples {ids}"
             )
 
 

@@ -52,8 +52,8 @@ def refuse_other_run(saved: dict[str, Any], config: RunConfig, where: str) -> No
     if changed:
         listed = "; ".join(f"{key} was {before[key]!r}, now {now[key]!r}" for key in changed)
         raise ConfigError(
-            f"{where}: --resume continues the same run, but {listed}; give the saved value, or begin anew with "
-            "another --out"
+            f"{where}: --resume continues the same run, but {listed}; give the saved value, or begin "
+            "anew with another --out"
         )
 
 

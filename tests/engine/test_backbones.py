@@ -4,7 +4,6 @@ import pytest
 import timm
 import torch
 from torch import Tensor
-
 from viewmill.engine.backbones import build_backbone, check_image_sizes
 
 

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
-
 from viewmill.engine.config import ConfigError, RunConfig, find_recipe, load_config, save_config
 
 RECIPES = sorted(path.stem for path in find_recipe("hydes_tiny").parent.glob("*.yaml"))

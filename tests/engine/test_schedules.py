@@ -3,7 +3,6 @@
 import math
 
 import pytest
-
 from viewmill.engine.config import OptimizerConfig, RunConfig, ScheduleConfig
 from viewmill.engine.schedules import learning_rate, warmup_cosine
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
 from viewmill.engine.progress import TrainingProgress
 from viewmill.engine.telemetry import RunLog, Throughput, read_lines
 

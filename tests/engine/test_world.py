@@ -5,8 +5,6 @@ import os
 import pytest
 import torch
 import torch.distributed as dist
-
-from tests.support import run_ranks
 from viewmill.engine.agreement import RankError, from_rank_zero, gather_json, largest, raise_everywhere
 from viewmill.engine.world import (
     first_host,
@@ -16,6 +14,8 @@ from viewmill.engine.world import (
     start_world,
     stop_world,
 )
+
+from tests.support import run_ranks
 
 
 @pytest.mark.parametrize(

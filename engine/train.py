@@ -1,0 +1,123 @@
+"""Training: from a recipe and a data set to a run folder. The loop itself is in trainer.py."""
+
+import contextlib
+from pathlib import Path
+from typing import cast
+
+import torch
+from viewmill.engine import checkpoint
+from viewmill.engine.agreement import from_rank_zero
+from viewmill.engine.backbones import check_image_sizes
+from viewmill.engine.batchnorm import convert_batchnorm
+from viewmill.engine.checks import check_batch, resolve_views
+from viewmill.engine.config import RunConfig
+from viewmill.engine.ledger import Ledger
+from viewmill.engine.model import Student, build_student
+from viewmill.engine.preemption import SignalWatch
+from viewmill.engine.progress import TrainingProgress
+from viewmill.engine.run_folder import (
+    refuse_missing_folder,
+    refuse_other_run,
+    refuse_used_folder,
+    write_run_files,
+)
+from viewmill.engine.telemetry import RunLog
+from viewmill.engine.trainer import Trainer, last_step
+from viewmill.engine.world import World
+from viewmill.engine.zero import initialize
+from viewmill.pipelines.loader import Loader
+from viewmill.pipelines.views import ViewSpec
+from viewmill.shards.manifest import Dataset
+
+
+def train(
+    config: RunConfig, dataset_path: Path | str, run_dir: Path | str, *, resume: bool = False, world: World
+) -> None:
+    """Trains to the end of `config`, on all ranks at once, and exports the backbone.
+
+    The run folder holds config.yaml, environment.json, metrics.jsonl, events.jsonl, tensorboard/,
+    checkpoints/ and at the end export/. With `resume` the newest checkpoint that verifies is continued: on
+    the same world size and ZeRO stage bit for bit as if never interrupted.
+
+    Raises:
+        ConfigError: settings, batch, ranks and data set do not fit, the folder is in use, or the resumed run
+            is another one. What needs no file is refused before any collective.
+        Requeue: SIGTERM, SIGUSR1 or SIGINT came; everything is saved (exit code 85).
+        NonFiniteError, ShardError, CheckpointError, RankError: as they say.
+    """
+    run_dir = Path(run_dir)
+    is_first = world.rank == 0
+    with contextlib.ExitStack() as stack:
+        dataset = stack.enter_context(Dataset.open(dataset_path))
+        check_batch(config, dataset.num_samples, world.world_size)
+        spec = resolve_views(config)
+        student = prepare_student(config, spec, world)
+        loader = stack.enter_context(open_loader(config, dataset, spec, world))
+        signals = stack.enter_context(SignalWatch())
+        start = from_rank_zero(world, lambda: find_start(run_dir, config, resume))
+        past = checkpoint.Checkpoint.open(Path(start[0]), verify=False) if start else None
+        if past is not None:
+            loader.load_state_dict(
+                past.state["loader"]
+            )  # before anything is written: it may refuse
+        engine = initialize(student, config, world)
+        from_rank_zero(world, lambda: write_run_files(run_dir, config, world))
+        step, end = past.step if past else 0, last_step(config, loader.steps_per_epoch)
+        log = stack.enter_context(
+            RunLog(run_dir, is_writer=is_first, tensorboard=config.log.tensorboard, resume_step=step)
+        )
+        progress = stack.enter_context(TrainingProgress(end, step, is_shown=is_first))
+        ledger = Ledger(dataset.num_samples, config.batch_size)
+        trainer = Trainer(config, world, run_dir, spec, loader, engine, log, progress, signals, ledger)
+        if past is not None:
+            trainer.restore(past, passed_over=start[1])
+        else:
+            log.event("start", 0, **trainer.setting())
+        trainer.run()
+        trainer.finish()
+
+
+def find_start(run_dir: Path, config: RunConfig, resume: bool) -> tuple[str, list[str]] | None:
+    """The checkpoint to continue, verified, and why newer ones were passed over; None: a new run.
+
+    Raises:
+        ConfigError: the folder is in use, or holds no run or another one.
+        CheckpointError: no checkpoint verifies.
+    """
+    if not resume:
+        refuse_used_folder(run_dir)
+        return None
+    refuse_missing_folder(run_dir)
+    path, passed_over = checkpoint.newest(run_dir / "checkpoints")
+    past = checkpoint.Checkpoint.open(path, verify=False)
+    refuse_other_run(past.state["config"], config, where=str(path))
+    return str(path), passed_over
+
+
+def prepare_student(config: RunConfig, spec: ViewSpec, world: World) -> Student:
+    """The module to train: seeded alike on every rank, BatchNorm over all ranks, on the rank's device."""
+    if config.torch_threads is not None:
+        torch.set_num_threads(config.torch_threads)
+    student = build_student(config.model, config.method, image_size=spec.sizes[0], seed=config.seed)
+    check_image_sizes(student.backbone, spec.sizes)
+    return cast(Student, convert_batchnorm(student, world.device)).to(world.device)
+
+
+def open_loader(config: RunConfig, dataset: Dataset, spec: ViewSpec, world: World) -> Loader:
+    """This rank's share of every global batch."""
+    return Loader(
+        dataset,
+        spec,
+        config.batch_size,
+        executor=config.views.executor,
+        device=str(world.device),
+        seed=config.seed,
+        rank=world.rank,
+        world_size=world.world_size,
+        accumulation=config.accumulation,
+        num_threads=config.views.num_threads,
+        prefetch=config.views.prefetch,
+        max_substitutes=config.views.max_substitutes,
+        block=config.views.block,
+        window=config.views.window,
+    )

@@ -1,0 +1,252 @@
+"""The training loop: `Trainer.run`, and `train_step`, which is one step of it."""
+
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from viewmill.engine import checkpoint
+from viewmill.engine.agreement import from_rank_zero, gather_json, largest, raise_everywhere
+from viewmill.engine.config import RunConfig
+from viewmill.engine.export import export_backbone
+from viewmill.engine.ledger import Ledger
+from viewmill.engine.nonfinite import BufferGuard, SkipCount
+from viewmill.engine.preemption import Requeue, SignalWatch, write_requeue
+from viewmill.engine.progress import TrainingProgress
+from viewmill.engine.schedules import learning_rate
+from viewmill.engine.telemetry import RunLog, Throughput
+from viewmill.engine.world import World
+from viewmill.engine.zero import ZeroEngine
+from viewmill.methods.method import MethodLoss
+from viewmill.pipelines.loader import Batch, Loader
+from viewmill.pipelines.views import ViewSpec
+
+
+def last_step(config: RunConfig, steps_per_epoch: int) -> int:
+    """Steps after which the run ends."""
+    schedule_end = config.epochs * steps_per_epoch
+    return min(schedule_end, config.max_steps or schedule_end)
+
+
+def train_step(engine: ZeroEngine, views: list[Tensor]) -> tuple[MethodLoss, bool]:
+    """One optimiser step on this rank's views; the loss of the global batch, and whether it was applied.
+
+    A step whose loss or gradient is not finite is skipped on every rank alike.
+    """
+    embeddings = engine(views)  # (V, n, D)
+    result: MethodLoss = engine.module.method.loss(embeddings.float())
+    # 0 x loss is 0, or NaN where the loss is not finite: such a gradient fails the engine's own check, on
+    # every rank, without reading the loss back from the device.
+    engine.backward(result.loss * (1 + 0 * result.loss.detach()))
+    return result, engine.step()
+
+
+@dataclass
+class Trainer:
+    """The parts of a training on this rank, and where it stands."""
+
+    config: RunConfig
+    world: World
+    run_dir: Path
+    spec: ViewSpec
+    loader: Loader
+    engine: ZeroEngine
+    log: RunLog
+    progress: TrainingProgress
+    signals: SignalWatch
+    ledger: Ledger
+    step: int = 0  # optimiser steps done, skipped ones included
+    known_substitutions: int = 0  # of the loader's list
+    trained_s: float = 0.0  # wall time of the sessions before this one
+    skips: SkipCount = field(default_factory=SkipCount)
+    began_s: float = field(default_factory=time.monotonic)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.loader.steps_per_epoch
+
+    @property
+    def last_step(self) -> int:
+        return last_step(self.config, self.steps_per_epoch)
+
+    def run(self) -> None:
+        """Trains up to the last step.
+
+        Raises:
+            Requeue: a signal came; the step was finished and saved.
+            NonFiniteError: too many skipped steps in a row; the last checkpoint is from before.
+        """
+        student, batches = self.engine.module, self.batches()
+        guard, clock = BufferGuard(student), Throughput(self.loader.wait_s)
+        student.train()
+        while self.step < self.last_step:
+            batch, stop = next(batches)
+            self.engine.set_lr(self.learning_rate(self.step))
+            result, applied = train_step(self.engine, [view.to(self.world.device) for view in batch.views])
+            self.step += 1
+            guard.settle(applied)
+            clock.count(self.config.batch_size)
+            self.note(applied, batch)
+            if self.logs_now():
+                self.write_metrics(result, clock)
+            if self.step % self.steps_per_epoch == 0:
+                self.log.event("epoch", self.step, **self.ledger.close(batch.epoch))
+            self.progress.advance()
+            if stop or self.saves_now():
+                self.save()
+            if stop:
+                raise self.requeue(stop)
+
+    def batches(self) -> Iterator[tuple[Batch, int]]:
+        """This rank's batches, epoch after epoch, with the number of a signal that any rank has seen (or 0).
+
+        The ranks agree here once a step: when one cannot read its batch, none goes on alone.
+        """
+        while True:
+            epoch = iter(self.loader)
+            while True:
+                batch, error = fetch(epoch)
+                new = len(self.loader.substitutions) - self.known_substitutions
+                stop, failed, any_new = largest(self.world, [self.signals.seen, error is not None, new])
+                if any_new:
+                    self.note_substitutions()
+                if failed:
+                    raise_everywhere(self.world, error)
+                if batch is None:
+                    break
+                yield batch, stop
+
+    def note_substitutions(self) -> None:
+        """New substitutions of all ranks, batches made ahead included, go into the events and the ledger."""
+        mine = [made._asdict() for made in self.loader.substitutions[self.known_substitutions :]]
+        self.known_substitutions += len(mine)
+        made = [one for ones in gather_json(self.world, mine) for one in ones]
+        self.ledger.add(made)
+        self.log.event("substitutes", self.step, samples=made)
+
+    def learning_rate(self, step: int) -> float:
+        return learning_rate(step, self.config, self.steps_per_epoch)
+
+    def note(self, applied: bool, batch: Batch) -> None:
+        """Counts a skipped step; event and error name the samples of all ranks."""
+        if applied:
+            self.skips.good()
+            return
+        ids = [sample for ids in gather_json(self.world, batch.ids.tolist()) for sample in ids]
+        self.log.event("skipped_step", self.step, reason="loss or gradient is not finite", ids=ids)
+        self.skips.skipped(self.step, ids, self.config.nonfinite_limit)
+
+    def logs_now(self) -> bool:
+        # Not at max_steps: a run continued from there would have one line more than one that never stopped.
+        schedule_end = self.config.epochs * self.steps_per_epoch
+        return self.step in (1, schedule_end) or self.step % self.config.log.every_steps == 0
+
+    def write_metrics(self, result: MethodLoss, clock: Throughput) -> None:
+        """Reads the step's numbers back from the device: the only place that waits for it."""
+        loss = result.loss.item()
+        figures = clock.read(self.loader.wait_s)
+        line = {
+            "step": self.step,
+            "epoch": (self.step - 1) // self.steps_per_epoch,
+            "samples": self.step * self.config.batch_size,
+            "time_s": self.time_s(),
+            "loss": loss,
+            **{name: value.item() for name, value in result.metrics.items()},
+            "lr": self.learning_rate(self.step - 1),
+            "grad_norm": self.engine.grad_norm(),
+            **figures,
+        }
+        self.log.metrics(line)
+        self.progress.figures(
+            loss=loss,
+            images_per_s=figures["images_per_s"],
+            data_wait_fraction=figures["data_wait_fraction"],
+        )
+
+    def time_s(self) -> float:
+        """Wall time trained so far, over all sessions."""
+        return self.trained_s + time.monotonic() - self.began_s
+
+    def saves_now(self) -> bool:
+        policy, epoch = self.config.checkpoint, self.steps_per_epoch
+        by_steps = policy.every_steps is not None and self.step % policy.every_steps == 0
+        by_epochs = policy.every_epochs is not None and self.step % (policy.every_epochs * epoch) == 0
+        return by_steps or by_epochs or self.step == self.last_step
+
+    def save(self) -> None:
+        """Writes a checkpoint of everything that a resumed run needs."""
+        began_s = time.monotonic()
+        state = {
+            "config": self.config.model_dump(mode="json"),
+            "loader": self.loader.state_dict(),
+            "trained_s": self.time_s(),
+            "skipped": {"total": self.skips.total, "in_row": self.skips.in_row},
+            "substituted": self.ledger.state(),
+        }
+        checkpoint.save(
+            self.run_dir / "checkpoints",
+            self.step,
+            self.engine,
+            self.world,
+            state,
+            dict(self.engine.module.named_buffers()),
+            keep=self.config.checkpoint.keep,
+        )
+        self.log.event("checkpoint", self.step, save_s=round(time.monotonic() - began_s, 3))
+
+    def restore(self, past: checkpoint.Checkpoint, passed_over: list[str]) -> None:
+        """Takes weights, optimiser state and counts from a checkpoint; the loader is there already."""
+        checkpoint.restore(self.engine, past)
+        self.step, self.trained_s = past.step, past.state["trained_s"]
+        self.skips = SkipCount(**past.state["skipped"])
+        self.ledger.load(past.state["substituted"])
+        for reason in passed_over:
+            self.log.event("checkpoint_passed_over", self.step, reason=reason)
+        was = {"world_size": past.world_size, "zero_stage": past.stage}
+        self.log.event("resume", self.step, was=was, **self.setting())
+
+    def setting(self) -> dict[str, Any]:
+        """What may differ from one session of a run to the next."""
+        return {
+            "world_size": self.world.world_size,
+            "zero_stage": self.config.zero.stage,
+            "device": self.world.device.type,
+            "executor": self.config.views.executor,
+        }
+
+    def requeue(self, number: int) -> Requeue:
+        name = signal.Signals(number).name
+        self.log.event("requeue", self.step, signal=name)
+        if self.world.rank == 0:
+            write_requeue(self.run_dir, name, self.step)
+        return Requeue(name, self.step, self.run_dir)
+
+    def finish(self) -> None:
+        """Exports the backbone from the last checkpoint, whose weights are whole and float32."""
+        from_rank_zero(self.world, self.export)
+        self.log.event("end", self.step, skipped=self.skips.total)
+
+    def export(self) -> None:
+        path, _ = checkpoint.newest(self.run_dir / "checkpoints")
+        last = checkpoint.Checkpoint.open(path, verify=False)
+        about = {
+            "backbone": self.config.model.backbone,
+            "stem": self.config.model.stem,
+            "image_size": self.spec.sizes[0],
+            "mean": list(self.spec.mean),
+            "std": list(self.spec.std),
+            "method": self.config.method.name,
+            "step": last.step,
+        }
+        export_backbone({**last.read_full(), **last.buffers()}, about, self.run_dir / "export")
+
+
+def fetch(epoch: Iterator[Batch]) -> tuple[Batch | None, Exception | None]:
+    """The next batch (None: the epoch is over), or what kept it from being read."""
+    try:
+        return next(epoch, None), None
+    except Exception as error:  # agreed on and raised by every rank
+        return None, error

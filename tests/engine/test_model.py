@@ -1,0 +1,62 @@
+"""The student: views in, embeddings out."""
+
+import pytest
+import torch
+from torch import Tensor
+from viewmill.engine.config import MethodConfig, ModelConfig, ProjectorConfig
+from viewmill.engine.model import Student, build_student
+
+METHOD = MethodConfig(projector=ProjectorConfig(layers=2, hidden=32, dim=8))
+
+
+def student(seed: int = 0, channels_last: bool = False) -> Student:
+    model = ModelConfig(backbone="test_resnet", channels_last=channels_last)
+    return build_student(model, METHOD, image_size=32, seed=seed)
+
+
+def views(sizes: tuple[int, ...] = (32, 32, 16, 16, 16), images: int = 4) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(images, 3, size, size, generator=generator) for size in sizes]
+
+
+def test_every_view_has_its_embedding_in_the_order_of_the_views() -> None:
+    module, batch = student().eval(), views()
+    together = module(batch)
+    assert together.shape == (5, 4, 8)
+    alone = torch.stack([module.method.embed(module.backbone(view)) for view in batch])
+    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
+
+
+def test_views_of_one_size_go_through_the_backbone_together() -> None:
+    module, seen = student(), []
+    module.backbone.register_forward_pre_hook(lambda _, args: seen.append(tuple(args[0].shape)))
+    module(views())
+    assert seen == [(8, 3, 32, 32), (12, 3, 16, 16)]
+
+
+def test_the_seed_alone_decides_the_weights() -> None:
+    torch.manual_seed(5)
+    first = student(seed=1).state_dict()
+    drawn = torch.rand(1)
+    torch.manual_seed(6)
+    again, other = student(seed=1).state_dict(), student(seed=2).state_dict()
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["backbone.conv1.0.weight"], other["backbone.conv1.0.weight"])
+    torch.manual_seed(5)
+    assert torch.equal(torch.rand(1), drawn)  # the process's own generator is left where it was
+
+
+def test_bfloat16_weights_take_float32_views() -> None:
+    assert student().bfloat16()(views()).dtype == torch.bfloat16
+
+
+def test_channels_last_is_the_same_function_in_another_layout() -> None:
+    module, batch = student(channels_last=True).eval(), views()
+    weight = next(parameter for parameter in module.backbone.parameters() if parameter.dim() == 4)
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(module(batch), student().eval()(batch), rtol=1e-4, atol=1e-4)
+
+
+def test_a_backbone_that_does_not_exist_is_named() -> None:
+    with pytest.raises(ValueError, match="resnet81"):
+        build_student(ModelConfig(backbone="resnet81"), METHOD, image_size=32, seed=0)
