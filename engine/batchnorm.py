@@ -30,21 +30,37 @@ class GlobalBatchNorm(_BatchNorm):
         """(n, C) or (n, C, ...) -> the same shape and type. All ranks call it while training."""
         uses_batch = self.training or self.running_mean is None
         if not uses_batch or not dist.is_initialized() or dist.get_world_size(self.group) == 1:
-            return super().forward(x)
+            return self._alone(x, uses_batch)
         self._check_input_dim(x)
         y, mean, variance, count = _Normalize.apply(x, self.weight, self.bias, self.eps, self.group)
         if self.training and self.running_mean is not None:
             self._follow(mean, variance, count)
         return cast(Tensor, y)
 
-    @torch.no_grad()
-    def _follow(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:
-        """Moves the running statistics; momentum None averages all batches alike."""
-        assert self.running_mean is not None
-        assert self.running_var is not None
+    def _alone(self, x: Tensor, uses_batch: bool) -> Tensor:
+        """torch's own, also where DeepSpeed has cast the weights to bfloat16 and left the buffers."""
+        if self.running_mean is None or self.weight is None or self.weight.dtype == self.running_mean.dtype:
+            return super().forward(x)
+        dtype = self.running_mean.dtype
+        weight, bias = self.weight.to(dtype), _to(self.bias, dtype)
+        share = self._next_share() if self.training else 0.0
+        y = F.batch_norm(
+            x.to(dtype), self.running_mean, self.running_var, weight, bias, uses_batch, share, self.eps
+        )
+        return y.to(x.dtype)
+
+    def _next_share(self) -> float:
+        """What the batch at hand weighs in the running statistics; momentum None averages all alike."""
         assert self.num_batches_tracked is not None
         self.num_batches_tracked.add_(1)
-        share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        return 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+
+    @torch.no_grad()
+    def _follow(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:
+        """Moves the running statistics."""
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        share = self._next_share()
         unbiased = variance * (count / (count - 1))
         self.running_mean.lerp_(mean.to(self.running_mean.dtype), share)
         self.running_var.lerp_(unbiased.to(self.running_var.dtype), share)
@@ -114,11 +130,17 @@ class _Normalize(torch.autograd.Function):
 class _GlobalBatchNormAct(GlobalBatchNorm):
     """With the dropout and activation that a fused layer, as timm has them, applies behind the norm."""
 
+    drop: nn.Module
+    act: nn.Module
+
     def forward(self, x: Tensor) -> Tensor:
         return cast(Tensor, self.act(self.drop(super().forward(x))))
 
 
 class _SyncBatchNormAct(nn.SyncBatchNorm):
+    drop: nn.Module
+    act: nn.Module
+
     def forward(self, x: Tensor) -> Tensor:
         return cast(Tensor, self.act(self.drop(super().forward(x))))
 

@@ -147,7 +147,7 @@ def number(value: Any) -> float | None:
 
 def checkpoints_of(folder: Path) -> list[dict[str, Any]]:
     """Name and size of each checkpoint folder, oldest first."""
-    found = sorted(entry for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []
+    found = sorted(entry for entry in folder.glob("step_*") if entry.is_dir())
     return [
         {"name": entry.name, "bytes": sum(file.stat().st_size for file in entry.rglob("*") if file.is_file())}
         for entry in found

@@ -102,6 +102,16 @@ def test_one_process_is_torch_bit_for_bit() -> None:
     assert norm.state_dict().keys() == expected.state_dict().keys()
 
 
+def test_bfloat16_weights_meet_float32_statistics() -> None:
+    x, _ = batch_of(4, 0)
+    norm, expected = norm_of(4, GlobalBatchNorm), norm_of(4, nn.BatchNorm2d)
+    norm.weight.data, norm.bias.data = norm.weight.data.bfloat16(), norm.bias.data.bfloat16()
+    torch.testing.assert_close(norm(x).float(), expected(x.float()), rtol=1e-2, atol=1e-2)
+    torch.testing.assert_close(norm.running_var, expected.running_var)
+    assert norm.eval()(x).dtype == torch.bfloat16
+    assert norm.running_mean.dtype == torch.float32
+
+
 @pytest.mark.parametrize("name", ["resnet18", "tf_efficientnet_b0"])
 def test_a_converted_backbone_computes_the_same_and_keeps_its_names(name: str) -> None:
     torch.manual_seed(0)

@@ -53,8 +53,8 @@ class Page(HTMLParser):
 
 def write_run(folder: Path, *, steps: int = 3, text: str = "", evaluation: list[Any] | None = None) -> Path:
     (folder / "evaluation").mkdir(parents=True)
-    (folder / "checkpoints" / "step-00000003").mkdir(parents=True)
-    (folder / "checkpoints" / "step-00000003" / "weights").write_bytes(b"0" * 2_000_000)
+    (folder / "checkpoints" / "step_00000003").mkdir(parents=True)
+    (folder / "checkpoints" / "step_00000003" / "weights").write_bytes(b"0" * 2_000_000)
     save_config(load_config("hydes_tiny"), folder / "config.yaml")
     lines = [
         {
@@ -101,7 +101,7 @@ def test_the_page_shows_every_part_of_the_run(tmp_path: Path) -> None:
         "hydes@64",  # of the configuration
         "packages.torch",
         "2.0 MB",  # of the checkpoint
-        "step-00000003",
+        "step_00000003",
         "16",  # images/s
     ):
         assert expected in page.text
@@ -137,7 +137,7 @@ def test_hostile_names_and_texts_stay_text(tmp_path: Path) -> None:
         tmp_path / "run", text=EVIL, evaluation=[{**ENTRY, "task": EVIL, "floors": {EVIL: 0.1}}]
     )
     (folder / "config.yaml").write_text(f"seed: 0 # {EVIL}\n")
-    (folder / "checkpoints" / "<b>x").mkdir()
+    (folder / "checkpoints" / "step_<b>x").mkdir()
     html, page = page_of(folder)
     plain = render(read_run(write_run(tmp_path / "plain")), None)
     assert [tag for tag, _ in page.tags].count("script") == [tag for tag, _ in Page(plain).tags].count(
@@ -192,7 +192,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def write_position(folder: Path, data_set_hash: str) -> None:
     """The part of a checkpoint that says which data the run reads."""
     manifest = {"state": {"loader": {"data_set_hash": data_set_hash}}}
-    (folder / "checkpoints" / "step-00000003" / "MANIFEST.json").write_text(json.dumps(manifest))
+    (folder / "checkpoints" / "step_00000003" / "MANIFEST.json").write_text(json.dumps(manifest))
 
 
 def test_the_views_of_the_runs_data_set_are_shown(dataset: Path, tmp_path: Path) -> None:
