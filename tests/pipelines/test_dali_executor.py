@@ -10,9 +10,12 @@ import pytest
 import torch
 from PIL import Image
 from viewmill.pipelines.executor import BatchDecodeError, make_executor
+from viewmill.pipelines.jpeg_markers import check_markers
 from viewmill.pipelines.reference import ReferenceExecutor
 from viewmill.pipelines.spec import ViewSpec
 from viewmill.pipelines.views import ViewPlan, preset
+from viewmill.shards.errors import ImageError
+from viewmill.shards.images import decode_rgb
 
 from tests.pipelines.photographs import changed, encode, on_255, photographs, plain_spec, plan_for
 
@@ -181,6 +184,28 @@ def test_an_image_without_a_header_never_reaches_dali(
     with pytest.raises(BatchDecodeError) as caught:
         plain.run([batch[0], bad, *batch[2:]], plan_for(plain.spec, batch))
     assert caught.value.rows == [1]
+
+
+def test_rubbish_between_segments_which_can_crash_dali_never_reaches_it(
+    plain: DaliExecutor, images: dict[str, bytes]
+) -> None:
+    jpeg = images["coffee, progressive.jpg"]
+    length = int.from_bytes(jpeg[4:6], "big")
+    rubbish = jpeg[: 4 + length] + b"rubbish" + jpeg[4 + length :]
+    assert decode_rgb(rubbish).shape == decode_rgb(jpeg).shape  # Pillow skips it
+    with pytest.raises(BatchDecodeError, match=f"row 1: broken JPEG header: byte {4 + length} is no marker"):
+        plain.run([jpeg, rubbish], plan_for(plain.spec, [jpeg, rubbish]))
+
+
+def test_whole_headers_pass_and_headers_without_a_scan_do_not(images: dict[str, bytes]) -> None:
+    for image in images.values():
+        check_markers(image)
+    jpeg = images["flower.jpg"]
+    for broken in (jpeg[:200], jpeg[:2] + b"\xff\xd9" + jpeg[2:], b"\xff\xd8"):
+        with pytest.raises(ImageError, match="ends before the first scan"):
+            check_markers(broken)
+    check_markers(jpeg[:2] + b"\xff\xff\xff" + jpeg[2:])  # fill bytes
+    check_markers(jpeg[:2] + b"\xff\x01" + jpeg[2:])  # a marker without a length
 
 
 def test_what_dali_alone_does_not_decode_is_named_too(plain: DaliExecutor, images: dict[str, bytes]) -> None:
