@@ -1,0 +1,18 @@
+"""An evaluation on two ranks, in a module without what only trainings import: every rank imports it anew."""
+
+from typing import Any
+
+import torch
+from viewmill.engine.evaluate import evaluate
+from viewmill.engine.world import World
+from viewmill.shards.manifest import Dataset
+
+SETTINGS: dict[str, Any] = {"executor": "reference", "num_threads": 1}
+
+
+def evaluated(rank: int, run: str, train_path: str, test_path: str, tasks: tuple[str, ...]) -> list[float]:
+    """The figures of every task, as one of two ranks has them."""
+    world = World(rank, 2, rank, torch.device("cpu"))
+    with Dataset.open(train_path) as known, Dataset.open(test_path) as asked:
+        found = evaluate(run, known, asked, tasks, world=world, **SETTINGS)
+    return [entry[name] for entry in found for name in ("trained", "untrained", "standard_error")]

@@ -1,0 +1,314 @@
+"""Evaluation as a whole, on a run of seconds: what it writes, that its numbers are right, what it refuses."""
+
+import json
+import math
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import huggingface_hub
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from viewmill.engine import contenders
+from viewmill.engine.backbone_source import load_source
+from viewmill.engine.backbones import build_backbone
+from viewmill.engine.checkpoint_errors import CheckpointError
+from viewmill.engine.evaluate import evaluate
+from viewmill.engine.features import extract
+from viewmill.engine.scores import compare, independent_standard_error, paired_standard_error, score
+from viewmill.engine.train import train
+from viewmill.engine.world import World, start_world, stop_world
+from viewmill.shards.convert import convert
+from viewmill.shards.manifest import Dataset
+
+from tests.engine.evaluation_on_ranks import SETTINGS, evaluated
+from tests.engine.tiny import tiny_config, tiny_data_set, wave
+from tests.support import run_ranks
+
+ALONE = World(0, 1, 0, torch.device("cpu"))
+TASKS = ("knn@5", "knn@9", "linear")
+CLASSES = 4
+
+
+class Sets(NamedTuple):
+    train: Dataset
+    test: Dataset
+
+
+def data_set(folder: Path, pictures: dict[str, int]) -> Path:
+    """A data set of these pictures by path, each the wave of its number."""
+    for name, number in pictures.items():
+        path = folder / "pictures" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(wave(number)).save(path)
+    convert(folder / "pictures", folder / "data")
+    return folder / "data"
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """40 pictures to learn from and 21 others of the same four classes."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    others = {f"class{number % CLASSES}/{number}.png": number for number in range(1000, 1021)}
+    return tiny_data_set(folder / "train", 40), data_set(folder / "test", others)
+
+
+@pytest.fixture(scope="module")
+def sets(paths: tuple[Path, Path]) -> Iterator[Sets]:
+    with Dataset.open(paths[0]) as known, Dataset.open(paths[1]) as asked:
+        yield Sets(known, asked)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, paths: tuple[Path, Path]) -> Path:
+    """A run of two epochs with a checkpoint each."""
+    threads, world = torch.get_num_threads(), start_world("cpu")
+    folder = tmp_path_factory.mktemp("evaluated") / "run"
+    train(tiny_config(epochs=2), paths[0], folder, world=world)
+    stop_world(world)
+    torch.set_num_threads(threads)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def entries(run: Path, sets: Sets) -> list[dict[str, Any]]:
+    return evaluate(run, *sets, TASKS, world=ALONE, **SETTINGS)
+
+
+def details(run: Path, group: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((run / "evaluation" / f"{group}.json").read_text())
+    return found
+
+
+def nearest_classes(run: Path, sets: Sets, k: int) -> list[int]:
+    """Weighted votes in float64, from the exported weights."""
+    backbone = build_backbone("test_resnet", image_size=32)
+    backbone.load_state_dict(load_file(run / "export" / "backbone.safetensors"))
+    bank, queries = (extract(backbone, each, image_size=32, world=ALONE, **SETTINGS) for each in sets)
+    rows = bank.features.double().numpy()
+    predicted = []
+    for query in queries.features.double().numpy():
+        cosine = rows @ query / np.linalg.norm(rows, axis=1) / np.linalg.norm(query)
+        votes = [0.0] * CLASSES
+        for row in np.argsort(-cosine)[:k]:
+            votes[bank.labels[row]] += math.exp(cosine[row] / 0.07)
+        predicted.append(int(np.argmax(votes)))
+    return predicted
+
+
+def test_the_summary_holds_an_entry_a_task_with_every_field(run: Path, entries: list[dict[str, Any]]) -> None:
+    assert json.loads((run / "evaluation" / "summary.json").read_text()) == entries
+    assert [entry["task"] for entry in entries] == list(TASKS)
+    fields = {"task", "n", "trained", "untrained", "floors", "standard_error", "z_score"}
+    for entry in entries:
+        assert set(entry) == fields | {"trained_top5", "untrained_top5"}
+        assert entry["n"] == 21
+        assert set(entry["floors"]) == {"raw_pixels", "histogram"}
+        assert all(
+            0 <= share <= 1 for share in (entry["trained"], entry["untrained"], *entry["floors"].values())
+        )
+        assert entry["trained_top5"] is None  # four classes: it would always be 1
+
+
+@pytest.mark.parametrize("k", [5, 9])
+def test_the_trained_accuracy_is_that_of_the_exported_backbone(
+    run: Path, sets: Sets, entries: list[dict[str, Any]], k: int
+) -> None:
+    labels = sets.test.labels(range(sets.test.num_samples)).tolist()
+    hits = [found == label for found, label in zip(nearest_classes(run, sets, k), labels, strict=True)]
+    entry = next(entry for entry in entries if entry["task"] == f"knn@{k}")
+    assert entry["trained"] == pytest.approx(sum(hits) / len(hits))
+
+
+def test_each_task_takes_the_best_of_three_untrained_seeds(run: Path, entries: list[dict[str, Any]]) -> None:
+    by_task = {task["task"]: task for group in ("knn", "linear") for task in details(run, group)["tasks"]}
+    for entry in entries:
+        found = by_task[entry["task"]]
+        seeds = {name: one["top1"] for name, one in found["contenders"].items() if name != "trained"}
+        assert list(seeds) == [f"untrained seed {seed}" for seed in (0, 1, 2)]
+        assert len(set(seeds.values())) > 1
+        assert entry["untrained"] == max(seeds.values()) == seeds[found["best_untrained"]]
+        assert found["contenders"]["trained"]["top1"] == entry["trained"]
+        assert found["trained_minus_untrained"]["standard_error"] == entry["standard_error"]
+
+
+def test_the_details_say_what_was_measured(run: Path, sets: Sets, entries: list[dict[str, Any]]) -> None:
+    for group in ("knn", "linear"):
+        found = details(run, group)
+        assert (found["step"], found["source"]) == (10, "step_00000010")
+        assert (found["views"], found["executor"]) == ("eval@32", "reference")
+        assert found["classes"] == [f"class{label}" for label in range(CLASSES)]
+        assert found["data_sets"]["train"] == {"images": 40, "data_set_hash": sets.train.data_set_hash}
+        assert found["data_sets"]["test"] == {"images": 21, "data_set_hash": sets.test.data_set_hash}
+        assert found["floors"]["raw_pixels"] == entries[0]["floors"]["raw_pixels"]
+        for task in found["tasks"]:
+            trained = task["contenders"]["trained"]
+            labels = sets.test.labels(range(21))
+            shares = np.bincount(labels, minlength=CLASSES) / 21
+            assert task["protocol"].startswith(group)
+            assert np.dot(trained["per_class_top1"], shares) == pytest.approx(trained["top1"], abs=1e-5)
+    assert details(run, "linear")["tasks"][0]["contenders"]["trained"]["held_out"] == 8
+    assert str(run.parent) not in (run / "evaluation" / "knn.json").read_text()
+
+
+def test_features_are_computed_once(
+    run: Path, sets: Sets, entries: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("extract_all", "thumbnails"):
+        monkeypatch.setattr(contenders, name, None)  # whoever calls it fails
+    assert evaluate(run, *sets, TASKS, world=ALONE, **SETTINGS) == entries
+
+
+def test_a_cached_file_with_a_flipped_bit_is_made_again(
+    run: Path, sets: Sets, entries: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    copy = shutil.copytree(run, tmp_path / "run")
+    for path in (copy / "evaluation" / "cache").glob("*.safetensors"):
+        data = bytearray(path.read_bytes())
+        data[-100] ^= 64
+        path.write_bytes(data)
+    assert evaluate(copy, *sets, TASKS, world=ALONE, **SETTINGS) == entries
+    for path in (copy / "evaluation" / "cache").iterdir():
+        assert path.read_bytes() == (run / "evaluation" / "cache" / path.name).read_bytes()
+
+
+def test_an_earlier_checkpoint_gives_its_own_numbers(run: Path, sets: Sets, tmp_path: Path) -> None:
+    earlier = run / "checkpoints" / "step_00000005"
+    evaluate(earlier, *sets, ("knn@5",), world=ALONE, out=tmp_path, **SETTINGS)
+    found = details(tmp_path, "knn")
+    assert found["step"] == 5
+    assert not (tmp_path / "evaluation" / "linear.json").exists()
+    evaluate(run, *sets, ("linear",), world=ALONE, out=tmp_path, **SETTINGS)
+    assert details(tmp_path, "linear")["weights_hash"] != found["weights_hash"]
+    # An evaluation takes the place of the one before it.
+    assert not (tmp_path / "evaluation" / "knn.json").exists()
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over_and_named(run: Path, sets: Sets, tmp_path: Path) -> None:
+    copy = shutil.copytree(run, tmp_path / "run")
+    (copy / "checkpoints" / "step_00000010" / "rank_0.safetensors").write_bytes(b"cut short")
+    evaluate(copy, *sets, ("knn@5",), world=ALONE, **SETTINGS)
+    found = details(copy, "knn")
+    assert found["step"] == 5
+    assert "step_00000010" in found["checkpoints_passed_over"][0]
+    with pytest.raises(CheckpointError, match="step_00000010"):
+        load_source(copy / "checkpoints" / "step_00000010", ALONE)
+
+
+@pytest.mark.slow
+def test_two_ranks_find_what_one_finds(
+    run: Path, paths: tuple[Path, Path], entries: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    copy = shutil.copytree(run, tmp_path / "run")
+    shutil.rmtree(copy / "evaluation" / "cache")
+    expected = [entry[name] for entry in entries for name in ("trained", "untrained", "standard_error")]
+    found = run_ranks(2, evaluated, str(copy), *map(str, paths), TASKS)
+    assert found == [pytest.approx(expected)] * 2
+    assert json.loads((copy / "evaluation" / "summary.json").read_text())[0]["n"] == 21
+
+
+def test_timm_weights_come_from_the_local_cache(
+    sets: Sets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = build_backbone("test_resnet", image_size=160)
+    state = {**whole.state_dict(), "fc.weight": torch.zeros(10, 96), "fc.bias": torch.zeros(10)}
+    save_file(state, tmp_path / "model.safetensors")
+    monkeypatch.setattr(
+        huggingface_hub, "try_to_load_from_cache", lambda repository, file: str(tmp_path / file)
+    )
+    found = load_source("timm:test_resnet", ALONE)
+    assert (found.image_size, found.mean) == (160, (0.5, 0.5, 0.5))
+    assert torch.equal(found.backbone.state_dict()["bn1.weight"], whole.state_dict()["bn1.weight"])
+    with pytest.raises(ValueError, match="--out"):
+        evaluate("timm:test_resnet", *sets, ("knn@5",), world=ALONE, **SETTINGS)
+    evaluate("timm:test_resnet", *sets, ("knn@5",), world=ALONE, image_size=32, out=tmp_path, **SETTINGS)
+    assert details(tmp_path, "knn")["views"] == "eval@32"
+
+
+def test_timm_weights_that_are_not_there_say_how_to_get_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda repository, file: None)
+    with pytest.raises(FileNotFoundError, match="huggingface-cli download timm/test_resnet"):
+        load_source("timm:test_resnet", ALONE)
+
+
+@pytest.mark.parametrize(
+    ("source", "error", "message"),
+    [
+        ("timm:resnet19", ValueError, "'resnet19' is no timm model; the nearest is"),
+        ("torchvision:resnet18", ValueError, "no such kind of source"),
+        ("nowhere", FileNotFoundError, "nowhere: neither a run"),
+    ],
+)
+def test_a_source_that_is_none_is_refused(source: str, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        load_source(source, ALONE)
+
+
+@pytest.mark.parametrize(
+    ("tasks", "message"),
+    [
+        (("knn", "linaer"), "unknown task 'linaer'; expected knn, knn@K"),
+        (("knn@0",), "unknown task 'knn@0'"),
+        ((), "no task is given"),
+        (("knn",), "knn@200 needs 200 training images, .* has 40; take a smaller k, such as .*knn@20,linear"),
+    ],
+)
+def test_tasks_that_cannot_be_done_are_refused(
+    run: Path, sets: Sets, tasks: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        evaluate(run, *sets, tasks, world=ALONE, **SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("pictures", "message"),
+    [
+        (
+            {"class0/a.png": 1, "class9/b.png": 2},
+            "only data has class1.*; only data has class9",
+        ),
+        ({f"class{label}/a.png": label for label in range(4)} | {"b.png": 9}, "1 of 5 images have no label"),
+    ],
+)
+def test_data_sets_that_do_not_belong_together_are_refused(
+    run: Path, sets: Sets, tmp_path: Path, pictures: dict[str, int], message: str
+) -> None:
+    with Dataset.open(data_set(tmp_path, pictures)) as other, pytest.raises(ValueError, match=message):
+        evaluate(run, sets.train, other, ("knn@5",), world=ALONE, **SETTINGS)
+
+
+def test_the_training_images_are_no_test_set(run: Path, sets: Sets) -> None:
+    with pytest.raises(ValueError, match="every image would find itself"):
+        evaluate(run, sets.train, sets.train, ("knn@5",), world=ALONE, **SETTINGS)
+
+
+def test_the_standard_error_is_that_of_the_paired_difference() -> None:
+    correct = torch.tensor([1, 1, 1, 0, 1, 0, 1, 1]).bool()
+    other = torch.tensor([1, 0, 1, 0, 0, 1, 0, 1]).bool()
+    differences = [int(a) - int(b) for a, b in zip(correct, other, strict=True)]
+    mean = sum(differences) / 8
+    expected = math.sqrt(sum((d - mean) ** 2 for d in differences) / 7 / 8)
+    assert paired_standard_error(correct, other) == pytest.approx(expected)
+    assert independent_standard_error(0.75, 0.5, 8) == pytest.approx(math.sqrt((0.1875 + 0.25) / 8))
+
+
+def test_backbones_that_fail_alike_have_no_z_score() -> None:
+    labels = torch.tensor([0, 1, 2])
+    same = score(torch.tensor([[0], [1], [1]]), labels, 3)
+    assert compare(same, same)["z_score"] is None
+    better = score(labels[:, None], labels, 3)
+    assert compare(better, same)["difference"] == pytest.approx(1 / 3)
+    assert compare(better, same)["z_score"] > 0
+
+
+def test_a_score_counts_hits_by_rank_and_class() -> None:
+    labels = torch.tensor([0, 1, 1, 5])
+    ranked = torch.tensor([[0, 1, 2, 3, 4], [2, 1, -1, -1, -1], [1, 0, 2, 3, 4], [0, 1, 2, 3, 4]])
+    found = score(ranked, labels, 7)
+    assert (found.top1, found.top5) == (0.5, 0.75)
+    assert found.per_class == [1.0, 0.5, None, None, None, 0.0, None]
+    assert found.correct.tolist() == [True, False, True, False]
