@@ -153,16 +153,15 @@ class _Problem:
 
         def objective() -> Tensor:
             optimizer.zero_grad()
-            total = strength / 2 * (scale * weight).square().sum()
-            total.backward()
-            total = total.detach()
-            for rows, targets in zip(
-                self.features.split(ROW_BLOCK), self.labels.split(ROW_BLOCK), strict=True
-            ):
-                logits = rows @ (scale * weight) + bias_scale * bias
-                loss = F.cross_entropy(logits, targets, reduction="sum") / len(self.features)
+            total = torch.zeros((), device=weight.device)
+            blocks = zip(self.features.split(ROW_BLOCK), self.labels.split(ROW_BLOCK), strict=True)
+            for rows, targets in blocks:
+                scaled = scale * weight
+                cross_entropy = F.cross_entropy(rows @ scaled + bias_scale * bias, targets)
+                # A block's share of the whole, penalty included.
+                loss = len(rows) / len(self.features) * (cross_entropy + strength / 2 * scaled.square().sum())
                 loss.backward()
-                total = total + loss.detach()
+                total += loss.detach()
             return total
 
         optimizer.step(objective)

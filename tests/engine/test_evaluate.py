@@ -156,11 +156,16 @@ def test_the_details_say_what_was_measured(run: Path, sets: Sets, entries: list[
 
 
 def test_features_are_computed_once(
-    run: Path, sets: Sets, entries: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    run: Path,
+    sets: Sets,
+    entries: list[dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
+    copy = shutil.copytree(run, tmp_path / "run")
     for name in ("extract_all", "thumbnails"):
         monkeypatch.setattr(contenders, name, None)  # whoever calls it fails
-    assert evaluate(run, *sets, TASKS, world=ALONE, **SETTINGS) == entries
+    assert evaluate(copy, *sets, TASKS[:2], world=ALONE, **SETTINGS) == entries[:2]
 
 
 def test_a_cached_file_with_a_flipped_bit_is_made_again(
@@ -171,7 +176,7 @@ def test_a_cached_file_with_a_flipped_bit_is_made_again(
         data = bytearray(path.read_bytes())
         data[-100] ^= 64
         path.write_bytes(data)
-    assert evaluate(copy, *sets, TASKS, world=ALONE, **SETTINGS) == entries
+    assert evaluate(copy, *sets, TASKS[:2], world=ALONE, **SETTINGS) == entries[:2]
     for path in (copy / "evaluation" / "cache").iterdir():
         assert path.read_bytes() == (run / "evaluation" / "cache" / path.name).read_bytes()
 
