@@ -46,7 +46,7 @@ soak: install
 	$(BIN)/pytest -q -m soak --durations=20 -k '$(if $(filter all,$(PART)),,$(PART))'
 
 demo: install
-	$(BIN)/viewmill sample-data $(DEMO)/photographs
+	$(BIN)/viewmill sample-data $(DEMO)/photographs --test-tiles 120
 	$(BIN)/viewmill convert $(DEMO)/photographs/train $(DEMO)/train
 	$(BIN)/viewmill convert $(DEMO)/photographs/test $(DEMO)/test
 	$(BIN)/viewmill train demo --data $(DEMO)/train --out $(DEMO)/run

@@ -35,9 +35,10 @@ from viewmill.engine.checkpoint_manifest import (
 )
 from viewmill.engine.checkpoint_restore import restore
 from viewmill.engine.fragments import Fragment, owned
-from viewmill.engine.tensor_file import sync_folder, write_tensors, write_text
+from viewmill.engine.tensor_file import write_tensors, write_text
 from viewmill.engine.world import World
 from viewmill.engine.zero import ZeroEngine
+from viewmill.shards.durable import sync_folder
 
 __all__ = ["Checkpoint", "CheckpointError", "newest", "restore", "save"]
 
@@ -67,7 +68,8 @@ def save(
 
     Raises:
         CheckpointError: too little space, a failing disk, or `step` has a good checkpoint already; on every
-            rank (RankError where another rank failed). Nothing new is left in `folder`.
+            rank (RankError where another rank failed). Nothing new is left in `folder`, unless the disk fails
+            after the new checkpoint is in place: it is then whole, and may be resumed from.
     """
     folder = Path(folder)
     fragments = everywhere(world, lambda: owned(engine))
@@ -94,6 +96,7 @@ def _prepare(folder: Path, step: int, weight_bytes: int, buffers: dict[str, Tens
     """A new folder beside the final one. Refuses a step that is there and a disk that is too small."""
     final = folder / folder_name(step)
     folder.mkdir(parents=True, exist_ok=True)
+    sync_folder(folder.parent)
     if final.exists():
         _refuse_good(final)
     for entry in folder.iterdir():

@@ -27,7 +27,8 @@ from torch import Tensor
 from viewmill.engine.checkpoint_errors import CheckpointError
 from viewmill.engine.checkpoint_manifest import BUFFERS_FILE, Manifest, Piece
 from viewmill.engine.fragments import WEIGHT
-from viewmill.engine.tensor_file import read_bytes, regular_size, sha256_of
+from viewmill.engine.tensor_file import read_bytes, regular_size
+from viewmill.shards.durable import sha256_of
 
 MANIFEST_FILE, COMMIT_FILE, HINT_FILE = "MANIFEST.json", "COMMIT", "latest"
 MAX_MANIFEST_BYTES = 1 << 28
@@ -88,7 +89,7 @@ class Checkpoint:
         if kind != WEIGHT and kind not in self.manifest.kinds:
             raise CheckpointError(f"{self.path}: holds no {kind}, only {[WEIGHT, *self.manifest.kinds]}")
         full = {}
-        for (found, name), numel in self.manifest.expected().items():
+        for (found, name), numel in self._lengths.items():
             if found == kind:
                 is_scalar = self.manifest.kinds.get(kind) == "scalar"
                 shape = [] if is_scalar else self.manifest.parameters[name].shape
@@ -99,8 +100,13 @@ class Checkpoint:
         """The numbers [offset, offset + numel) of a flat parameter; only the files that hold them are read.
 
         Raises:
-            CheckpointError: a file cannot be read.
+            CheckpointError: there are no such numbers, or a file cannot be read.
         """
+        length = self._lengths.get((kind, name), 0)
+        if not 0 <= offset <= offset + numel <= length:
+            raise CheckpointError(
+                f"{self.path}: {kind} of {name} has {length} numbers, not [{offset}, {offset + numel})"
+            )
         values = torch.empty(numel, dtype=torch.float32)
         for file, piece in self._pieces[kind, name]:
             low, high = max(offset, piece.offset), min(offset + numel, piece.offset + piece.numel)
@@ -117,6 +123,10 @@ class Checkpoint:
         """
         file = self._opened(BUFFERS_FILE)
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+    @cached_property
+    def _lengths(self) -> dict[tuple[str, str], int]:
+        return self.manifest.expected()
 
     @cached_property
     def _pieces(self) -> dict[tuple[str, str], list[tuple[str, Piece]]]:

@@ -10,7 +10,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from viewmill.engine.tensor_file import sha256_of, write_tensors, write_text
+from viewmill.engine.tensor_file import write_tensors, write_text
+from viewmill.shards.durable import sha256_of
 from viewmill.shards.manifest import Dataset
 
 VERSION = 1  # of the keys: whatever changes a cached number without changing its key raises it

@@ -1,4 +1,4 @@
-"""Files that last: safetensors hashed while they are written and read back once, text, and folders synced."""
+"""Files that last: safetensors hashed while they are written and read back once, and text."""
 
 import hashlib
 import json
@@ -9,8 +9,9 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from viewmill.shards.durable import sha256_of
 
-# Bytes that are on their way from the device at once, and that a hash reads at once.
+# Bytes that are on their way from the device at once.
 CHUNK_BYTES = 1 << 24
 
 DTYPES = {
@@ -34,6 +35,7 @@ def write_tensors(path: Path, tensors: Sequence[tuple[str, Tensor]]) -> tuple[in
 
     Raises:
         OSError: the file is there already, the disk is full or failing, or reads back other bytes.
+        ValueError: a tensor's type is not among DTYPES.
     """
     digest, size = hashlib.sha256(), 0
     with path.open("xb") as file:
@@ -65,6 +67,10 @@ def _header(tensors: Sequence[tuple[str, Tensor]]) -> bytes:
     for name, tensor in tensors:
         end = position + tensor.numel() * tensor.element_size()
         shape = list(tensor.shape)
+        if tensor.dtype not in DTYPES:
+            raise ValueError(
+                f"{name} is {tensor.dtype}, which a checkpoint cannot hold; store it as a number type"
+            )
         entries[name] = {"dtype": DTYPES[tensor.dtype], "shape": shape, "data_offsets": [position, end]}
         position = end
     text = json.dumps(entries, separators=(",", ":")).encode()
@@ -98,21 +104,3 @@ def regular_size(path: Path) -> int:
     if not stat.S_ISREG(found.st_mode):
         raise OSError(f"{path}: no regular file")
     return found.st_size
-
-
-def sha256_of(path: Path) -> str:
-    """Hash of a file's bytes, in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def sync_folder(path: Path) -> None:
-    """Makes the folder's names durable: a file's own fsync does not."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
