@@ -62,7 +62,8 @@ def check_equal_shapes(shape: Sequence[int], device: torch.device, group: Proces
     """
     if world_size(group) == 1:
         return
-    padded = torch.tensor([len(shape), *shape, *[0] * (7 - len(shape))], dtype=torch.int64, device=device)
+    # Eight numbers whatever the shape: what the ranks send to each other must itself agree.
+    padded = torch.tensor([len(shape), *shape, *[0] * 7][:8], dtype=torch.int64, device=device)
     extremes = torch.cat([padded, -padded])
     dist.all_reduce(extremes, op=dist.ReduceOp.MAX, group=group)
     largest, smallest = extremes[:8].tolist(), (-extremes[8:]).tolist()

@@ -77,10 +77,12 @@ def hydes_loss(
     H_global = - mean_i log( 1/(N-1)   sum_{j != i}   C_D(kappa) exp(kappa z_i . z_j) )
     H_local  = - mean_i log( 1/|P(i)| sum_{j in P(i)} C_D(kappa) exp(kappa z_i . z_j) )
     loss = -(alpha H_global - beta H_local), P(i) being the other views of i's image
-    Source: HyDeS, equations 1 to 4; z is divided by its length first (by 1e-12 where it is shorter).
+    Source: HyDeS, equations 1 to 4; z is divided by its length first (by 1e-12 where it is shorter, so that a
+    zero vector stays one: as far from everything). An embedding that is not finite makes the loss NaN on every
+    rank alike, for the engine to skip the step.
 
-    Memory is O(nVD + ND + one tile). The forward gathers z and the rows' log sums; the backward communicates
-    nothing.
+    Memory is O(nVD + ND + two tiles). The forward gathers z and the rows' log sums, and takes the mean of the
+    local term; the backward communicates nothing. Autocast does not reach inside.
 
     Args:
         z: (V, n, D) embeddings, unnormalised; V, n and D equal on all ranks. Half types go up to float32.
@@ -93,16 +95,16 @@ def hydes_loss(
         the gradient of the global batch.
 
     Raises:
-        ValueError: on all ranks: shapes differ between ranks, z is not (V >= 2, n >= 1, D >= 2), or
-        kappa is not
-            positive and finite.
+        ValueError: on all ranks: shapes differ between ranks, z is not (V >= 2, n >= 1, D >= 2), or kappa is
+            not positive and finite.
     """
     if not (kappa > 0 and math.isfinite(kappa)):
         raise ValueError(f"kappa must be positive and finite, got {kappa}")
     check_equal_shapes(z.shape, z.device, group)
     if z.ndim != 3 or z.shape[0] < 2 or z.shape[1] < 1 or z.shape[2] < 2:
         raise ValueError(f"z must be (V >= 2 views, n >= 1 images, D >= 2), got {tuple(z.shape)}")
-    loss, h_global, h_local = _Hydes.apply(z, kappa, alpha, beta, group)
+    with torch.autocast(z.device.type, enabled=False):
+        loss, h_global, h_local = _Hydes.apply(z, kappa, alpha, beta, group)
     return HydesLoss(loss, h_global, h_local, -loss.detach())
 
 
@@ -139,8 +141,9 @@ class _Hydes(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor, None, None, None, None]:
         unit_mD, lengths_m, all_ND, log_sums_N = ctx.saved_tensors
         kappa, alpha, beta, first, ranks, dtype, shape = ctx.settings
-        pull_mD = attraction(unit_mD, all_ND, log_sums_N, first, kappa).mul_(alpha)
-        pull_mD.view(shape).sub_(_local_attraction(unit_mD.view(shape), kappa), alpha=beta)
+        with torch.autocast(unit_mD.device.type, enabled=False):
+            pull_mD = attraction(unit_mD, all_ND, log_sums_N, first, kappa).mul_(alpha)
+            pull_mD.view(shape).sub_(_local_attraction(unit_mD.view(shape), kappa), alpha=beta)
         # W times this rank's part of the global gradient: the engine takes the mean over ranks.
         pull_mD.mul_(grad * (ranks * kappa / len(all_ND)))
         # Through z / |z|: what pulls along z changes nothing.

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from viewmill.methods import kernel_sums
 from viewmill.methods.vmf import hydes_loss, log_vmf_constant
 
 from tests.methods.formulas import hydes_in_float64, naive_hydes
@@ -40,6 +41,7 @@ def silence() -> Iterator[None]:
         yield
 
 
+@mock.patch.object(kernel_sums, "TILE", 5)  # divides no rank's share: edges and mirrored tiles all occur
 def losses_and_gradients(rank: int) -> list[dict[str, Any]]:
     """Of this rank's images, for every setting and dtype, and what unequal shares give."""
     share = IMAGES // dist.get_world_size()
@@ -60,7 +62,7 @@ def losses_and_gradients(rank: int) -> list[dict[str, Any]]:
     return results
 
 
-@pytest.fixture(scope="module", params=[1, 2, 4])
+@pytest.fixture(scope="module", params=[1, 2, pytest.param(4, marks=pytest.mark.slow)])
 def ranks(request: pytest.FixtureRequest) -> list[list[dict[str, Any]]]:
     return run_ranks(request.param, losses_and_gradients)
 
@@ -87,7 +89,7 @@ def test_a_ranks_gradient_is_world_size_times_its_part(ranks: list[list[dict[str
     z = global_batch(torch.float64).requires_grad_()
     naive_hydes(z, kappa, alpha, beta).backward()
     joined = torch.cat([result[case]["grad"] for result in ranks], dim=1).double() / len(ranks)
-    tolerance = 1e-10 if dtype == torch.float64 else 2e-5
+    tolerance = 1e-10 if dtype == torch.float64 else 1e-5
     torch.testing.assert_close(joined, z.grad, rtol=tolerance, atol=tolerance * z.grad.abs().max().item())
 
 

@@ -20,6 +20,7 @@ CASES: list[tuple[tuple[int, ...], torch.dtype, bool, float | None]] = [
     ((12, 3, 4, 2), torch.float32, True, 0.3),
     ((12, 3, 4, 2), torch.bfloat16, True, 0.1),
 ]
+CHANNELS_LAST = 3
 
 
 def batch_of(case: int, step: int) -> tuple[Tensor, Tensor]:
@@ -27,7 +28,10 @@ def batch_of(case: int, step: int) -> tuple[Tensor, Tensor]:
     shape, dtype, _, _ = CASES[case]
     generator = torch.Generator().manual_seed(10 * case + step)
     values, upstream = (torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(2))
-    return (5 + 3 * values).to(dtype), upstream.to(dtype)
+    x = (5 + 3 * values).to(dtype)
+    if case == CHANNELS_LAST:
+        x = x.contiguous(memory_format=torch.channels_last)
+    return x, upstream.to(dtype)
 
 
 def norm_of(case: int, kind: type[nn.Module]) -> Any:
@@ -40,8 +44,8 @@ def norm_of(case: int, kind: type[nn.Module]) -> Any:
 
 
 def share_of(rank: int, world_size: int) -> slice:
-    """Unequal shares of twelve images."""
-    edges = {1: [0, 12], 2: [0, 5, 12], 4: [0, 2, 3, 8, 12]}[world_size]
+    """Unequal shares of twelve images; one of four ranks has none."""
+    edges = {1: [0, 12], 2: [0, 5, 12], 4: [0, 2, 2, 8, 12]}[world_size]
     return slice(edges[rank], edges[rank + 1])
 
 
@@ -51,18 +55,21 @@ def train_two_steps(rank: int) -> list[dict[str, Tensor]]:
         norm = norm_of(case, GlobalBatchNorm)
         for step in range(2):
             x, upstream = (part[share_of(rank, world_size)] for part in batch_of(case, step))
-            x = x.clone().requires_grad_()
+            x = x.clone(memory_format=torch.preserve_format).requires_grad_()
             norm.zero_grad()
             y = norm(x)
             y.backward(world_size * upstream)  # the convention: world-size times this rank's part
         evaluated = norm.eval()(x)
         figures = {"y": y, "grad": x.grad / world_size, "evaluated": evaluated, **dict(norm.named_buffers())}
+        if case == CHANNELS_LAST:
+            for part in (y, x.grad):
+                assert part.is_contiguous(memory_format=torch.channels_last)
         figures |= {f"grad of {name}": p.grad for name, p in norm.named_parameters()}
         results.append({name: value.detach().clone() for name, value in figures.items()})
     return results
 
 
-@pytest.fixture(scope="module", params=[1, 2, 4])
+@pytest.fixture(scope="module", params=[1, 2, pytest.param(4, marks=pytest.mark.slow)])
 def ranks(request: pytest.FixtureRequest) -> list[list[dict[str, Tensor]]]:
     return run_ranks(request.param, train_two_steps)
 

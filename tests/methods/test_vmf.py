@@ -65,9 +65,7 @@ def test_gradients_are_those_of_the_formula(
 
 def small_tiles(monkeypatch: pytest.MonkeyPatch, tile: int) -> None:
     """Tiles that do not divide the batch."""
-    for name in ("log_row_sums", "attraction"):
-        defaults = getattr(kernel_sums, name).__defaults__
-        monkeypatch.setattr(getattr(kernel_sums, name), "__defaults__", (*defaults[:-1], tile))
+    monkeypatch.setattr(kernel_sums, "TILE", tile)
 
 
 @pytest.mark.parametrize("kappa", [2.0, 50.0])
@@ -110,6 +108,52 @@ def test_the_order_of_images_and_views_changes_nothing() -> None:
     z = embeddings(3, 8, 6)
     shuffled = z[[2, 0, 1]][:, torch.randperm(8, generator=torch.Generator().manual_seed(0))]
     torch.testing.assert_close(hydes_loss(shuffled).loss, hydes_loss(z).loss, rtol=1e-12, atol=1e-12)
+
+
+def test_the_loss_is_linear_in_alpha_and_beta() -> None:
+    z = embeddings(3, 4, 6)
+    both = hydes_loss(z, kappa=5.0, alpha=2.0, beta=3.0)
+    parts = [hydes_loss(z, kappa=5.0, alpha=a, beta=b).loss for a, b in ((1.0, 0.0), (0.0, 1.0))]
+    torch.testing.assert_close(both.loss, 2 * parts[0] + 3 * parts[1], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(both.mutual_information, 2 * both.h_global - 3 * both.h_local)
+
+
+def test_a_zero_vector_has_a_finite_loss_and_gradient() -> None:
+    z = embeddings(2, 4, 5).float()
+    z[0, 0] = 0
+    z.requires_grad_()
+    loss = hydes_loss(z).loss
+    loss.backward()
+    assert z.grad is not None
+    assert math.isfinite(loss.item())
+    assert z.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("kappa", [1.0, 60.0])
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_an_embedding_that_is_not_finite_shows_in_the_loss(bad: float, kappa: float) -> None:
+    z = embeddings(2, 4, 5)
+    z[1, 2, 3] = bad
+    assert hydes_loss(z, kappa=kappa).loss.isnan()
+
+
+def test_autocast_does_not_round_the_sums() -> None:
+    plain, cast = (embeddings(3, 6, 8).float().requires_grad_() for _ in range(2))
+    expected = hydes_loss(plain, kappa=10.0).loss
+    expected.backward()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = hydes_loss(cast, kappa=10.0).loss
+        loss.backward()
+    assert torch.equal(loss, expected)
+    assert torch.equal(cast.grad, plain.grad)
+
+
+@pytest.mark.parametrize("kappa", [39.9, 40.1, 500.0])
+def test_opposite_vectors_leave_float32_in_range(kappa: float) -> None:
+    z = torch.ones(2, 2, 3)
+    z[:, 1] = -1
+    loss, _, _ = hydes_in_float64(z.double().numpy(), kappa, 1.0, 1.0)
+    assert hydes_loss(z, kappa=kappa).loss.item() == pytest.approx(loss, rel=1e-5)
 
 
 def test_only_the_loss_carries_gradient() -> None:
