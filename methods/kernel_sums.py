@@ -14,7 +14,7 @@ from torch import Tensor
 # Rows of a tile. On the CPU two tiles stay in the cache; a GPU wants fewer, larger products.
 TILE = 1024
 TILE_ON_GPU = 4096
-# exp(kappa s) with |s| <= 1 and its sums stay normal float32 numbers up to here; above, sums run in log space.
+# exp(kappa s) and its sums stay normal float32 numbers up to here (|s| <= 1); above, sums run in log space.
 MAX_DIRECT_KAPPA = 40.0
 
 
@@ -107,7 +107,7 @@ class _Tile:
 def _logits(
     z_mD: Tensor, all_ND: Tensor, first: int, kappa: float
 ) -> Iterator[tuple[Tensor, slice, slice, bool]]:
-    """kappa z_i . z_j of tile after tile, each in the memory of the one before, with its place (see _tiles)."""
+    """kappa z_i . z_j tile by tile, each in the memory of the one before, with its place (see _tiles)."""
     tile = _Tile(z_mD, all_ND)
     for rows, columns, mirrored in _tiles(len(z_mD), len(all_ND), first, _tile_rows(z_mD.device)):
         logits_TT = tile.of_shape(rows.stop - rows.start, columns.stop - columns.start)

@@ -78,7 +78,7 @@ def hydes_loss(
     H_local  = - mean_i log( 1/|P(i)| sum_{j in P(i)} C_D(kappa) exp(kappa z_i . z_j) )
     loss = -(alpha H_global - beta H_local), P(i) being the other views of i's image
     Source: HyDeS, equations 1 to 4; z is divided by its length first (by 1e-12 where it is shorter, so that a
-    zero vector stays one: as far from everything). An embedding that is not finite makes the loss NaN on every
+    zero vector stays one, orthogonal to all). An embedding that is not finite makes the loss NaN on every
     rank alike, for the engine to skip the step.
 
     Memory is O(nVD + ND + two tiles). The forward gathers z and the rows' log sums, and takes the mean of the
