@@ -281,11 +281,13 @@ def test_waiting_is_counted_and_only_waiting(dataset: Dataset, monkeypatch: pyte
 
 
 SCRIPT = """
-    import sys, time
+    import signal, sys, time
     from viewmill.pipelines import batches
     from viewmill.pipelines.loader import Loader
     from viewmill.shards.manifest import Dataset
     if sys.argv[2] == "interrupt":
+        # A job in a shell's background starts with it ignored.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         make = batches.BatchMaker.make
         def slow(*args, **more):
             time.sleep(3)
