@@ -57,9 +57,7 @@ def train(
         start = from_rank_zero(world, lambda: find_start(run_dir, config, resume))
         past = checkpoint.Checkpoint.open(Path(start[0]), verify=False) if start else None
         if past is not None:
-            loader.load_state_dict(
-                past.state["loader"]
-            )  # before anything is written: it may refuse
+            loader.load_state_dict(past.state["loader"])  # before anything is written: it may refuse
         engine = initialize(student, config, world)
         from_rank_zero(world, lambda: write_run_files(run_dir, config, world))
         step, end = past.step if past else 0, last_step(config, loader.steps_per_epoch)

@@ -21,6 +21,8 @@ from viewmill.engine.telemetry import read_lines
 from viewmill.engine.train import train
 from viewmill.engine.world import World, start_world, stop_world
 from viewmill.methods.method import HyDeS
+from viewmill.pipelines.order import SampleOrder
+from viewmill.shards.manifest import Dataset
 
 from tests.engine.tiny import tiny_config, tiny_data_set
 
@@ -115,7 +117,7 @@ def test_the_learning_rate_warms_up_and_falls(whole_run: Path) -> None:
 
 
 def test_the_loss_falls(data: Path, tmp_path: Path, world: World) -> None:
-    config = tiny_config(epochs=30, optimizer={"lr": 3e-3}, checkpoint={"every_epochs": None})
+    config = tiny_config(epochs=16, optimizer={"lr": 3e-3}, checkpoint={"every_epochs": None})
     train(config, data, tmp_path / "run", world=world)
     losses = [line["loss"] for line in metrics(tmp_path / "run")]
     assert sum(losses[-10:]) < sum(losses[:10])
@@ -162,9 +164,9 @@ def test_a_damaged_checkpoint_is_passed_over_and_its_steps_trained_again(
     assert_same_run(run_dir, whole_run)
 
 
-def flip_a_byte(path: Path) -> None:
+def flip_a_byte(path: Path, at: int | None = None) -> None:
     content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
+    content[len(content) // 2 if at is None else at] ^= 1
     path.write_bytes(content)
 
 
@@ -348,3 +350,24 @@ def test_a_batch_that_cannot_be_read_ends_the_run_with_its_reason(
     monkeypatch.setattr(train_module.Dataset, "read", broken)
     with pytest.raises(OSError, match="disk is gone"):
         train(tiny_config(epochs=50), data, tmp_path / "run", world=world)
+
+
+def test_a_damaged_sample_is_replaced_noted_and_in_the_epochs_ledger(tmp_path: Path, world: World) -> None:
+    data = tiny_data_set(tmp_path, count=26)
+    with Dataset.open(data) as dataset:
+        row, shard = dataset.manifest[3], data / dataset.info.shards[0].name
+    flip_a_byte(shard, int(row["offset"]) + int(row["size"]) // 2)
+    train(tiny_config(epochs=2), data, tmp_path / "run", world=world)
+    (first, *_) = [one for event in events(tmp_path / "run", "substitutes") for one in event["samples"]]
+    assert first["id"] == 3
+    assert first["substitute"] != 3
+    for epoch in events(tmp_path / "run", "epoch"):
+        assert epoch["trained"] + epoch["substituted"] + epoch["dropped"] == epoch["samples"] == 26
+        assert epoch["dropped"] == 2
+    used = [3 in used_ids(epoch) for epoch in (0, 1)]
+    assert [epoch["substituted"] for epoch in events(tmp_path / "run", "epoch")] == used
+
+
+def used_ids(epoch: int) -> list[int]:
+    """Samples of the epoch's full batches, from the order alone."""
+    return SampleOrder(26, 0).ids(epoch, 0, 24).tolist()

@@ -27,7 +27,7 @@ def wave(index: int) -> np.ndarray:
     y, x = np.mgrid[0:height, 0:width] / 48
     phases, turns = draws.uniform(0, 6, size=3), draws.uniform(1, 9, size=(2, 3))
     waves = np.sin(x[..., None] * turns[0] * (1 + index % 4) + y[..., None] * turns[1] + phases)
-    return np.uint8(np.round(127.5 + 127.5 * waves))
+    return np.round(127.5 + 127.5 * waves).astype(np.uint8)
 
 
 def tiny_config(**changes: Any) -> RunConfig:
