@@ -4,19 +4,17 @@ import json as json_text
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from viewmill.tools.console import new_app, print_json, print_line
 
+if TYPE_CHECKING:
+    from rich.table import Table
+
 EXAMPLE = "viewmill bench loader --data DATASET --repeats 7 --out loader.json"
 
 app = new_app("Measure a part beside its peers, in one run on the same inputs.", example=EXAMPLE)
-
-
-@app.callback()
-def group() -> None:
-    """Makes `bench` a group though it has one command: `viewmill bench loader`."""
 
 
 @app.command(epilog=f"Example: {EXAMPLE}")
@@ -37,11 +35,9 @@ def loader(
     Every peer makes the same views of the same images with as many threads, in turn, so that a busy machine
     slows all of them; ratios are of CPU time an image. The peers need the extra 'baselines'.
     """
-    from rich.console import Console
     from viewmill.tools.bench.loader import run, table
 
-    if not out.absolute().parent.is_dir():
-        raise FileNotFoundError(f"{out}: there is no folder {out.parent}; make it first")
+    check_folder(out)
     with told() as tell:
         figures = run(
             data,
@@ -52,6 +48,46 @@ def loader(
             view_preset=preset,
             progress=tell,
         )
+    keep(figures, out, table, json)
+
+
+LOSS_EXAMPLE = "viewmill bench loss --vectors 16384 --dim 256 --out loss.json"
+
+
+@app.command(epilog=f"Example: {LOSS_EXAMPLE}")
+def loss(
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Where the figures go, as JSON.")] = Path(
+        "bench-loss.json"
+    ),
+    vectors: Annotated[int, typer.Option(min=4, help="N, the rows of the kernel: views x images.")] = 16384,
+    dim: Annotated[int, typer.Option(min=1, help="D, of an embedding.")] = 256,
+    views: Annotated[int, typer.Option(min=2, help="Views of an image.")] = 8,
+    repeats: Annotated[int, typer.Option(min=1, help="Processes per peer; the figures are medians.")] = 3,
+    threads: Annotated[int, typer.Option(min=1, help="Of torch, for every peer.")] = 2,
+    json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Compare the HyDeS loss with the plain formula that holds the whole kernel: time and memory, on the CPU.
+
+    The plain formula takes about 24 bytes for each of the N x N entries: 6 GB at the defaults.
+    """
+    from viewmill.tools.bench.loss import run, table
+
+    check_folder(out)
+    with told() as tell:
+        figures = run(vectors=vectors, dim=dim, views=views, repeats=repeats, threads=threads, progress=tell)
+    keep(figures, out, table, json)
+
+
+def check_folder(out: Path) -> None:
+    """Before the work, not after it."""
+    if not out.absolute().parent.is_dir():
+        raise FileNotFoundError(f"{out}: there is no folder {out.parent}; make it first")
+
+
+def keep(figures: dict[str, Any], out: Path, table: Callable[[dict[str, Any]], "Table"], json: bool) -> None:
+    """Writes the figures, and shows them."""
+    from rich.console import Console
+
     out.write_text(json_text.dumps(figures, indent=2) + "\n", encoding="utf-8")
     if json:
         print_json(figures)

@@ -1,10 +1,8 @@
-"""HyDeS written out in float64 NumPy, sharing no code with viewmill.methods; and the naive torch form."""
+"""HyDeS written out in float64 NumPy, sharing no code with viewmill.methods."""
 
 import math
 
 import numpy as np
-import torch
-from torch import Tensor
 
 
 def hydes_in_float64(z: np.ndarray, kappa: float, alpha: float, beta: float) -> tuple[float, float, float]:
@@ -27,17 +25,3 @@ def hydes_in_float64(z: np.ndarray, kappa: float, alpha: float, beta: float) -> 
         h_global -= math.log(sum(everyone) / (total - 1)) / total
         h_local -= math.log(sum(positives) / len(positives)) / total
     return -(alpha * h_global - beta * h_local), h_global, h_local
-
-
-def naive_hydes(z: Tensor, kappa: float, alpha: float, beta: float) -> Tensor:
-    """The loss with the whole N x N kernel, for autograd to differentiate."""
-    views, images, dim = z.shape
-    unit = z / z.norm(dim=2, keepdim=True)
-    flat = unit.reshape(-1, dim)
-    image = torch.arange(images).repeat(views)
-    logits = kappa * flat @ flat.T
-    itself = torch.eye(len(flat), dtype=torch.bool)
-    others = ~itself & (image[:, None] == image[None, :])
-    h_global = math.log(len(flat) - 1) - logits.masked_fill(itself, -torch.inf).logsumexp(1).mean()
-    h_local = math.log(views - 1) - logits.masked_fill(~others, -torch.inf).logsumexp(1).mean()
-    return beta * h_local - alpha * h_global
