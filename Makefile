@@ -22,7 +22,7 @@ install: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 ifeq ($(LOCKED),1)
-	$(BIN)/pip install -q --require-hashes -r constraints.txt
+	$(BIN)/pip install -q --no-compile --require-hashes -r constraints.txt
 	$(BIN)/pip install -q --no-deps --no-build-isolation -e .
 else
 	$(BIN)/pip install -q -e '.[dev]'
