@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from viewmill.engine import checkpoint
 from viewmill.engine.agreement import from_rank_zero
 from viewmill.engine.backbones import check_image_sizes
 from viewmill.engine.batchnorm import convert_batchnorm
+from viewmill.engine.checkpoints import checkpoint
 from viewmill.engine.checks import check_batch, resolve_views
 from viewmill.engine.config import RunConfig
 from viewmill.engine.ledger import Ledger

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
-from viewmill.engine import checkpoint
 from viewmill.engine.agreement import from_rank_zero, gather_json, largest, raise_everywhere
+from viewmill.engine.checkpoints import checkpoint
 from viewmill.engine.config import RunConfig
 from viewmill.engine.export import export_backbone
 from viewmill.engine.ledger import Ledger

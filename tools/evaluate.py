@@ -44,7 +44,7 @@ def command(
 
     for path in (train, on):
         read_info(path)  # a wrong path is told before torch is imported
-    from viewmill.engine.evaluate import evaluate
+    from viewmill.engine.evaluation.evaluate import evaluate
     from viewmill.engine.world import start_world, stop_world
     from viewmill.shards.manifest import Dataset
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from viewmill.engine import checkpoint
 from viewmill.engine.batchnorm import convert_batchnorm
+from viewmill.engine.checkpoints import checkpoint
 from viewmill.engine.config import RunConfig
 from viewmill.engine.world import World
 from viewmill.engine.zero import ZeroEngine, initialize

@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from viewmill.engine import checkpoint
 from viewmill.engine.agreement import RankError
+from viewmill.engine.checkpoints import checkpoint
 from viewmill.engine.fragments import owned, slots
 from viewmill.engine.world import World
 

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from viewmill.engine.features import Reading, gather_rows, together
-from viewmill.engine.knn import nearest, vote
+from viewmill.engine.evaluation.features import Reading, gather_rows, together
+from viewmill.engine.evaluation.knn import nearest, vote
 from viewmill.pipelines.passes import ids_of_rank
 from viewmill.shards.errors import ImageError
 from viewmill.shards.images import decode_rgb

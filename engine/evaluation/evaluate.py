@@ -6,21 +6,21 @@ from pathlib import Path
 from typing import Any
 
 from viewmill.engine.agreement import from_rank_zero
-from viewmill.engine.backbone_source import BackboneSource, load_source
 from viewmill.engine.backbones import check_image_sizes
-from viewmill.engine.contenders import (
+from viewmill.engine.evaluation.backbone_source import BackboneSource, load_source
+from viewmill.engine.evaluation.contenders import (
     TRAINED,
     contenders_of,
     executor_name,
     gather_evidence,
     labels_of,
 )
-from viewmill.engine.feature_cache import TensorCache, content_hash
-from viewmill.engine.features import Progress, Reading, evaluation_views
-from viewmill.engine.floors import PROTOCOL as FLOORS_PROTOCOL
-from viewmill.engine.scores import Score, compare
-from viewmill.engine.tasks import KNN, LINEAR, Outcome, knn_outcomes, linear_outcome, parse_tasks
-from viewmill.engine.untrained import SEEDS, STATISTICS_IMAGES
+from viewmill.engine.evaluation.feature_cache import TensorCache, content_hash
+from viewmill.engine.evaluation.features import Progress, Reading, evaluation_views
+from viewmill.engine.evaluation.floors import PROTOCOL as FLOORS_PROTOCOL
+from viewmill.engine.evaluation.scores import Score, compare
+from viewmill.engine.evaluation.tasks import KNN, LINEAR, Outcome, knn_outcomes, linear_outcome, parse_tasks
+from viewmill.engine.evaluation.untrained import SEEDS, STATISTICS_IMAGES
 from viewmill.engine.world import World
 from viewmill.shards.manifest import Dataset
 

@@ -10,7 +10,7 @@ import torch
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from viewmill.engine.knn import NO_CLASS, Neighbours, nearest, vote
+from viewmill.engine.evaluation.knn import NO_CLASS, Neighbours, nearest, vote
 
 CLASSES = 7
 

@@ -13,19 +13,24 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from viewmill.engine import contenders
-from viewmill.engine.backbone_source import load_source
 from viewmill.engine.backbones import build_backbone
-from viewmill.engine.checkpoint_errors import CheckpointError
-from viewmill.engine.evaluate import evaluate
-from viewmill.engine.features import extract
-from viewmill.engine.scores import compare, independent_standard_error, paired_standard_error, score
+from viewmill.engine.checkpoints.errors import CheckpointError
+from viewmill.engine.evaluation import contenders
+from viewmill.engine.evaluation.backbone_source import load_source
+from viewmill.engine.evaluation.evaluate import evaluate
+from viewmill.engine.evaluation.features import extract
+from viewmill.engine.evaluation.scores import (
+    compare,
+    independent_standard_error,
+    paired_standard_error,
+    score,
+)
 from viewmill.engine.train import train
 from viewmill.engine.world import World, start_world, stop_world
 from viewmill.shards.convert import convert
 from viewmill.shards.manifest import Dataset
 
-from tests.engine.evaluation_on_ranks import SETTINGS, evaluated
+from tests.engine.evaluation.evaluation_on_ranks import SETTINGS, evaluated
 from tests.engine.tiny import tiny_config, tiny_data_set, wave
 from tests.support import run_ranks
 

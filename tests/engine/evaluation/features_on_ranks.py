@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from viewmill.engine.agreement import RankError
-from viewmill.engine.features import extract, gather_rows
+from viewmill.engine.evaluation.features import extract, gather_rows
 from viewmill.engine.world import World
 from viewmill.pipelines.passes import ids_of_rank
 from viewmill.shards.errors import ShardError

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_accuracy
-from viewmill.engine.knn import TOP
+from viewmill.engine.evaluation.knn import TOP
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from viewmill.engine.evaluate import evaluate
+from viewmill.engine.evaluation.evaluate import evaluate
 from viewmill.engine.world import World
 from viewmill.shards.manifest import Dataset
 

@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from viewmill.engine.tensor_file import write_tensors, write_text
+from viewmill.engine.checkpoints.tensor_file import write_tensors, write_text
 from viewmill.shards.durable import sha256_of
 from viewmill.shards.manifest import Dataset
 

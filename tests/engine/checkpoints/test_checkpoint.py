@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
-from viewmill.engine import checkpoint
-from viewmill.engine.checkpoint import Checkpoint, CheckpointError, newest, restore
+from viewmill.engine.checkpoints import checkpoint
+from viewmill.engine.checkpoints.checkpoint import Checkpoint, CheckpointError, newest, restore
 from viewmill.engine.world import World, start_world, stop_world
 from viewmill.engine.zero import ZeroEngine
 
@@ -195,7 +195,7 @@ def test_a_disk_without_space_is_refused_with_the_numbers(
 def test_a_disk_that_reads_back_other_bytes_is_caught(
     engine: ZeroEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("viewmill.engine.tensor_file.os.fsync", lambda _: spoil(tmp_path))
+    monkeypatch.setattr("viewmill.engine.checkpoints.tensor_file.os.fsync", lambda _: spoil(tmp_path))
     with pytest.raises(CheckpointError, match="check the disk"):
         save(engine, tmp_path, 1)
     assert list(tmp_path.iterdir()) == []

@@ -6,11 +6,11 @@ from functools import partial
 from typing import Any
 
 from torch import Tensor
-from viewmill.engine.contenders import Evidence
-from viewmill.engine.features import gather_rows, together
-from viewmill.engine.knn import Neighbours, nearest, vote
-from viewmill.engine.linear_probe import HELD_OUT_EVERY, STRENGTHS, Selection, fit_linear_probe
-from viewmill.engine.scores import Score, score, top_classes
+from viewmill.engine.evaluation.contenders import Evidence
+from viewmill.engine.evaluation.features import gather_rows, together
+from viewmill.engine.evaluation.knn import Neighbours, nearest, vote
+from viewmill.engine.evaluation.linear_probe import HELD_OUT_EVERY, STRENGTHS, Selection, fit_linear_probe
+from viewmill.engine.evaluation.scores import Score, score, top_classes
 from viewmill.engine.world import World
 from viewmill.pipelines.passes import ids_of_rank
 

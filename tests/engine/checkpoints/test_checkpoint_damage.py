@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from viewmill.engine.checkpoint import Checkpoint, CheckpointError, newest
+from viewmill.engine.checkpoints.checkpoint import Checkpoint, CheckpointError, newest
 from viewmill.engine.world import World, start_world, stop_world
 from viewmill.engine.zero import ZeroEngine
 

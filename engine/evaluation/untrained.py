@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from viewmill.engine.features import Reading, ready, represent
+from viewmill.engine.evaluation.features import Reading, ready, represent
 from viewmill.pipelines.batches import BatchMaker
 from viewmill.pipelines.executor import make_executor
 from viewmill.pipelines.views import ViewPlanner, ViewSpec

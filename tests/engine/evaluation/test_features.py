@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import nn
 from viewmill.engine.backbones import build_backbone
-from viewmill.engine.features import Reading, evaluation_views, extract, extract_all
-from viewmill.engine.untrained import fresh_backbone
+from viewmill.engine.evaluation.features import Reading, evaluation_views, extract, extract_all
+from viewmill.engine.evaluation.untrained import fresh_backbone
 from viewmill.engine.world import World
 from viewmill.pipelines.reference import ReferenceExecutor
 from viewmill.pipelines.views import ViewPlanner
 from viewmill.shards.manifest import Dataset
 
-from tests.engine.features_on_ranks import SETTINGS, ColorMeans, on_a_rank
+from tests.engine.evaluation.features_on_ranks import SETTINGS, ColorMeans, on_a_rank
 from tests.engine.tiny import tiny_data_set
 from tests.support import run_ranks
 

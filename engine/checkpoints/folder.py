@@ -24,10 +24,10 @@ import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from viewmill.engine.checkpoint_errors import CheckpointError
-from viewmill.engine.checkpoint_manifest import BUFFERS_FILE, Manifest, Piece
+from viewmill.engine.checkpoints.errors import CheckpointError
+from viewmill.engine.checkpoints.manifest import BUFFERS_FILE, Manifest, Piece
+from viewmill.engine.checkpoints.tensor_file import read_bytes, regular_size
 from viewmill.engine.fragments import WEIGHT
-from viewmill.engine.tensor_file import read_bytes, regular_size
 from viewmill.shards.durable import sha256_of
 
 MANIFEST_FILE, COMMIT_FILE, HINT_FILE = "MANIFEST.json", "COMMIT", "latest"

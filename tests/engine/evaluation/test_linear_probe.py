@@ -6,8 +6,8 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
-from viewmill.engine import linear_probe
-from viewmill.engine.linear_probe import STRENGTHS, fit_linear_probe, fit_path, hold_out
+from viewmill.engine.evaluation import linear_probe
+from viewmill.engine.evaluation.linear_probe import STRENGTHS, fit_linear_probe, fit_path, hold_out
 
 CLASSES = 4
 

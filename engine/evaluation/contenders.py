@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from viewmill.engine.agreement import from_rank_zero
-from viewmill.engine.backbone_source import BackboneSource
-from viewmill.engine.feature_cache import Key, TensorCache, content_hash, weights_hash
-from viewmill.engine.features import Reading, extract_all, together
-from viewmill.engine.floors import PROTOCOL, floor_accuracies, thumbnails
-from viewmill.engine.untrained import (
+from viewmill.engine.evaluation.backbone_source import BackboneSource
+from viewmill.engine.evaluation.feature_cache import Key, TensorCache, content_hash, weights_hash
+from viewmill.engine.evaluation.features import Reading, extract_all, together
+from viewmill.engine.evaluation.floors import PROTOCOL, floor_accuracies, thumbnails
+from viewmill.engine.evaluation.untrained import (
     SEEDS,
     STATISTICS_BATCH,
     STATISTICS_IMAGES,

@@ -4,8 +4,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from viewmill.engine.checkpoint_errors import CheckpointError, everywhere
-from viewmill.engine.checkpoint_folder import Checkpoint
+from viewmill.engine.checkpoints.errors import CheckpointError, everywhere
+from viewmill.engine.checkpoints.folder import Checkpoint
 from viewmill.engine.fragments import Slot, slots
 from viewmill.engine.zero import ZeroEngine
 

@@ -1,7 +1,7 @@
 """Saving and restoring a run: what has its final name is whole, and any stage and world size reads it back.
 
 Each rank writes its own fragments; no rank ever gathers the model. What lies on disk is described in
-checkpoint_folder.py, the way back in checkpoint_restore.py.
+folder.py, the way back in restore.py.
 """
 
 import json
@@ -15,8 +15,8 @@ from typing import Any
 
 from torch import Tensor
 from viewmill.engine.agreement import gather_json
-from viewmill.engine.checkpoint_errors import CheckpointError, everywhere, on_first
-from viewmill.engine.checkpoint_folder import (
+from viewmill.engine.checkpoints.errors import CheckpointError, everywhere, on_first
+from viewmill.engine.checkpoints.folder import (
     COMMIT_FILE,
     HINT_FILE,
     MANIFEST_FILE,
@@ -26,16 +26,16 @@ from viewmill.engine.checkpoint_folder import (
     newest,
     step_of,
 )
-from viewmill.engine.checkpoint_manifest import (
+from viewmill.engine.checkpoints.manifest import (
     BUFFERS_FILE,
     FileRecord,
     Manifest,
     Piece,
     rank_file,
 )
-from viewmill.engine.checkpoint_restore import restore
+from viewmill.engine.checkpoints.restore import restore
+from viewmill.engine.checkpoints.tensor_file import write_tensors, write_text
 from viewmill.engine.fragments import Fragment, owned
-from viewmill.engine.tensor_file import write_tensors, write_text
 from viewmill.engine.world import World
 from viewmill.engine.zero import ZeroEngine
 from viewmill.shards.durable import sync_folder

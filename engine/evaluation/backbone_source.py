@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from viewmill.engine.agreement import from_rank_zero
 from viewmill.engine.backbones import build_backbone
-from viewmill.engine.checkpoint_errors import CheckpointError
-from viewmill.engine.checkpoint_folder import MANIFEST_FILE, Checkpoint, newest
+from viewmill.engine.checkpoints.errors import CheckpointError
+from viewmill.engine.checkpoints.folder import MANIFEST_FILE, Checkpoint, newest
 from viewmill.engine.checks import resolve_views
 from viewmill.engine.config import ConfigError, config_from
 from viewmill.engine.export import PREFIX

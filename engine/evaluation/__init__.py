@@ -1,0 +1,1 @@
+"""Evaluation: a backbone beside the untrained one and the floors."""
