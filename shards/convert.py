@@ -18,9 +18,10 @@ from viewmill.shards.journal import (
     staged_tar,
     workspace_of,
 )
-from viewmill.shards.plan import Options, Plan, make_plan
+from viewmill.shards.plan import DEFAULT_SOURCE, Options, Plan, make_plan
 from viewmill.shards.publish import final_names, publish
 from viewmill.shards.shard_job import ShardJob
+from viewmill.shards.sources.open import SourceOptions
 from viewmill.shards.survey import quarantine_reasons
 from viewmill.shards.workers import write_shards
 
@@ -64,20 +65,26 @@ def convert(
     shuffle_seed: int | None = 0,
     check: str = "decode",
     shard_bytes: int | None = None,
-    class_level: int | None = None,
+    limit: int | None = None,
+    resize: str | None = None,
+    quality: int = 90,
+    reading: SourceOptions = DEFAULT_SOURCE,
     max_quarantine: int | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> ConvertReport:
-    """Converts every image below `source`; the files do not depend on `workers` or on earlier, killed tries.
+    """Converts every image of `source`; the files do not depend on `workers` or on earlier, killed tries.
 
     Args:
-        source: folder of images; class folders at any depth, or none.
+        source: a folder of images, a table of paths, tars, CIFAR's or STL-10's files, or a data set.
         dataset: a folder that is new, empty, or left by an unfinished conversion of the same plan.
         workers: processes; with 1 the work is done in this one.
         shuffle_seed: of the global order, 0 .. 2^64-1; None keeps the order of the paths.
         check: 'decode' decodes each image once; 'header' trusts the body of those that are kept as they are.
         shard_bytes: source bytes of a shard, about; None is a sixteenth of the whole, 4 to 256 MiB.
-        class_level: see `plan.Options`.
+        limit: convert only so many inputs, the first of the order.
+        resize: 'short=256' or 'max=500' pixels for larger images, see `resize.Resize`; None keeps every size.
+        quality: of the JPEGs that resizing writes, 1 to 100.
+        reading: what kind of source it is, and how it is read.
         max_quarantine: only marks the report, see `ConvertReport.too_many_quarantined`.
         progress: called in this process now and then.
 
@@ -87,9 +94,9 @@ def convert(
     """
     if workers < 1:
         raise ValueError(f"workers must be at least 1, got {workers}")
-    options = Options(shuffle_seed, check, shard_bytes, class_level)
+    options = Options(shuffle_seed, check, shard_bytes, limit, resize, quality)
     _refuse_nested(source, dataset)
-    plan = make_plan(source, options)
+    plan = make_plan(source, options, reading)
     try:
         with workspace_of(dataset, plan) as workspace:
             info = _finish(source.absolute(), dataset, workspace, plan, workers, progress)
@@ -123,7 +130,7 @@ def _finish(
         return read_info(dataset)
     done = _done_shards(dataset, workspace, plan)
     jobs = [
-        ShardJob(number, str(source), str(workspace), plan.options.check, images)
+        ShardJob(number, str(plan.root.absolute()), str(workspace), plan.options, images)
         for number, images in enumerate(plan.shards)
         if number not in done
     ]

@@ -12,7 +12,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -145,11 +145,13 @@ def _take_up(dataset: Path, plan: Plan, lock: int) -> None:
         # New, or killed while the plan was being written: before anything else was.
         _refuse_more_than_a_plan(dataset)
         os.truncate(lock, 0)
-        os.pwrite(lock, json.dumps({"plan": plan.fingerprint, "options": asdict(plan.options)}).encode(), 0)
+        os.pwrite(
+            lock, json.dumps({"plan": plan.fingerprint, "options": plan.recorded_options()}).encode(), 0
+        )
         os.fsync(lock)
         sync_folder(dataset)
     elif there["plan"] != plan.fingerprint:
-        options = asdict(plan.options)
+        options = plan.recorded_options()
         changed = [name for name in options if there["options"].get(name) != options[name]]
         texts = [f"{name} was {there['options'].get(name)}, is {options[name]}" for name in changed]
         difference = "; ".join(texts) or "the files of the source have changed since"

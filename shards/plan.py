@@ -7,54 +7,43 @@ the moment of a crash can change what is written.
 import hashlib
 import json
 import os
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import xxhash
 from viewmill.shards.errors import ConvertError
 from viewmill.shards.images import MAX_BYTES
 from viewmill.shards.info import FORMAT_VERSION, ORDER_VERSION
-from viewmill.shards.keys import key_of_source, printable
-from viewmill.shards.source import SourceFile, begins_like_an_image, scan
+from viewmill.shards.keys import printable
+from viewmill.shards.resize import Resize
+from viewmill.shards.sources.inputs import Input, Listing, Place, begins_like_an_image
+from viewmill.shards.sources.open import SourceOptions, kind_of, list_source
+from viewmill.shards.sources.suffixes import IMAGE_SUFFIXES
 
 CHECKS = ("decode", "header")
+DEFAULT_SOURCE = SourceOptions()
 MEBIBYTE = 1 << 20
 # Without a wish: about 16 shards, so that small data sets too keep several workers busy.
 _DEFAULT_SHARDS, _LEAST_SHARD, _LARGEST_SHARD = 16, 4 * MEBIBYTE, 256 * MEBIBYTE
 _TAR_OVERHEAD = 2048  # two headers, a label and padding
-_IMAGE_SUFFIXES = frozenset(
-    (
-        ".jpg",
-        ".jpeg",
-        ".png",
-        ".webp",
-        ".gif",
-        ".bmp",
-        ".tif",
-        ".tiff",
-        ".ppm",
-        ".pgm",
-        ".pbm",
-        ".jp2",
-        ".j2k",
-    )
-)
 
 
 @dataclass(frozen=True)
 class Options:
     """What a caller may choose of the result; kept in dataset.json.
 
-    shuffle_seed: None keeps the order of the paths. shard_bytes: aimed at, of source bytes.
-    class_level: the class is the folder at this depth (1: just below the source; 0: no classes); None: the
-    whole path of the folder that holds the image.
+    shuffle_seed: None keeps the source's order. shard_bytes: aimed at, of source bytes.
+    limit: only so many inputs, the first of the order. resize, quality: see `Resize`.
     """
 
     shuffle_seed: int | None
     check: str
     shard_bytes: int | None
-    class_level: int | None
+    limit: int | None = None
+    resize: str | None = None
+    quality: int = 90
 
     def __post_init__(self) -> None:
         if self.check not in CHECKS:
@@ -63,27 +52,34 @@ class Options:
             raise ValueError(f"the shuffle seed lies in [0, 2^64), got {self.shuffle_seed}")
         if self.shard_bytes is not None and self.shard_bytes < 1:
             raise ValueError(f"shards have at least 1 byte, got {self.shard_bytes}")
-        if self.class_level is not None and self.class_level < 0:
-            raise ValueError(f"the class level is 0 (no classes) or a folder's depth, got {self.class_level}")
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"the limit is at least 1 input, got {self.limit}")
+        Resize.parse(self.resize, self.quality)
 
 
 class PlannedImage(NamedTuple):
-    """An input with its place in the plan."""
+    """An input with its place in the source and in the plan."""
 
     source: str
     key: str
     label: int
-    size: int
-    mtime_ns: int
+    place: Place
+
+    @property
+    def size(self) -> int:
+        """Bytes in the source."""
+        return self.place.size
 
 
 @dataclass(frozen=True)
 class Plan:
     """Shards of inputs in the order of their ids, inputs that are unusable already, and class names."""
 
+    root: Path
     options: Options
+    source_options: SourceOptions
     shards: tuple[tuple[PlannedImage, ...], ...]
-    unusable: tuple[SourceFile, ...]
+    unusable: tuple[Input, ...]
     classes: tuple[str, ...]
     fingerprint: str
 
@@ -95,34 +91,42 @@ class Plan:
     def num_bytes(self) -> int:
         return sum(image.size for shard in self.shards for image in shard)
 
+    def recorded_options(self) -> dict[str, Any]:
+        """What dataset.json says of the options: nothing that names a path of a machine."""
+        found = asdict(self.options) | asdict(self.source_options)
+        return {name: value for name, value in found.items() if name != "root"}
 
-def make_plan(source: Path, options: Options) -> Plan:
-    """Scans the source and lays it out.
+
+def make_plan(source: Path, options: Options, source_options: SourceOptions = DEFAULT_SOURCE) -> Plan:
+    """Lists the source and lays it out.
 
     Raises:
         ConvertError: no usable source, or two images with one key; both are named.
     """
-    files = scan(source)
-    usable = [file for file in files if not file.fault]
-    _refuse_equal_keys(source, usable)
-    classes = _classes(source, usable, options.class_level)
+    source_options = replace(source_options, kind=source_options.kind or kind_of(source))
+    listing = list_source(source, source_options)
+    usable = [found for found in listing.inputs if not found.fault]
+    _refuse_equal_keys(source, listing.root, usable)
+    classes = _classes(listing, usable)
     images = _ordered(usable, {name: label for label, name in enumerate(classes)}, options)
     return Plan(
+        listing.root,
         options,
-        _cut(images, options.shard_bytes),
-        tuple(file for file in files if file.fault),
+        source_options,
+        _cut(images[: options.limit], options.shard_bytes),
+        tuple(found for found in listing.inputs if found.fault),
         tuple(printable(name) for name in classes),
-        _fingerprint(files, options),
+        _fingerprint(listing, options, source_options),
     )
 
 
-def _refuse_equal_keys(source: Path, files: list[SourceFile]) -> None:
+def _refuse_equal_keys(source: Path, root: Path, inputs: list[Input]) -> None:
     """Two images may not share a key; an image and its notes (a.jpg, a.json) may: notes are no sample."""
-    first_of: dict[str, list[SourceFile]] = {}
-    for file in files:
-        first_of.setdefault(key_of_source(file.path), []).append(file)
-    for key, group in first_of.items():
-        images = [file.path for file in group if len(group) > 1 and _may_be_an_image(source, file)]
+    groups: dict[str, list[Input]] = {}
+    for found in inputs:
+        groups.setdefault(found.key, []).append(found)
+    for key, group in groups.items():
+        images = [found.path for found in group if len(group) > 1 and _may_be_an_image(root, found)]
         if len(images) > 1:
             raise ConvertError(
                 f"{source}: '{printable(images[0])}' and '{printable(images[1])}' have the same key '{key}'; "
@@ -130,34 +134,24 @@ def _refuse_equal_keys(source: Path, files: list[SourceFile]) -> None:
             )
 
 
-def _may_be_an_image(source: Path, file: SourceFile) -> bool:
-    suffix = os.path.splitext(file.path)[1].lower()  # noqa: PTH122 - the same rule as key_of_source
-    return suffix in _IMAGE_SUFFIXES or begins_like_an_image(source, file)
+def _may_be_an_image(root: Path, found: Input) -> bool:
+    return found.path.lower().endswith(IMAGE_SUFFIXES) or begins_like_an_image(root, found)
 
 
-def _class_of(path: str, class_level: int | None) -> str | None:
-    folders = path.split("/")[:-1]
-    if class_level is None:
-        return "/".join(folders) or None
-    return folders[class_level - 1] if 1 <= class_level <= len(folders) else None
-
-
-def _classes(source: Path, files: list[SourceFile], class_level: int | None) -> list[str]:
-    """Names of the classes, sorted. A folder without any image (documents beside the data) is none."""
+def _classes(listing: Listing, usable: list[Input]) -> list[str]:
+    """Class names by label: those of the source, or those that images have, sorted (documents name none)."""
+    if listing.classes is not None:
+        return list(listing.classes)
     found: set[str] = set()
-    for file in files:
-        name = _class_of(file.path, class_level)
-        if name is not None and name not in found and begins_like_an_image(source, file):
+    for one in usable:
+        name = one.class_name
+        if name is not None and name not in found and begins_like_an_image(listing.root, one):
             found.add(name)
     return sorted(found, key=os.fsencode)
 
 
-def _ordered(files: list[SourceFile], labels: dict[str, int], options: Options) -> list[PlannedImage]:
-    images = []
-    for path, size, mtime_ns, _ in files:
-        name = _class_of(path, options.class_level)
-        label = -1 if name is None else labels.get(name, -1)
-        images.append(PlannedImage(path, key_of_source(path), label, size, mtime_ns))
+def _ordered(inputs: list[Input], labels: Mapping[str | None, int], options: Options) -> list[PlannedImage]:
+    images = [PlannedImage(one.path, one.key, labels.get(one.class_name, -1), one.place) for one in inputs]
     if options.shuffle_seed is None:
         return images
     seed = options.shuffle_seed
@@ -182,9 +176,11 @@ def _cut(images: list[PlannedImage], shard_bytes: int | None) -> tuple[tuple[Pla
     return tuple(tuple(shard) for shard in shards if shard)
 
 
-def _fingerprint(files: list[SourceFile], options: Options) -> str:
+def _fingerprint(listing: Listing, options: Options, source_options: SourceOptions) -> str:
     """Identifies inputs and options, so that an unfinished conversion goes on with nothing else."""
-    digest = hashlib.sha256(json.dumps([FORMAT_VERSION, ORDER_VERSION, asdict(options)]).encode())
-    for path, size, mtime_ns, fault in files:
-        digest.update(json.dumps([printable(path), size, mtime_ns, fault]).encode())
+    settings = [FORMAT_VERSION, ORDER_VERSION, asdict(options), asdict(source_options), listing.classes]
+    digest = hashlib.sha256(json.dumps(settings).encode())
+    for path, key, class_name, place, fault in listing.inputs:
+        named = None if class_name is None else printable(class_name)
+        digest.update(json.dumps([printable(path), key, named, *place[1:], fault]).encode())
     return digest.hexdigest()

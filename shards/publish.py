@@ -1,7 +1,6 @@
 """The end of a conversion: finished shards get their names, then the manifest, and last dataset.json."""
 
 from collections.abc import Iterator
-from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 
@@ -45,7 +44,7 @@ def publish(dataset: Path, workspace: Path, plan: Plan, records: list[ShardRecor
             for number, name in names.items()
         ),
         files=tuple(_described(dataset / name) for name in MANIFEST_FILES),
-        options=asdict(plan.options),
+        options=plan.recorded_options(),
         data_set_hash=hash_of_data_set(table.column("key").to_pylist(), fixed),
     )
     with written_whole(dataset / FILE_NAME) as file:
@@ -95,7 +94,7 @@ def _refused_in_shards(plan: Plan, records: list[ShardRecord]) -> Iterator[dict[
 
 def _refused_at_plan(plan: Plan) -> Iterator[dict[str, str | int | None]]:
     for file in plan.unusable:
-        yield {"source": printable(file.path), "reason": file.fault, "xxh64": None, "size": file.size}
+        yield {"source": printable(file.path), "reason": file.fault, "xxh64": None, "size": file.place.size}
 
 
 def _write_parquet(path: Path, table: pa.Table) -> None:

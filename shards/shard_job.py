@@ -20,7 +20,10 @@ from viewmill.shards.journal import (
     staged_index,
     staged_tar,
 )
-from viewmill.shards.plan import PlannedImage
+from viewmill.shards.plan import Options, PlannedImage
+from viewmill.shards.raw import picture
+from viewmill.shards.resize import Resize
+from viewmill.shards.sources.inputs import ENCODED, Place
 from viewmill.shards.tar import TarWriter, index_text
 
 # Told after each input: source bytes, and whether it was quarantined. May raise to stop the shard.
@@ -36,7 +39,7 @@ class ShardJob:
     number: int
     source: str
     workspace: str
-    check: str
+    options: Options
     images: tuple[PlannedImage, ...]
 
 
@@ -94,54 +97,70 @@ def _converted(job: ShardJob, image: PlannedImage) -> _Stored:
     Raises:
         _Refused: the input is quarantined.
     """
-    data = _read(Path(job.source) / os.fsdecode(image.source), image)
+    data = _read(Path(job.source) / os.fsdecode(image.place.file), image.place)
     try:
-        return _stored(data, job.check)
+        if image.place.form != ENCODED:
+            data = encode_png(picture(data, image.place.form))
+            return _stored(data, job.options)._replace(transcoded=True)
+        return _stored(data, job.options)
     except ImageError as error:
         raise _Refused(str(error), xxhash.xxh64_intdigest(data)) from error
 
 
-def _stored(data: bytes, check: str) -> _Stored:
+def _stored(data: bytes, options: Options) -> _Stored:
     info = probe(data)
-    if info.keep and check == "decode":
-        decode_rgb(data)
-    elif not info.keep:
-        data = encode_png(decode_rgb(data))
-        if len(data) > MAX_BYTES:
-            raise ImageError(
-                f"too large: {len(data)} bytes as lossless PNG, the limit is {MAX_BYTES // 10**6} MB"
-            )
-    return _Stored(data, info.ext, info.width, info.height, xxhash.xxh64_intdigest(data), not info.keep)
+    resize = Resize.parse(options.resize, options.quality)
+    width, height = info.width, info.height
+    kept = info.keep
+    if resize is not None and resize.shrinks(width, height):
+        smaller = resize.apply(decode_rgb(data))
+        height, width = smaller.shape[:2]
+        ext, data = resize.encode(smaller, info.format)
+        kept = False
+    elif not kept:
+        ext, data = "png", encode_png(decode_rgb(data))
+    else:
+        ext = info.ext
+        if options.check == "decode":
+            decode_rgb(data)
+    if len(data) > MAX_BYTES:
+        raise ImageError(
+            f"too large: {len(data)} bytes as lossless PNG, the limit is {MAX_BYTES // 10**6} MB"
+        )
+    return _Stored(data, ext, width, height, xxhash.xxh64_intdigest(data), not kept)
 
 
-def _read(path: Path, image: PlannedImage) -> bytes:
+def _read(path: Path, place: Place) -> bytes:
     try:
         # Not blocking: what was a file in the plan may be a pipe by now.
         with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
-            return _read_unchanged(file, image)
+            return _read_unchanged(file, place)
     except OSError as error:
         if error.errno in _MACHINE_ERRORS:
             raise
         raise _Refused(f"unreadable: {error.strerror}", None) from error
 
 
-def _read_unchanged(file: BinaryIO, image: PlannedImage) -> bytes:
+def _read_unchanged(file: BinaryIO, place: Place) -> bytes:
     status = os.fstat(file.fileno())
-    if not stat.S_ISREG(status.st_mode) or (status.st_size, status.st_mtime_ns) != (
-        image.size,
-        image.mtime_ns,
-    ):
+    planned = (place.file_size, place.mtime_ns)
+    if not stat.S_ISREG(status.st_mode) or (status.st_size, status.st_mtime_ns) != planned:
         raise _Refused("changed: the file was changed while the conversion ran", None)
-    if image.size > MAX_BYTES:
-        raise _Refused(f"too large: {image.size} bytes, the limit is {MAX_BYTES // 10**6} MB", _hash_of(file))
-    data = file.read(image.size + 1)
-    if len(data) != image.size:
+    file.seek(place.offset)
+    if place.size > MAX_BYTES:
+        reason = f"too large: {place.size} bytes, the limit is {MAX_BYTES // 10**6} MB"
+        raise _Refused(reason, _hash_of(file, place.size))
+    data = file.read(place.size)
+    if len(data) != place.size:
         raise _Refused("changed: the file was changed while the conversion ran", None)
+    if place.xxh64 is not None and xxhash.xxh64_intdigest(data) != place.xxh64:
+        raise _Refused("damaged: the bytes are not those that the data set's manifest states", None)
     return data
 
 
-def _hash_of(file: BinaryIO) -> int:
+def _hash_of(file: BinaryIO, size: int) -> int:
     digest = xxhash.xxh64()
-    while block := file.read(1 << 20):
+    while size and (block := file.read(min(size, 1 << 20))):
         digest.update(block)
+        size -= len(block)
     return digest.intdigest()

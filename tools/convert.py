@@ -17,7 +17,7 @@ MEBIBYTE = 1 << 20
 
 def command(
     source: Annotated[
-        Path, typer.Argument(metavar="SOURCE", help="Folder of images; class folders or flat.")
+        Path, typer.Argument(metavar="SOURCE", help="Folder, table, tar or data set of images.")
     ],
     dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="A new folder for the data set.")],
     workers: Annotated[
@@ -32,20 +32,49 @@ def command(
     shard_mb: Annotated[
         int | None, typer.Option(min=1, help="MiB of images in a shard.", show_default="by the whole size")
     ] = None,
+    kind: Annotated[
+        Literal["folder", "table", "tar", "binary", "dataset"] | None,
+        typer.Option("--from", help="What SOURCE is.", show_default="what it looks like"),
+    ] = None,
     class_level: Annotated[
         int | None, typer.Option(help="Which folder below SOURCE is the class.", show_default="the innermost")
     ] = None,
+    subset: Annotated[
+        Literal["train", "test", "unlabeled"] | None, typer.Option(help="Of CIFAR's or STL-10's folder.")
+    ] = None,
+    root: Annotated[
+        Path | None,
+        typer.Option(help="What a table's paths start from.", show_default="the table's folder"),
+    ] = None,
+    path_column: Annotated[
+        str | None, typer.Option(help="Of a table.", show_default="path, file, image, ...")
+    ] = None,
+    label_column: Annotated[
+        str | None, typer.Option(help="Of a table.", show_default="label, class, ...")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Only so many images, the first of the order.")
+    ] = None,
+    resize: Annotated[
+        str | None,
+        typer.Option(metavar="short=N|max=N", help="Make larger images smaller.", show_default="as they are"),
+    ] = None,
+    quality: Annotated[int, typer.Option(min=1, max=100, help="Of the JPEGs that --resize writes.")] = 90,
     max_quarantine: Annotated[
         int | None, typer.Option(min=0, help="More unusable inputs than this end in exit code 3.")
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Convert a folder of images into WebDataset shards with a manifest.
+    """Convert images into WebDataset shards with a manifest.
+
+    SOURCE is a folder of images, a table of paths (.csv, .tsv, .jsonl), a tar or a folder of tars
+    (WebDataset's, ImageNet's), CIFAR's or STL-10's binary files, or a data set.
 
     Killed at any moment, the same command goes on where it stopped. Inputs that are no usable image are
     quarantined with the reason, see: viewmill inspect.
     """
     from viewmill.shards.convert import convert
+    from viewmill.shards.sources.open import SourceOptions
 
     with progress_bar("convert") as show:
 
@@ -59,7 +88,12 @@ def command(
             shuffle_seed=seed_of(shuffle),
             check=check,
             shard_bytes=None if shard_mb is None else shard_mb * MEBIBYTE,
-            class_level=class_level,
+            limit=limit,
+            resize=resize,
+            quality=quality,
+            reading=SourceOptions(
+                kind, class_level, subset, None if root is None else str(root), path_column, label_column
+            ),
             max_quarantine=max_quarantine,
             progress=shown,
         )

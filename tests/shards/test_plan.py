@@ -2,10 +2,12 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from viewmill.shards.errors import ConvertError
 from viewmill.shards.plan import Options, Plan, make_plan
+from viewmill.shards.sources.open import SourceOptions
 
 from tests.shards.pictures import encoded, picture
 
@@ -22,7 +24,8 @@ def write(folder: Path, *names: str, data: bytes = JPEG) -> Path:
 def plan_of(
     source: Path, *, seed: int | None = None, shard_bytes: int | None = None, class_level: int | None = None
 ) -> Plan:
-    return make_plan(source, Options(seed, "decode", shard_bytes, class_level))
+    options = Options(seed, "decode", shard_bytes)
+    return make_plan(source, options, SourceOptions(class_level=class_level))
 
 
 def labels_of(plan: Plan) -> dict[str, int]:
@@ -119,8 +122,20 @@ def test_a_folder_without_files_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [(-1, "decode", None, None), (0, "guess", None, None), (0, "header", 0, None), (0, "header", 1, -1)],
+    [
+        (-1, "decode", None),
+        (0, "guess", None),
+        (0, "header", 0),
+        (0, "header", 1, 0),
+        (0, "header", 1, 1, "short=0"),
+        (0, "header", 1, 1, None, 101),
+    ],
 )
-def test_options_out_of_range_are_refused(options: tuple[int, str, int | None, int | None]) -> None:
+def test_options_out_of_range_are_refused(options: tuple[Any, ...]) -> None:
     with pytest.raises(ValueError, match="got"):
         Options(*options)
+
+
+def test_a_class_level_below_none_is_refused() -> None:
+    with pytest.raises(ValueError, match="got -1"):
+        SourceOptions(class_level=-1)

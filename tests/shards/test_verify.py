@@ -12,6 +12,7 @@ from viewmill.shards.convert import convert
 from viewmill.shards.durable import sha256_of
 from viewmill.shards.errors import ShardError
 from viewmill.shards.manifest import Dataset
+from viewmill.shards.sources.open import SourceOptions
 from viewmill.shards.survey import survey
 from viewmill.shards.verify import verify
 
@@ -153,6 +154,6 @@ def test_a_survey_counts_what_the_folder_holds(whole: Path) -> None:
 
 def test_a_survey_counts_images_without_a_class(tmp_path: Path) -> None:
     source = write_tree(tmp_path / "source", num_classes=2)
-    convert(source, tmp_path / "dataset", class_level=0)
+    convert(source, tmp_path / "dataset", reading=SourceOptions(class_level=0))
     with Dataset.open(tmp_path / "dataset") as dataset:
         assert survey(dataset).per_class == {None: 9}

@@ -1,0 +1,46 @@
+"""A Viewmill data set as a source: re-sharded, re-shuffled, cut or re-encoded."""
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+from viewmill.shards.errors import ConvertError
+from viewmill.shards.info import FILE_NAME
+from viewmill.shards.manifest import Dataset
+from viewmill.shards.sources.inputs import Input, Listing, Place
+
+
+def list_dataset(source: Path) -> Listing:
+    """The samples of a data set in id order, with their keys, sources, classes and hashes.
+
+    Raises:
+        ConvertError: not a data set of tars; FileNotFoundError, ShardError: as `Dataset.open`.
+    """
+    with Dataset.open(source) as dataset:
+        if dataset.info.kind != "webdataset":
+            raise ConvertError(
+                f"{source}: a data set of kind '{dataset.info.kind}' cannot be converted again"
+            )
+        classes = dataset.classes
+        shards = [(shard.name, (source / shard.name).stat()) for shard in dataset.info.shards]
+        rows = dataset.manifest
+        texts = pq.read_table(source / "manifest.parquet", columns=["key", "source"])
+    inputs = []
+    names = zip(texts.column("key").to_pylist(), texts.column("source").to_pylist(), strict=True)
+    for (key, path), row in zip(names, rows, strict=True):
+        name, status = shards[int(row["shard"])]
+        place = Place(
+            name,
+            int(row["offset"]),
+            int(row["size"]),
+            status.st_size,
+            status.st_mtime_ns,
+            xxh64=int(row["xxh64"]),
+        )
+        label = int(row["label"])
+        inputs.append(Input(path, key, None if label < 0 else classes[label], place))
+    return Listing(source, inputs, tuple(classes))
+
+
+def is_dataset(source: Path) -> bool:
+    """Whether a folder is a data set."""
+    return (source / FILE_NAME).is_file()

@@ -1,0 +1,97 @@
+"""What a source consists of: inputs, each a range of some file's bytes."""
+
+import errno
+import os
+import stat
+from pathlib import Path
+from typing import NamedTuple
+
+from viewmill.shards.errors import ConvertError
+from viewmill.shards.images import format_of
+
+ENCODED = "encoded"  # the form of bytes that are an image file
+
+
+class Place(NamedTuple):
+    """Where an input's bytes lie, and what must not have changed when they are read.
+
+    file: below the source's root. offset, size: its range, bytes. file_size, mtime_ns: of the whole file when
+    the plan was made. form: `ENCODED`, or the name of a layout in `raw.py`. xxh64: of the range, where known.
+    """
+
+    file: str
+    offset: int
+    size: int
+    file_size: int
+    mtime_ns: int
+    form: str = ENCODED
+    xxh64: int | None = None
+
+
+class Input(NamedTuple):
+    """One input of a conversion.
+
+    path: its name in the source, the manifest's `source`. class_name: None where it has no class.
+    fault: why it is quarantined unread, or None.
+    """
+
+    path: str
+    key: str
+    class_name: str | None
+    place: Place
+    fault: str | None = None
+
+
+class Listing(NamedTuple):
+    """All inputs of a source in an order of its own, below one root.
+
+    classes: the names by label, where the source numbers them; None: the names that images have, sorted.
+    """
+
+    root: Path
+    inputs: list[Input]
+    classes: tuple[str, ...] | None = None
+
+
+def whole_file(root: Path, file: str) -> tuple[Place, str | None]:
+    """The place of a whole file below `root` (or an absolute one), and why it cannot be an input, or None."""
+    try:
+        status = (root / os.fsdecode(file)).stat()
+    except OSError as error:
+        return Place(file, 0, 0, 0, 0), f"unreadable: {error.strerror}"
+    if not stat.S_ISREG(status.st_mode):
+        return Place(file, 0, 0, 0, 0), "not a regular file: a folder, pipe, socket or device"
+    return Place(file, 0, status.st_size, status.st_size, status.st_mtime_ns), None
+
+
+def begins_like_an_image(root: Path, found: Input) -> bool:
+    """Whether the first bytes of an input are those of a known image format."""
+    if found.fault:
+        return False
+    if found.place.form != ENCODED:
+        return True
+    try:
+        with (root / os.fsdecode(found.place.file)).open("rb") as opened:
+            opened.seek(found.place.offset)
+            return format_of(opened.read(min(16, found.place.size))) is not None
+    except OSError:  # the conversion will meet it again, and record it
+        return False
+
+
+def numbered_classes(names: set[str]) -> tuple[str, ...] | None:
+    """Class names by label where all of them are numbers (0, 1, ...): a number keeps its meaning.
+
+    Raises:
+        ConvertError: a number beyond a million.
+    """
+    if not names or not all(name.isascii() and name.isdigit() and name == str(int(name)) for name in names):
+        return None
+    largest = max(map(int, names))
+    if largest >= 1_000_000:
+        raise ConvertError(f"class number {largest}: numbers up to 999999 are labels; give names otherwise")
+    return tuple(str(number) for number in range(largest + 1))
+
+
+def missing(path: Path, what: str) -> ConvertError:
+    """The error of a source that is not there."""
+    return ConvertError(f"{path}: {os.strerror(errno.ENOENT).lower()}; give {what}")

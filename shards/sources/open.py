@@ -1,0 +1,92 @@
+"""Which kind of source a path is, and its inputs."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from viewmill.shards.errors import ConvertError
+from viewmill.shards.sources.binaries import FILES, list_binaries
+from viewmill.shards.sources.datasets import is_dataset, list_dataset
+from viewmill.shards.sources.folder import list_folder
+from viewmill.shards.sources.inputs import Listing
+from viewmill.shards.sources.tables import SUFFIXES, list_table
+from viewmill.shards.sources.tars import list_tars
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """How a source is read; a field of another kind of source is refused.
+
+    kind: one of `KINDS`, or None for what the path looks like. class_level: of a folder; the depth of the one
+    that is the class (1: just below the source; 0: no classes), None: the whole path of the folder that holds
+    the image. subset: of CIFAR's and STL-10's folders. root, path_column, label_column: of a table.
+    """
+
+    kind: str | None = None
+    class_level: int | None = None
+    subset: str | None = None
+    root: str | None = None
+    path_column: str | None = None
+    label_column: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind is not None and self.kind not in KINDS:
+            raise ValueError(f"a source is one of {', '.join(KINDS)}, got '{self.kind}'")
+        if self.class_level is not None and self.class_level < 0:
+            raise ValueError(f"the class level is 0 (no classes) or a folder's depth, got {self.class_level}")
+
+
+_READERS: dict[str, Callable[[Path, SourceOptions], Listing]] = {
+    "folder": lambda source, options: list_folder(source, options.class_level),
+    "table": lambda source, options: list_table(
+        source,
+        root=None if options.root is None else Path(options.root),
+        path_column=options.path_column,
+        label_column=options.label_column,
+    ),
+    "tar": lambda source, options: list_tars(source),
+    "binary": lambda source, options: list_binaries(source, options.subset),
+    "dataset": lambda source, options: list_dataset(source),
+}
+KINDS = tuple(_READERS)
+_BELONGS_TO = {
+    "class_level": "folder",
+    "subset": "binary",
+    "root": "table",
+    "path_column": "table",
+    "label_column": "table",
+}
+
+
+def kind_of(source: Path) -> str:
+    """What a path looks like: its ending, or what lies directly in the folder."""
+    if source.is_dir():
+        if is_dataset(source):
+            return "dataset"
+        names = {path.name for path in source.iterdir()}
+        if names & set(FILES):
+            return "binary"
+        if names and all(name.endswith(".tar") for name in names):
+            return "tar"
+        return "folder"
+    if source.suffix.lower() in SUFFIXES:
+        return "table"
+    if source.suffix.lower() == ".tar":
+        return "tar"
+    return "binary" if source.name in FILES and source.is_file() else "folder"
+
+
+def list_source(source: Path, options: SourceOptions) -> Listing:
+    """All inputs of a source.
+
+    Raises:
+        ConvertError: the source is not usable, or an option belongs to another kind of source.
+    """
+    kind = options.kind or kind_of(source)
+    for name, owner in _BELONGS_TO.items():
+        if getattr(options, name) is not None and owner != kind:
+            flag = "--" + name.replace("_", "-")
+            raise ConvertError(
+                f"{source}: {flag} is for a {owner}, and this is read as a {kind}; leave it out"
+            )
+    return _READERS[kind](source, options)

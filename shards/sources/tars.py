@@ -1,0 +1,168 @@
+"""Tars as a source: WebDataset shards, flat tars of images, and tars of tars; nothing is ever extracted.
+
+A sample of a WebDataset shard is the members that share a name up to its first dot. The member that is an
+image is the input, `.cls` its class; in a tar of tars (ImageNet's) the inner tar's name is the class.
+"""
+
+import posixpath
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from viewmill.shards.errors import ConvertError
+from viewmill.shards.keys import key_of_source
+from viewmill.shards.sources.inputs import Input, Listing, Place, numbered_classes
+from viewmill.shards.sources.suffixes import IMAGE_SUFFIXES
+
+_MAX_CLS_BYTES = 4096
+_BLOCK = 512
+# Members that belong to a sample without being one.
+_NOTES = (".cls", ".json", ".txt", ".caption", ".url", ".key", ".id")
+
+
+class _Member(NamedTuple):
+    name: str
+    offset: int
+    size: int
+    inner: str | None  # name of the inner tar that holds it
+    regular: bool
+
+
+def list_tars(source: Path) -> Listing:
+    """The images in one tar, or in every tar below a folder, by the tars' names and in the members' order.
+
+    An input's path is TAR/MEMBER, TAR/INNER/MEMBER in a tar of tars. Notes that stand beside an image
+    (`.cls`, `.json`, `.txt` and the like) are no inputs; whatever else is no image is one, and gets
+    quarantined.
+
+    Raises:
+        ConvertError: no tar, a compressed or damaged one (with the byte), or two images of one sample.
+    """
+    root, names = _tars_of(source)
+    inputs: list[Input] = []
+    for name in names:
+        inputs += _inputs_of_tar(root, name)
+    classes = {found.class_name for found in inputs if found.class_name is not None}
+    return Listing(root, inputs, numbered_classes(classes))
+
+
+def tars_below(folder: Path) -> list[str]:
+    """Paths of the tars below a folder, sorted."""
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.tar") if path.is_file())
+
+
+def _tars_of(source: Path) -> tuple[Path, list[str]]:
+    if source.is_file():
+        return source.parent, [source.name]
+    if not source.is_dir():
+        raise ConvertError(f"{source}: no such file or folder; give a tar or a folder of tars")
+    names = tars_below(source)
+    if not names:
+        raise ConvertError(f"{source}: no tar below this folder; give a tar or a folder of tars")
+    return source, names
+
+
+def _inputs_of_tar(root: Path, name: str) -> list[Input]:
+    path = root / name
+    status = path.stat()
+    with path.open("rb") as file:
+        members = list(_members(file, str(path), 0, status.st_size, None))
+        classes = _classes_of(file, members)
+    stem = name[: -len(".tar")] if name.endswith(".tar") else name
+    inputs: list[Input] = []
+    first_image: dict[tuple[str | None, str], str] = {}
+    pictured = {_sample(member) for member in members if not _is_note(member)}
+    for member in members:
+        sample = _sample(member)
+        if _is_note(member) and sample in pictured:
+            continue
+        if member.name.lower().endswith(IMAGE_SUFFIXES):
+            other = first_image.setdefault(sample, member.name)
+            if other != member.name:
+                raise ConvertError(
+                    f"{path}: '{other}' and '{member.name}' are two images of one sample; "
+                    "one image a sample can be converted: take the others out of the tar"
+                )
+        place = Place(name, member.offset, member.size, status.st_size, status.st_mtime_ns)
+        fault = None if member.regular else "not a regular file: a link or device in the tar"
+        folder = member.inner[: -len(".tar")] if member.inner else ""
+        key = key_of_source("/".join(part for part in (stem, folder, member.name) if part))
+        path_in_tar = "/".join(part for part in (name, member.inner, member.name) if part)
+        inputs.append(Input(path_in_tar, key, classes.get(sample), place, fault))
+    return inputs
+
+
+def _is_note(member: _Member) -> bool:
+    return member.regular and member.name.lower().endswith(_NOTES)
+
+
+def _sample(member: _Member) -> tuple[str | None, str]:
+    """What the members of one sample share: the tar and the name up to its first dot."""
+    folder, base = posixpath.split(member.name)
+    return member.inner, posixpath.join(folder, base.partition(".")[0])
+
+
+def _classes_of(file: BinaryIO, members: list[_Member]) -> dict[tuple[str | None, str], str]:
+    """The class of each sample that has one: the text of its `.cls`, or the inner tar's name."""
+    found: dict[tuple[str | None, str], str] = {}
+    for member in members:
+        sample = _sample(member)
+        if member.inner is not None:
+            found.setdefault(sample, posixpath.splitext(posixpath.basename(member.inner))[0])
+        if member.name.lower().endswith(".cls") and member.regular and member.size <= _MAX_CLS_BYTES:
+            file.seek(member.offset)
+            text = file.read(member.size).decode("utf-8", "replace").strip()
+            if text and text != "-1":
+                found[sample] = text
+    return found
+
+
+def _members(file: BinaryIO, shown: str, begin: int, end: int, inner: str | None) -> Iterator[_Member]:
+    """The members of the tar in bytes [begin, end), those of tars in it too; folders are left out.
+
+    Raises:
+        ConvertError: compressed, cut short or damaged; Python's tarfile alone would end in silence.
+    """
+    file.seek(begin)
+    try:
+        with tarfile.open(fileobj=file, mode="r:") as archive:  # "r:" refuses compressed ones
+            for entry in archive:
+                if entry.isdir():
+                    continue
+                if entry.offset_data + (entry.size if entry.isreg() else 0) > end:
+                    raise ConvertError(
+                        f"{shown}: cut short within '{entry.name}' (from byte {entry.offset_data}); "
+                        "copy it again"
+                    )
+                yield from _expanded(file, shown, entry, inner)
+            stopped = archive.offset
+    except (tarfile.TarError, EOFError, ValueError) as error:
+        if isinstance(error, ConvertError):
+            raise
+        raise ConvertError(
+            f"{shown}: no uncompressed tar that can be read ({error}); uncompress it, or copy it again"
+        ) from error
+    _check_end(file, shown, stopped, end)
+
+
+def _expanded(file: BinaryIO, shown: str, entry: tarfile.TarInfo, inner: str | None) -> Iterator[_Member]:
+    if inner is None and entry.isreg() and entry.name.lower().endswith(".tar"):
+        last = entry.offset_data + entry.size
+        yield from _members(file, f"{shown}: {entry.name}", entry.offset_data, last, entry.name)
+        return
+    size = entry.size if entry.isreg() else 0
+    name = entry.name.removeprefix("./")
+    yield _Member(name, entry.offset_data, size, inner, entry.isreg())
+
+
+def _check_end(file: BinaryIO, shown: str, stopped: int, end: int) -> None:
+    """Where tarfile stopped there must be the end mark, not a damaged header or nothing."""
+    file.seek(stopped)
+    block = file.read(min(_BLOCK, max(end - stopped, 0)))
+    if len(block) < _BLOCK:
+        raise ConvertError(
+            f"{shown}: cut short at byte {stopped}, before the archive's end mark; copy it again"
+        )
+    if any(block):
+        raise ConvertError(f"{shown}: no tar header at byte {stopped}, the file is damaged; copy it again")
