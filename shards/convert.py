@@ -14,6 +14,7 @@ from viewmill.shards.journal import (
     ShardRecord,
     read_record,
     remove_workspace,
+    spill_folder,
     staged_index,
     staged_tar,
     workspace_of,
@@ -129,8 +130,12 @@ def _finish(
     if (dataset / FILE_NAME).exists():
         return read_info(dataset)
     done = _done_shards(dataset, workspace, plan)
+    root = plan.root.absolute()
+    if plan.spill is not None and len(done) < len(plan.shards):
+        plan.spill.write(plan.root, spill_folder(workspace))
+        root = spill_folder(workspace).absolute()
     jobs = [
-        ShardJob(number, str(plan.root.absolute()), str(workspace), plan.options, images)
+        ShardJob(number, str(root), str(workspace), plan.options, images)
         for number, images in enumerate(plan.shards)
         if number not in done
     ]

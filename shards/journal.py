@@ -3,6 +3,7 @@
 - DATASET/.convert.json: the plan's fingerprint and options. Locked while a conversion runs (the system frees
   the lock of a dead process), and the last file to go.
 - DATASET/.convert/000000.tar and .idx: a finished shard, until it is published under its name.
+- DATASET/.convert/spill/: images of a source that has no byte ranges (parquet), as plain files.
 - DATASET/.convert/000000.json: its record, written last: what is stored where, what is quarantined.
 """
 
@@ -74,6 +75,10 @@ def read_record(workspace: Path, number: int) -> ShardRecord | None:
 
 def record_path(workspace: Path, number: int) -> Path:
     return workspace / f"{number:06d}.json"
+
+
+def spill_folder(workspace: Path) -> Path:
+    return workspace / "spill"
 
 
 def staged_tar(workspace: Path, number: int) -> Path:

@@ -18,7 +18,7 @@ from viewmill.shards.images import MAX_BYTES
 from viewmill.shards.info import FORMAT_VERSION, ORDER_VERSION
 from viewmill.shards.keys import printable
 from viewmill.shards.resize import Resize
-from viewmill.shards.sources.inputs import Input, Listing, Place, begins_like_an_image
+from viewmill.shards.sources.inputs import Input, Listing, Place, Spill, begins_like_an_image
 from viewmill.shards.sources.open import SourceOptions, kind_of, list_source
 from viewmill.shards.sources.suffixes import IMAGE_SUFFIXES
 
@@ -82,6 +82,7 @@ class Plan:
     unusable: tuple[Input, ...]
     classes: tuple[str, ...]
     fingerprint: str
+    spill: Spill | None
 
     @property
     def num_inputs(self) -> int:
@@ -117,6 +118,7 @@ def make_plan(source: Path, options: Options, source_options: SourceOptions = DE
         tuple(found for found in listing.inputs if found.fault),
         tuple(printable(name) for name in classes),
         _fingerprint(listing, options, source_options),
+        listing.spill,
     )
 
 

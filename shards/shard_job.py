@@ -23,7 +23,7 @@ from viewmill.shards.journal import (
 from viewmill.shards.plan import Options, PlannedImage
 from viewmill.shards.raw import picture
 from viewmill.shards.resize import Resize
-from viewmill.shards.sources.inputs import ENCODED, Place
+from viewmill.shards.sources.inputs import ENCODED, NOT_STATED, Place
 from viewmill.shards.tar import TarWriter, index_text
 
 # Told after each input: source bytes, and whether it was quarantined. May raise to stop the shard.
@@ -143,8 +143,9 @@ def _read(path: Path, place: Place) -> bytes:
 
 def _read_unchanged(file: BinaryIO, place: Place) -> bytes:
     status = os.fstat(file.fileno())
-    planned = (place.file_size, place.mtime_ns)
-    if not stat.S_ISREG(status.st_mode) or (status.st_size, status.st_mtime_ns) != planned:
+    time = place.mtime_ns if place.mtime_ns == NOT_STATED else status.st_mtime_ns
+    now, planned = (status.st_size, time), (place.file_size, place.mtime_ns)
+    if not stat.S_ISREG(status.st_mode) or now != planned:
         raise _Refused("changed: the file was changed while the conversion ran", None)
     file.seek(place.offset)
     if place.size > MAX_BYTES:
@@ -154,7 +155,9 @@ def _read_unchanged(file: BinaryIO, place: Place) -> bytes:
     if len(data) != place.size:
         raise _Refused("changed: the file was changed while the conversion ran", None)
     if place.xxh64 is not None and xxhash.xxh64_intdigest(data) != place.xxh64:
-        raise _Refused("damaged: the bytes are not those that the data set's manifest states", None)
+        raise _Refused(
+            "damaged: the bytes are not those of the source's manifest, or of its first reading", None
+        )
     return data
 
 

@@ -33,7 +33,7 @@ def command(
         int | None, typer.Option(min=1, help="MiB of images in a shard.", show_default="by the whole size")
     ] = None,
     kind: Annotated[
-        Literal["folder", "table", "tar", "binary", "dataset"] | None,
+        Literal["folder", "table", "tar", "parquet", "binary", "dataset"] | None,
         typer.Option("--from", help="What SOURCE is.", show_default="what it looks like"),
     ] = None,
     class_level: Annotated[
@@ -49,8 +49,11 @@ def command(
     path_column: Annotated[
         str | None, typer.Option(help="Of a table.", show_default="path, file, image, ...")
     ] = None,
+    image_column: Annotated[
+        str | None, typer.Option(help="Of parquet.", show_default="image, img, ...")
+    ] = None,
     label_column: Annotated[
-        str | None, typer.Option(help="Of a table.", show_default="label, class, ...")
+        str | None, typer.Option(help="Of a table or parquet.", show_default="label, class, ...")
     ] = None,
     limit: Annotated[
         int | None, typer.Option(min=1, help="Only so many images, the first of the order.")
@@ -68,7 +71,7 @@ def command(
     """Convert images into WebDataset shards with a manifest.
 
     SOURCE is a folder of images, a table of paths (.csv, .tsv, .jsonl), a tar or a folder of tars
-    (WebDataset's, ImageNet's), CIFAR's or STL-10's binary files, or a data set.
+    (WebDataset's, ImageNet's), parquet with images, CIFAR's or STL-10's binary files, or a data set.
 
     Killed at any moment, the same command goes on where it stopped. Inputs that are no usable image are
     quarantined with the reason, see: viewmill inspect.
@@ -92,7 +95,13 @@ def command(
             resize=resize,
             quality=quality,
             reading=SourceOptions(
-                kind, class_level, subset, None if root is None else str(root), path_column, label_column
+                kind=kind,
+                class_level=class_level,
+                subset=subset,
+                root=None if root is None else str(root),
+                path_column=path_column,
+                image_column=image_column,
+                label_column=label_column,
             ),
             max_quarantine=max_quarantine,
             progress=shown,

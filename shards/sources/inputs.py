@@ -4,12 +4,13 @@ import errno
 import os
 import stat
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from viewmill.shards.errors import ConvertError
 from viewmill.shards.images import format_of
 
 ENCODED = "encoded"  # the form of bytes that are an image file
+NOT_STATED = -1  # the time of a file that the conversion itself writes
 
 
 class Place(NamedTuple):
@@ -42,15 +43,25 @@ class Input(NamedTuple):
     fault: str | None = None
 
 
+class Spill(Protocol):
+    """Makes plain files out of a source that cannot be read by ranges."""
+
+    def write(self, root: Path, folder: Path) -> None:
+        """Writes the files into `folder`, each whole or absent; those that are there stay."""
+
+
 class Listing(NamedTuple):
     """All inputs of a source in an order of its own, below one root.
 
     classes: the names by label, where the source numbers them; None: the names that images have, sorted.
+    spill: writes the files that the inputs' places name, where the source has no byte ranges of its own;
+    None: they lie below the root.
     """
 
     root: Path
     inputs: list[Input]
     classes: tuple[str, ...] | None = None
+    spill: "Spill | None" = None
 
 
 def whole_file(root: Path, file: str) -> tuple[Place, str | None]:

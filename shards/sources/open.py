@@ -9,6 +9,7 @@ from viewmill.shards.sources.binaries import FILES, list_binaries
 from viewmill.shards.sources.datasets import is_dataset, list_dataset
 from viewmill.shards.sources.folder import list_folder
 from viewmill.shards.sources.inputs import Listing
+from viewmill.shards.sources.parquet import list_parquet
 from viewmill.shards.sources.tables import SUFFIXES, list_table
 from viewmill.shards.sources.tars import list_tars
 
@@ -19,7 +20,8 @@ class SourceOptions:
 
     kind: one of `KINDS`, or None for what the path looks like. class_level: of a folder; the depth of the one
     that is the class (1: just below the source; 0: no classes), None: the whole path of the folder that holds
-    the image. subset: of CIFAR's and STL-10's folders. root, path_column, label_column: of a table.
+    the image. subset: of CIFAR's and STL-10's folders. root, path_column: of a table. image_column: of
+    parquet. label_column: of both.
     """
 
     kind: str | None = None
@@ -27,6 +29,7 @@ class SourceOptions:
     subset: str | None = None
     root: str | None = None
     path_column: str | None = None
+    image_column: str | None = None
     label_column: str | None = None
 
     def __post_init__(self) -> None:
@@ -45,16 +48,20 @@ _READERS: dict[str, Callable[[Path, SourceOptions], Listing]] = {
         label_column=options.label_column,
     ),
     "tar": lambda source, options: list_tars(source),
+    "parquet": lambda source, options: list_parquet(
+        source, image_column=options.image_column, label_column=options.label_column
+    ),
     "binary": lambda source, options: list_binaries(source, options.subset),
     "dataset": lambda source, options: list_dataset(source),
 }
 KINDS = tuple(_READERS)
 _BELONGS_TO = {
-    "class_level": "folder",
-    "subset": "binary",
-    "root": "table",
-    "path_column": "table",
-    "label_column": "table",
+    "class_level": ("folder",),
+    "subset": ("binary",),
+    "root": ("table",),
+    "path_column": ("table",),
+    "image_column": ("parquet",),
+    "label_column": ("table", "parquet"),
 }
 
 
@@ -66,13 +73,14 @@ def kind_of(source: Path) -> str:
         names = {path.name for path in source.iterdir()}
         if names & set(FILES):
             return "binary"
-        if names and all(name.endswith(".tar") for name in names):
-            return "tar"
+        for ending, kind in ((".tar", "tar"), (".parquet", "parquet")):
+            if names and all(name.endswith(ending) for name in names):
+                return kind
         return "folder"
     if source.suffix.lower() in SUFFIXES:
         return "table"
-    if source.suffix.lower() == ".tar":
-        return "tar"
+    if source.suffix.lower() in (".tar", ".parquet"):
+        return source.suffix.lower()[1:]
     return "binary" if source.name in FILES and source.is_file() else "folder"
 
 
@@ -83,10 +91,8 @@ def list_source(source: Path, options: SourceOptions) -> Listing:
         ConvertError: the source is not usable, or an option belongs to another kind of source.
     """
     kind = options.kind or kind_of(source)
-    for name, owner in _BELONGS_TO.items():
-        if getattr(options, name) is not None and owner != kind:
-            flag = "--" + name.replace("_", "-")
-            raise ConvertError(
-                f"{source}: {flag} is for a {owner}, and this is read as a {kind}; leave it out"
-            )
+    for name, owners in _BELONGS_TO.items():
+        if getattr(options, name) is not None and kind not in owners:
+            flag, owner = "--" + name.replace("_", "-"), " or ".join(owners)
+            raise ConvertError(f"{source}: {flag} is for {owner}, and this is read as {kind}; leave it out")
     return _READERS[kind](source, options)

@@ -97,7 +97,7 @@ def test_a_table_that_is_not_utf8_is_named(images: Path) -> None:
 
 
 def test_an_option_of_another_kind_of_source_is_refused(images: Path) -> None:
-    with pytest.raises(ConvertError, match="--class-level is for a folder, and this is read as a table"):
+    with pytest.raises(ConvertError, match="--class-level is for folder, and this is read as table"):
         convert(
             table(images, "list.csv", "path\n0.jpg\n"),
             images / "out",

@@ -203,4 +203,4 @@ def test_kinds_are_told_apart(tmp_path: Path) -> None:
     assert kind_of(tmp_path) == "folder"
     convert(tmp_path / "t.tar", tmp_path / "ds")
     assert kind_of(tmp_path / "ds") == "dataset"
-    assert {"tar", "folder", "dataset", "table", "binary"} == set(KINDS)
+    assert {"tar", "folder", "dataset", "table", "binary", "parquet"} == set(KINDS)
