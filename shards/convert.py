@@ -1,40 +1,21 @@
 """A folder of images becomes a data set: plan, write shards, publish; killed and rerun, it gives the same."""
 
 import os
-from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
-from viewmill.shards.durable import sha256_of
+from viewmill.shards.conversion import Conversion, Progress
 from viewmill.shards.errors import ConvertError
-from viewmill.shards.info import FILE_NAME, DataSetInfo, read_info
-from viewmill.shards.journal import (
-    ShardRecord,
-    read_record,
-    remove_workspace,
-    spill_folder,
-    staged_index,
-    staged_tar,
-    workspace_of,
-)
+from viewmill.shards.info import DataSetInfo, read_info
+from viewmill.shards.journal import PLAN, remove_workspace, workspace_of
+from viewmill.shards.parts import Part
 from viewmill.shards.plan import DEFAULT_SOURCE, Options, Plan, make_plan
-from viewmill.shards.publish import final_names, publish
-from viewmill.shards.shard_job import ShardJob
+from viewmill.shards.sources.datasets import is_dataset
 from viewmill.shards.sources.open import SourceOptions
+from viewmill.shards.splits import Split
 from viewmill.shards.survey import quarantine_reasons
-from viewmill.shards.workers import write_shards
-
-
-class Progress(NamedTuple):
-    """How far a conversion is: inputs dealt with, their source bytes, how many of them are quarantined."""
-
-    images: int
-    bytes: int
-    quarantined: int
-    total_images: int
-    total_bytes: int
 
 
 @dataclass(frozen=True)
@@ -56,6 +37,17 @@ class ConvertReport:
     def too_many_quarantined(self) -> bool:
         """Whether more inputs were quarantined than the caller allows; the data set is whole all the same."""
         return self.max_quarantine is not None and self.quarantined > self.max_quarantine
+
+
+@dataclass(frozen=True)
+class PartReport:
+    """What a part made; shards: its own, written: those of all parts so far, of `total`."""
+
+    dataset: Path
+    part: Part
+    shards: int
+    written: int
+    total: int
 
 
 def convert(
@@ -93,21 +85,139 @@ def convert(
         ConvertError: source or destination are not usable; ValueError: an option is out of range.
         RuntimeError: a worker died, the disk is full, or not one input is a usable image.
     """
+    options = Options(shuffle_seed, check, shard_bytes, limit, resize, quality)
+    return convert_with(
+        source,
+        dataset,
+        options,
+        reading=reading,
+        workers=workers,
+        max_quarantine=max_quarantine,
+        progress=progress,
+    )
+
+
+def convert_with(
+    source: Path,
+    dataset: Path,
+    options: Options,
+    *,
+    reading: SourceOptions = DEFAULT_SOURCE,
+    workers: int = 1,
+    merge: bool = False,
+    max_quarantine: int | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> ConvertReport:
+    """`convert`, with every option that there is.
+
+    Args:
+        merge: only publish what parts have written; a shard that is missing is an error.
+
+    Raises:
+        As `convert`.
+    """
+    plan = _planned(source, dataset, options, reading, workers)
+    with _machine_errors(dataset), workspace_of(dataset, plan) as workspace:
+        info = Conversion(source, dataset, workspace, plan, workers, progress).finish(merge)
+        remove_workspace(workspace)
+    return _report(dataset, info, max_quarantine)
+
+
+def convert_part(
+    source: Path,
+    dataset: Path,
+    options: Options,
+    part: Part,
+    *,
+    reading: SourceOptions = DEFAULT_SOURCE,
+    workers: int = 1,
+    progress: Callable[[Progress], None] | None = None,
+) -> PartReport:
+    """Writes this part's shards of a conversion that several jobs share; `convert_with` publishes them.
+
+    Every job sees the source and DATASET, and gives the same options; the parts may run at any time, at once
+    or one after another, on any machine.
+
+    Raises:
+        As `convert`; ConvertError also where this part is running already.
+    """
+    plan = _planned(source, dataset, options, reading, workers)
+    with _machine_errors(dataset), workspace_of(dataset, plan, part) as workspace:
+        conversion = Conversion(source, dataset, workspace, plan, workers, progress)
+        mine = [number for number in range(len(plan.shards)) if part.has(number)]
+        conversion.write(mine, conversion.done(mine))
+        written = sum(record is not None for record in conversion.records())
+    return PartReport(dataset, part, len(mine), written, len(plan.shards))
+
+
+def convert_splits(
+    source: Path,
+    dataset: Path,
+    options: Options,
+    splits: Sequence[Split],
+    *,
+    reading: SourceOptions = DEFAULT_SOURCE,
+    workers: int = 1,
+    max_quarantine: int | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> list[ConvertReport]:
+    """A data set DATASET/NAME for each split, with the same classes; one that is finished already stays.
+
+    Raises:
+        As `convert`; ConvertError also where DATASET/NAME is a data set of other options or another source.
+    """
+    reports = []
+    for split in splits:
+        chosen, folder = replace(options, split=split), dataset / split.name
+        if is_dataset(folder) and not (folder / PLAN).exists():
+            info = _same(folder, _planned(source, folder, chosen, reading, workers))
+            reports.append(_report(folder, info, max_quarantine))
+            continue
+        reports.append(
+            convert_with(
+                source,
+                folder,
+                chosen,
+                reading=reading,
+                workers=workers,
+                max_quarantine=max_quarantine,
+                progress=progress,
+            )
+        )
+    return reports
+
+
+def _same(folder: Path, plan: Plan) -> DataSetInfo:
+    """The data set there, if it has this plan's options, inputs and classes."""
+    info = read_info(folder)
+    if (info.options, info.num_inputs, info.classes) != (
+        plan.recorded_options(),
+        plan.num_inputs,
+        plan.classes,
+    ):
+        raise ConvertError(
+            f"{folder}: holds a finished data set of other options or another source; give a new folder"
+        )
+    return info
+
+
+def _planned(source: Path, dataset: Path, options: Options, reading: SourceOptions, workers: int) -> Plan:
     if workers < 1:
         raise ValueError(f"workers must be at least 1, got {workers}")
-    options = Options(shuffle_seed, check, shard_bytes, limit, resize, quality)
     _refuse_nested(source, dataset)
-    plan = make_plan(source, options, reading)
+    return make_plan(source, options, reading)
+
+
+@contextmanager
+def _machine_errors(dataset: Path) -> Iterator[None]:
+    """What the system refuses (a full disk, permissions) in one line that says how to go on."""
     try:
-        with workspace_of(dataset, plan) as workspace:
-            info = _finish(source.absolute(), dataset, workspace, plan, workers, progress)
-            remove_workspace(workspace)
+        yield
     except OSError as error:
         raise RuntimeError(
             f"{error.filename or dataset}: {error.strerror or error}; finished shards are kept: "
             "put it right and run the same command again"
         ) from error
-    return _report(dataset, info, max_quarantine)
 
 
 def _refuse_nested(source: Path, dataset: Path) -> None:
@@ -116,85 +226,6 @@ def _refuse_nested(source: Path, dataset: Path) -> None:
         raise ConvertError(
             f"{dataset}: lies inside the source {source}, its shards would become inputs; move it out"
         )
-
-
-def _finish(
-    source: Path,
-    dataset: Path,
-    workspace: Path,
-    plan: Plan,
-    workers: int,
-    progress: Callable[[Progress], None] | None,
-) -> DataSetInfo:
-    """Does what is left to do, which is nothing where a crash came after dataset.json, the last file."""
-    if (dataset / FILE_NAME).exists():
-        return read_info(dataset)
-    done = _done_shards(dataset, workspace, plan)
-    root = plan.root.absolute()
-    if plan.spill is not None and len(done) < len(plan.shards):
-        plan.spill.write(plan.root, spill_folder(workspace))
-        root = spill_folder(workspace).absolute()
-    jobs = [
-        ShardJob(number, str(root), str(workspace), plan.options, images)
-        for number, images in enumerate(plan.shards)
-        if number not in done
-    ]
-    write_shards(jobs, workers, _counter(plan, done, progress))
-    records = [read_record(workspace, number) for number in range(len(plan.shards))]
-    finished = [record for record in records if record is not None]
-    if not any(record.samples for record in finished):
-        _give_up(source, dataset, workspace, finished)
-    return publish(dataset, workspace, plan, finished)
-
-
-def _done_shards(dataset: Path, workspace: Path, plan: Plan) -> dict[int, ShardRecord]:
-    """Shards that an earlier, killed run finished: a record, and a tar with the hash that it states."""
-    records = {number: read_record(workspace, number) for number in range(len(plan.shards))}
-    present = {number: record for number, record in records.items() if record is not None}
-    # Publishing begins when all are there, so only then may a tar lie under its final name.
-    names = final_names(list(present.values())) if len(present) == len(plan.shards) else {}
-    done = {}
-    for number, record in present.items():
-        tar, index = staged_tar(workspace, number), staged_index(workspace, number)
-        if number in names:
-            final = dataset / names[number]
-            tar = tar if tar.exists() else final
-            index = index if index.exists() else final.with_suffix(".idx")
-        if index.exists() and tar.exists() and sha256_of(tar) == record.sha256:
-            done[number] = record
-    return done
-
-
-def _counter(
-    plan: Plan, done: dict[int, ShardRecord], progress: Callable[[Progress], None] | None
-) -> Callable[[int, int, int], None]:
-    images = sum(len(plan.shards[number]) for number in done)
-    num_bytes = sum(image.size for number in done for image in plan.shards[number])
-    quarantined = sum(len(record.quarantined) for record in done.values()) + len(plan.unusable)
-    total_bytes = plan.num_bytes
-
-    def counted(new_images: int, new_bytes: int, new_quarantined: int) -> None:
-        if progress is not None:
-            now = (
-                images + len(plan.unusable) + new_images,
-                num_bytes + new_bytes,
-                quarantined + new_quarantined,
-            )
-            progress(Progress(*now, plan.num_inputs, total_bytes))
-
-    return counted
-
-
-def _give_up(source: Path, dataset: Path, workspace: Path, records: list[ShardRecord]) -> None:
-    kinds = Counter(row.reason.partition(":")[0] for record in records for row in record.quarantined)
-    first = next(row.reason for record in records for row in record.quarantined)
-    remove_workspace(workspace)
-    dataset.rmdir()
-    counts = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
-    raise RuntimeError(
-        f"{source}: none of {sum(kinds.values())} files is a usable image ({counts}; the first: {first}); "
-        "nothing was written: give a folder with images"
-    )
 
 
 def _report(dataset: Path, info: DataSetInfo, max_quarantine: int | None) -> ConvertReport:

@@ -16,6 +16,7 @@ MAX_JSON_BYTES = 256_000_000
 KINDS = ("webdataset", "ffcv")
 MANIFEST_FILES = ("manifest.bin", "manifest.parquet", "quarantine.parquet")
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
+_REFUSED_NAME = re.compile(r"quarantine-\d{6,9}\.tar")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -31,7 +32,7 @@ class ShardInfo:
 
 @dataclass(frozen=True)
 class FileInfo:
-    """One of the manifest's files: its bytes and their SHA-256."""
+    """One of the manifest's files, or a tar of refused bytes: its bytes and their SHA-256."""
 
     name: str
     bytes: int
@@ -177,9 +178,11 @@ def _check_counts(info: DataSetInfo, fields: _Fields) -> None:
     if info.num_inputs != info.num_samples + info.num_quarantined:
         raise fields.refuse("inputs", f"samples + quarantined, {info.num_samples + info.num_quarantined}")
     names = [shard.name for shard in info.shards]
-    if len(set(names)) != len(names) or set(names) & {FILE_NAME, *MANIFEST_FILES}:
+    files = [file.name for file in info.files]
+    if len(set(names)) != len(names) or set(names) & {FILE_NAME, *MANIFEST_FILES, *files}:
         raise fields.refuse("shards", "different names that are not the manifest's")
-    if sorted(file.name for file in info.files) != sorted(MANIFEST_FILES):
+    others = sorted(set(files) - set(MANIFEST_FILES))
+    if len(files) != len(MANIFEST_FILES) + len(others) or not all(map(_REFUSED_NAME.fullmatch, others)):
         raise fields.refuse("files", f"one entry for each of {', '.join(MANIFEST_FILES)}")
     if len(set(info.classes)) != len(info.classes):
         raise fields.refuse("classes", "different names")

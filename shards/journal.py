@@ -3,6 +3,7 @@
 - DATASET/.convert.json: the plan's fingerprint and options. Locked while a conversion runs (the system frees
   the lock of a dead process), and the last file to go.
 - DATASET/.convert/000000.tar and .idx: a finished shard, until it is published under its name.
+- DATASET/.convert/000000.refused: a tar of the bytes that were refused, where they are kept.
 - DATASET/.convert/spill/: images of a source that has no byte ranges (parquet), as plain files.
 - DATASET/.convert/000000.json: its record, written last: what is stored where, what is quarantined.
 """
@@ -11,6 +12,7 @@ import fcntl
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,10 +21,12 @@ from typing import Any, NamedTuple
 
 from viewmill.shards.durable import TEMPORARY, sync_folder
 from viewmill.shards.errors import ConvertError
+from viewmill.shards.parts import Part
 from viewmill.shards.plan import Plan
 
 FOLDER = ".convert"
 PLAN = ".convert.json"
+_PATIENCE_S = 10.0  # for the part that is writing the plan
 
 
 class SampleRow(NamedTuple):
@@ -77,6 +81,10 @@ def record_path(workspace: Path, number: int) -> Path:
     return workspace / f"{number:06d}.json"
 
 
+def staged_refused(workspace: Path, number: int) -> Path:
+    return workspace / f"{number:06d}.refused"
+
+
 def spill_folder(workspace: Path) -> Path:
     return workspace / "spill"
 
@@ -90,8 +98,10 @@ def staged_index(workspace: Path, number: int) -> Path:
 
 
 @contextmanager
-def workspace_of(dataset: Path, plan: Plan) -> Iterator[Path]:
+def workspace_of(dataset: Path, plan: Plan, part: Part | None = None) -> Iterator[Path]:
     """The workspace for this plan, new or left by a conversion that was killed; locked while in use.
+
+    Parts share it with each other, and with nothing else.
 
     Raises:
         ConvertError: the destination holds something else, an unfinished conversion of another plan, or a
@@ -100,12 +110,18 @@ def workspace_of(dataset: Path, plan: Plan) -> Iterator[Path]:
     _refuse_foreign_files(dataset)
     workspace = dataset / FOLDER
     dataset.mkdir(parents=True, exist_ok=True)
-    with _locked(dataset) as lock:
-        _take_up(dataset, plan, lock)
+    if part is None:
+        with _locked(dataset) as lock:
+            _take_up(dataset, plan, lock)
+            workspace.mkdir(exist_ok=True)
+            for leftover in [*dataset.glob(f"*{TEMPORARY}*"), *workspace.rglob(f"*{TEMPORARY}*")]:
+                leftover.unlink(missing_ok=True)
+            yield workspace
+        return
+    with _shared(dataset, plan):
         workspace.mkdir(exist_ok=True)
-        for leftover in [*dataset.glob(f"*{TEMPORARY}*"), *workspace.glob(f"*{TEMPORARY}*")]:
-            leftover.unlink(missing_ok=True)
-        yield workspace
+        with _lock_of_part(workspace, part):
+            yield workspace
 
 
 def remove_workspace(workspace: Path) -> None:
@@ -139,6 +155,53 @@ def _locked(dataset: Path) -> Iterator[int]:
         if not (dataset / PLAN).exists():
             raise ConvertError(f"{dataset}: another conversion has just finished here; give a new folder")
         yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _shared(dataset: Path, plan: Plan) -> Iterator[None]:
+    """The plan's file, locked so that other parts may run and nothing else may."""
+    descriptor = os.open(dataset / PLAN, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        deadline = time.monotonic() + _PATIENCE_S
+        while not _lock_to_share(dataset, plan, descriptor):
+            if time.monotonic() > deadline:
+                raise ConvertError(f"{dataset}: another conversion is writing here; wait for its end")
+            time.sleep(0.05)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock_to_share(dataset: Path, plan: Plan, descriptor: int) -> bool:
+    """Whether the shared lock is held now; the first part to come writes the plan, alone."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        pass
+    else:
+        if not (dataset / PLAN).exists():
+            raise ConvertError(f"{dataset}: another conversion has just finished here; give a new folder")
+        _take_up(dataset, plan, descriptor)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    if _plan_in(dataset / PLAN) is None:
+        return False  # another part is about to write it
+    _take_up(dataset, plan, descriptor)
+    return True
+
+
+@contextmanager
+def _lock_of_part(workspace: Path, part: Part) -> Iterator[None]:
+    descriptor = os.open(workspace / f"part-{part.index}-of-{part.count}", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise ConvertError(f"{workspace.parent}: part {part} is running already; wait for its end") from error
     finally:
         os.close(descriptor)
 

@@ -17,10 +17,12 @@ from viewmill.shards.errors import ConvertError
 from viewmill.shards.images import MAX_BYTES
 from viewmill.shards.info import FORMAT_VERSION, ORDER_VERSION
 from viewmill.shards.keys import printable
+from viewmill.shards.label_map import Pairs, renamed
 from viewmill.shards.resize import Resize
 from viewmill.shards.sources.inputs import Input, Listing, Place, Spill, begins_like_an_image
 from viewmill.shards.sources.open import SourceOptions, kind_of, list_source
 from viewmill.shards.sources.suffixes import IMAGE_SUFFIXES
+from viewmill.shards.splits import Split
 
 CHECKS = ("decode", "header")
 DEFAULT_SOURCE = SourceOptions()
@@ -34,16 +36,22 @@ _TAR_OVERHEAD = 2048  # two headers, a label and padding
 class Options:
     """What a caller may choose of the result; kept in dataset.json.
 
-    shuffle_seed: None keeps the source's order. shard_bytes: aimed at, of source bytes.
-    limit: only so many inputs, the first of the order. resize, quality: see `Resize`.
+    shuffle_seed: None keeps the source's order. check: 'decode' decodes each image once, 'header' trusts the
+    body of those that are kept as they are. shard_bytes: aimed at, of source bytes; None is a sixteenth of
+    the whole, 4 to 256 MiB. limit: only so many inputs, the first of the order. resize, quality: see
+    `Resize`. label_map: see `label_map.renamed`; empty is none. split: only its inputs. quarantine_bytes:
+    keep what is refused.
     """
 
-    shuffle_seed: int | None
-    check: str
-    shard_bytes: int | None
+    shuffle_seed: int | None = 0
+    check: str = "decode"
+    shard_bytes: int | None = None
     limit: int | None = None
     resize: str | None = None
     quality: int = 90
+    label_map: Pairs = ()
+    split: Split | None = None
+    quarantine_bytes: bool = False
 
     def __post_init__(self) -> None:
         if self.check not in CHECKS:
@@ -95,7 +103,9 @@ class Plan:
     def recorded_options(self) -> dict[str, Any]:
         """What dataset.json says of the options: nothing that names a path of a machine."""
         found = asdict(self.options) | asdict(self.source_options)
-        return {name: value for name, value in found.items() if name != "root"}
+        del found["root"]
+        recorded: dict[str, Any] = json.loads(json.dumps(found))  # as it is read back
+        return recorded
 
 
 def make_plan(source: Path, options: Options, source_options: SourceOptions = DEFAULT_SOURCE) -> Plan:
@@ -108,14 +118,18 @@ def make_plan(source: Path, options: Options, source_options: SourceOptions = DE
     listing = list_source(source, source_options)
     usable = [found for found in listing.inputs if not found.fault]
     _refuse_equal_keys(source, listing.root, usable)
-    classes = _classes(listing, usable)
-    images = _ordered(usable, {name: label for label, name in enumerate(classes)}, options)
+    classes, labels = _labelled(_classes(listing, usable), options)
+    images = [image for image in _ordered(usable, labels, options) if _is_in(options.split, image.key)]
+    if not images and options.split is not None:
+        raise ConvertError(
+            f"{source}: split '{options.split.name}' gets none of {len(usable)} inputs; make it larger"
+        )
     return Plan(
         listing.root,
         options,
         source_options,
         _cut(images[: options.limit], options.shard_bytes),
-        tuple(found for found in listing.inputs if found.fault),
+        tuple(found for found in listing.inputs if found.fault and _is_in(options.split, found.key)),
         tuple(printable(name) for name in classes),
         _fingerprint(listing, options, source_options),
         listing.spill,
@@ -150,6 +164,17 @@ def _classes(listing: Listing, usable: list[Input]) -> list[str]:
         if name is not None and name not in found and begins_like_an_image(listing.root, one):
             found.add(name)
     return sorted(found, key=os.fsencode)
+
+
+def _labelled(names: list[str], options: Options) -> tuple[list[str], Mapping[str | None, int]]:
+    """Class names by label, and the label of each of the source's names."""
+    if options.label_map:
+        return renamed(names, options.label_map)
+    return names, {name: label for label, name in enumerate(names)}
+
+
+def _is_in(split: Split | None, key: str) -> bool:
+    return split is None or split.holds(key)
 
 
 def _ordered(inputs: list[Input], labels: Mapping[str | None, int], options: Options) -> list[PlannedImage]:

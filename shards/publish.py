@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from viewmill.shards.durable import move, sha256_of, written_whole
 from viewmill.shards.info import FILE_NAME, MANIFEST_FILES, DataSetInfo, FileInfo, ShardInfo
-from viewmill.shards.journal import ShardRecord, staged_index, staged_tar
+from viewmill.shards.journal import ShardRecord, staged_index, staged_refused, staged_tar
 from viewmill.shards.keys import printable
 from viewmill.shards.manifest import QUARANTINE_SCHEMA, ROWS_PER_GROUP, SCHEMA, hash_of_data_set, records_of
 from viewmill.shards.plan import Plan
@@ -27,6 +27,7 @@ def publish(dataset: Path, workspace: Path, plan: Plan, records: list[ShardRecor
         for staged in (staged_index(workspace, number), staged_tar(workspace, number)):
             if staged.exists():  # not so where a crash came after this move
                 move(staged, (dataset / name).with_suffix(staged.suffix))
+    refused = list(_publish_refused(dataset, workspace, len(records)))
     table = _manifest(plan, records, names)
     fixed = records_of(table)
     with written_whole(dataset / "manifest.bin") as file:
@@ -43,13 +44,23 @@ def publish(dataset: Path, workspace: Path, plan: Plan, records: list[ShardRecor
             ShardInfo(name, len(records[number].samples), records[number].bytes, records[number].sha256)
             for number, name in names.items()
         ),
-        files=tuple(_described(dataset / name) for name in MANIFEST_FILES),
+        files=tuple(_described(dataset / name) for name in (*MANIFEST_FILES, *refused)),
         options=plan.recorded_options(),
         data_set_hash=hash_of_data_set(table.column("key").to_pylist(), fixed),
     )
     with written_whole(dataset / FILE_NAME) as file:
         file.write(info.to_json().encode())
     return info
+
+
+def _publish_refused(dataset: Path, workspace: Path, num_shards: int) -> Iterator[str]:
+    """Names of the tars of refused bytes, where they are kept."""
+    for number in range(num_shards):
+        staged, name = staged_refused(workspace, number), f"quarantine-{number:06d}.tar"
+        if staged.exists():
+            move(staged, dataset / name)
+        if (dataset / name).exists():
+            yield name
 
 
 def _manifest(plan: Plan, records: list[ShardRecord], names: dict[int, str]) -> pa.Table:

@@ -18,6 +18,7 @@ from viewmill.shards.journal import (
     ShardRecord,
     record_path,
     staged_index,
+    staged_refused,
     staged_tar,
 )
 from viewmill.shards.plan import Options, PlannedImage
@@ -46,10 +47,11 @@ class ShardJob:
 class _Refused(Exception):
     """An input that is not written, with its row for the quarantine."""
 
-    def __init__(self, reason: str, xxh64: int | None) -> None:
+    def __init__(self, reason: str, xxh64: int | None, data: bytes | None = None) -> None:
         super().__init__(reason)
         self.reason = reason
         self.xxh64 = xxh64
+        self.data = data  # None where it could not be read, or is too large to be kept
 
 
 class _Stored(NamedTuple):
@@ -66,6 +68,7 @@ def write_shard(job: ShardJob, tell: Tell) -> None:
     workspace = Path(job.workspace)
     samples: list[SampleRow] = []
     quarantined: list[QuarantinedRow] = []
+    refused_bytes: list[tuple[str, bytes]] = []
     with written_whole(staged_tar(workspace, job.number)) as file:
         tar = TarWriter(file)
         for position, image in enumerate(job.images):
@@ -73,13 +76,26 @@ def write_shard(job: ShardJob, tell: Tell) -> None:
                 samples.append(_add(tar, position, image, _converted(job, image)))
             except _Refused as refused:
                 quarantined.append(QuarantinedRow(position, refused.reason, refused.xxh64))
+                if job.options.quarantine_bytes and refused.data is not None:
+                    refused_bytes.append((f"{image.key}.bytes", refused.data))
             tell(image.size, bool(quarantined) and quarantined[-1].position == position)
         summary = tar.finish()
     with written_whole(staged_index(workspace, job.number)) as file:
         file.write(index_text(summary.members).encode())
+    if refused_bytes:
+        _keep(staged_refused(workspace, job.number), refused_bytes)
     record = ShardRecord(summary.bytes, summary.sha256, tuple(samples), tuple(quarantined))
     with written_whole(record_path(workspace, job.number)) as file:
         file.write(record.to_json().encode())
+
+
+def _keep(path: Path, refused: list[tuple[str, bytes]]) -> None:
+    """Writes what was refused into a tar of its own, for people to look at."""
+    with written_whole(path) as file:
+        tar = TarWriter(file)
+        for name, data in refused:
+            tar.add(name, data)
+        tar.finish()
 
 
 def _add(tar: TarWriter, position: int, image: PlannedImage, stored: _Stored) -> SampleRow:
@@ -104,7 +120,7 @@ def _converted(job: ShardJob, image: PlannedImage) -> _Stored:
             return _stored(data, job.options)._replace(transcoded=True)
         return _stored(data, job.options)
     except ImageError as error:
-        raise _Refused(str(error), xxhash.xxh64_intdigest(data)) from error
+        raise _Refused(str(error), xxhash.xxh64_intdigest(data), data) from error
 
 
 def _stored(data: bytes, options: Options) -> _Stored:

@@ -9,7 +9,8 @@ import typer
 from viewmill.tools.console import FAULTS, print_json, print_line, progress_bar
 
 if TYPE_CHECKING:
-    from viewmill.shards.convert import ConvertReport, Progress
+    from viewmill.shards.conversion import Progress
+    from viewmill.shards.convert import ConvertReport, PartReport
 
 EXAMPLE = "viewmill convert photographs/train DATASET --workers 8 --max-quarantine 100"
 MEBIBYTE = 1 << 20
@@ -63,6 +64,22 @@ def command(
         typer.Option(metavar="short=N|max=N", help="Make larger images smaller.", show_default="as they are"),
     ] = None,
     quality: Annotated[int, typer.Option(min=1, max=100, help="Of the JPEGs that --resize writes.")] = 90,
+    label_map: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Classes under other names: a .csv, .tsv or .json of old and new."),
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(metavar="NAME=SHARE,...", help="Data sets DATASET/NAME, like train=0.9,val=0.1."),
+    ] = None,
+    quarantine_bytes: Annotated[
+        bool, typer.Option("--quarantine-bytes", help="Keep what is refused in DATASET/quarantine-*.tar.")
+    ] = False,
+    part: Annotated[
+        str | None,
+        typer.Option(metavar="I/N", help="Write the shards of part I of N (0/N to N-1/N), for job arrays."),
+    ] = None,
+    merge: Annotated[bool, typer.Option("--merge", help="Publish what the parts have written.")] = False,
     max_quarantine: Annotated[
         int | None, typer.Option(min=0, help="More unusable inputs than this end in exit code 3.")
     ] = None,
@@ -76,42 +93,96 @@ def command(
     Killed at any moment, the same command goes on where it stopped. Inputs that are no usable image are
     quarantined with the reason, see: viewmill inspect.
     """
-    from viewmill.shards.convert import convert
+    from viewmill.shards.convert import convert_part, convert_splits, convert_with
+    from viewmill.shards.label_map import read_label_map
+    from viewmill.shards.parts import parse_part
+    from viewmill.shards.plan import Options
     from viewmill.shards.sources.open import SourceOptions
+    from viewmill.shards.splits import parse_splits
 
+    if sum((split is not None, part is not None, merge)) > 1:
+        raise ValueError("--split, --part and --merge exclude each other: give one of them")
+    options = Options(
+        shuffle_seed=seed_of(shuffle),
+        check=check,
+        shard_bytes=None if shard_mb is None else shard_mb * MEBIBYTE,
+        limit=limit,
+        resize=resize,
+        quality=quality,
+        label_map=() if label_map is None else read_label_map(label_map),
+        quarantine_bytes=quarantine_bytes,
+    )
+    reading = SourceOptions(
+        kind=kind,
+        class_level=class_level,
+        subset=subset,
+        root=None if root is None else str(root),
+        path_column=path_column,
+        image_column=image_column,
+        label_column=label_column,
+    )
+    chosen_part = None if part is None else parse_part(part)
+    splits = None if split is None else parse_splits(split)
     with progress_bar("convert") as show:
 
         def shown(now: "Progress") -> None:
             show(now.images, now.total_images)
 
-        report = convert(
-            source,
-            dataset,
-            workers=workers,
-            shuffle_seed=seed_of(shuffle),
-            check=check,
-            shard_bytes=None if shard_mb is None else shard_mb * MEBIBYTE,
-            limit=limit,
-            resize=resize,
-            quality=quality,
-            reading=SourceOptions(
-                kind=kind,
-                class_level=class_level,
-                subset=subset,
-                root=None if root is None else str(root),
-                path_column=path_column,
-                image_column=image_column,
-                label_column=label_column,
-            ),
-            max_quarantine=max_quarantine,
-            progress=shown,
-        )
-    if json:
-        print_json({**asdict(report), "dataset": str(dataset)})
+        if chosen_part is not None:
+            written = convert_part(
+                source, dataset, options, chosen_part, reading=reading, workers=workers, progress=shown
+            )
+            reports = []
+        elif splits is not None:
+            reports = convert_splits(
+                source,
+                dataset,
+                options,
+                splits,
+                reading=reading,
+                workers=workers,
+                max_quarantine=max_quarantine,
+                progress=shown,
+            )
+        else:
+            reports = [
+                convert_with(
+                    source,
+                    dataset,
+                    options,
+                    reading=reading,
+                    workers=workers,
+                    merge=merge,
+                    max_quarantine=max_quarantine,
+                    progress=shown,
+                )
+            ]
+    if chosen_part is not None:
+        tell_part(written, json)
     else:
-        print_line(in_words(report))
-    if report.too_many_quarantined:
+        tell(reports, json, as_list=splits is not None)
+
+
+def tell(reports: "list[ConvertReport]", json: bool, as_list: bool) -> None:
+    """Prints what was made; exit code 3 where more was quarantined than is allowed."""
+    trees = [{**asdict(report), "dataset": str(report.dataset)} for report in reports]
+    if json:
+        print_json(trees if as_list else trees[0])
+    else:
+        print_line("\n".join(in_words(report) for report in reports))
+    if any(report.too_many_quarantined for report in reports):
         raise typer.Exit(FAULTS)
+
+
+def tell_part(report: "PartReport", json: bool) -> None:
+    """Prints how far the parts are together."""
+    if json:
+        print_json({**asdict(report), "dataset": str(report.dataset), "part": str(report.part)})
+        return
+    print_line(
+        f"{report.dataset}: part {report.part} has its {report.shards} shards; of all parts "
+        f"{report.written} of {report.total} are written. Then: the same command with --merge for --part"
+    )
 
 
 def seed_of(text: str) -> int | None:

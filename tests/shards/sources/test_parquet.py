@@ -108,7 +108,8 @@ def test_columns_are_chosen_by_name(tmp_path: Path) -> None:
 def test_a_killed_conversion_goes_on_with_what_was_spilled(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from viewmill.shards import convert as module
+    from viewmill.shards import conversion
+    from viewmill.shards import convert as converting
 
     convert(source, tmp_path / "whole", shard_bytes=8_000)
 
@@ -116,7 +117,7 @@ def test_a_killed_conversion_goes_on_with_what_was_spilled(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "write_shards", killed)
+        patch.setattr(conversion, "write_shards", killed)
         with pytest.raises(KeyboardInterrupt):
             convert(source, tmp_path / "out", shard_bytes=8_000)
     spilled = tmp_path / "out" / ".convert" / "spill"
@@ -126,7 +127,7 @@ def test_a_killed_conversion_goes_on_with_what_was_spilled(
     ]
     (spilled / "000001.images").unlink()
     kept = (spilled / "000000.images").stat().st_mtime_ns
-    monkeypatch.setattr(module, "remove_workspace", lambda _: None)
+    monkeypatch.setattr(converting, "remove_workspace", lambda _: None)
     convert(source, tmp_path / "out", shard_bytes=8_000)
     assert (spilled / "000000.images").stat().st_mtime_ns == kept
     shutil.rmtree(tmp_path / "out" / ".convert")
@@ -137,7 +138,7 @@ def test_a_killed_conversion_goes_on_with_what_was_spilled(
 def test_a_spilled_file_that_was_damaged_is_noticed(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from viewmill.shards import convert as module
+    from viewmill.shards import conversion as module
 
     real = module.write_shards
 

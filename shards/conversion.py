@@ -1,0 +1,132 @@
+"""A conversion at work: which shards are done, which are written now, and the end of it all."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from viewmill.shards.durable import sha256_of
+from viewmill.shards.errors import ConvertError
+from viewmill.shards.info import FILE_NAME, DataSetInfo, read_info
+from viewmill.shards.journal import (
+    ShardRecord,
+    read_record,
+    remove_workspace,
+    spill_folder,
+    staged_index,
+    staged_tar,
+)
+from viewmill.shards.plan import Plan
+from viewmill.shards.publish import final_names, publish
+from viewmill.shards.shard_job import ShardJob
+from viewmill.shards.workers import write_shards
+
+
+class Progress(NamedTuple):
+    """How far a conversion is: inputs dealt with, their source bytes, how many of them are quarantined."""
+
+    images: int
+    bytes: int
+    quarantined: int
+    total_images: int
+    total_bytes: int
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A plan, its locked workspace, and how the work is done."""
+
+    source: Path
+    dataset: Path
+    workspace: Path
+    plan: Plan
+    workers: int
+    progress: Callable[[Progress], None] | None
+
+    def records(self) -> list[ShardRecord | None]:
+        """Of every shard of the plan; None where it is not done."""
+        return [read_record(self.workspace, number) for number in range(len(self.plan.shards))]
+
+    def finish(self, merge: bool) -> DataSetInfo:
+        """Does what is left to do, which is nothing where a crash came after dataset.json, the last file.
+
+        Raises:
+            ConvertError: `merge`, and a shard is missing; RuntimeError: not one input is a usable image.
+        """
+        if (self.dataset / FILE_NAME).exists():
+            return read_info(self.dataset)
+        everything = range(len(self.plan.shards))
+        done = self.done(everything)
+        missing = [number for number in everything if number not in done]
+        if missing and merge:
+            shown = ", ".join(map(str, missing[:20])) + (", ..." if len(missing) > 20 else "")
+            raise ConvertError(
+                f"{self.dataset}: {len(missing)} of {len(everything)} shards are not written ({shown}); "
+                "run the parts that are missing, or the same command without --merge"
+            )
+        self.write(everything, done)
+        records = [record for record in self.records() if record is not None]
+        if not any(record.samples for record in records):
+            self._give_up(records)
+        return publish(self.dataset, self.workspace, self.plan, records)
+
+    def done(self, numbers: Iterable[int]) -> dict[int, ShardRecord]:
+        """Those that an earlier, killed run finished: a record, and a tar with the hash that it states."""
+        records = {number: read_record(self.workspace, number) for number in numbers}
+        present = {number: record for number, record in records.items() if record is not None}
+        # Publishing begins when all are there, so only then may a tar lie under its final name.
+        names = final_names(list(present.values())) if len(present) == len(self.plan.shards) else {}
+        done = {}
+        for number, record in present.items():
+            tar, index = staged_tar(self.workspace, number), staged_index(self.workspace, number)
+            if number in names:
+                final = self.dataset / names[number]
+                tar = tar if tar.exists() else final
+                index = index if index.exists() else final.with_suffix(".idx")
+            if index.exists() and tar.exists() and sha256_of(tar) == record.sha256:
+                done[number] = record
+        return done
+
+    def write(self, numbers: Iterable[int], done: dict[int, ShardRecord]) -> None:
+        """Writes those of these shards that are not done."""
+        root, missing = self.plan.root.absolute(), [number for number in numbers if number not in done]
+        if self.plan.spill is not None and missing:
+            self.plan.spill.write(self.plan.root, spill_folder(self.workspace))
+            root = spill_folder(self.workspace).absolute()
+        jobs = [
+            ShardJob(number, str(root), str(self.workspace), self.plan.options, self.plan.shards[number])
+            for number in missing
+        ]
+        write_shards(jobs, self.workers, _counter(self.plan, done, self.progress))
+
+    def _give_up(self, records: list[ShardRecord]) -> None:
+        kinds = Counter(row.reason.partition(":")[0] for record in records for row in record.quarantined)
+        first = next(row.reason for record in records for row in record.quarantined)
+        remove_workspace(self.workspace)
+        self.dataset.rmdir()
+        counts = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+        raise RuntimeError(
+            f"{self.source.absolute()}: none of {sum(kinds.values())} files is a usable image ({counts}; the "
+            f"first: {first}); nothing was written: give a folder with images"
+        )
+
+
+def _counter(
+    plan: Plan, done: dict[int, ShardRecord], progress: Callable[[Progress], None] | None
+) -> Callable[[int, int, int], None]:
+    images = sum(len(plan.shards[number]) for number in done)
+    num_bytes = sum(image.size for number in done for image in plan.shards[number])
+    quarantined = sum(len(record.quarantined) for record in done.values()) + len(plan.unusable)
+    total_bytes = plan.num_bytes
+
+    def counted(new_images: int, new_bytes: int, new_quarantined: int) -> None:
+        if progress is not None:
+            now = (
+                images + len(plan.unusable) + new_images,
+                num_bytes + new_bytes,
+                quarantined + new_quarantined,
+            )
+            progress(Progress(*now, plan.num_inputs, total_bytes))
+
+    return counted

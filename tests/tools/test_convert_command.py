@@ -1,0 +1,84 @@
+"""`viewmill convert`: its sources, parts and splits, from the words on the command line to the data set."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from viewmill.tools.cli import app
+from viewmill.tools.console import run_app
+
+from tests.shards.pictures import tree_hashes, write_tree
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return write_tree(tmp_path / "in", per_class=8)
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, Any, str]:
+    """Exit code, the JSON on stdout, the text on stderr."""
+    code = run_app(app, ["convert", *map(str, words), "--workers", "1", "--json"])
+    captured = capsys.readouterr()
+    return code, json.loads(captured.out) if captured.out else None, captured.err
+
+
+def test_parts_and_their_merge(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, size = tmp_path / "out", ("--shard-mb", 1)
+    for index in (1, 0):
+        code, part, _ = run(capsys, source, out, "--part", f"{index}/2", *size)
+        assert (code, part["part"]) == (0, f"{index}/2")
+    assert part["written"] == part["total"]
+    assert run(capsys, source, out, "--merge", *size)[0] == 0
+    assert run(capsys, source, tmp_path / "whole", *size)[0] == 0
+    assert tree_hashes(out) == tree_hashes(tmp_path / "whole")
+
+
+def test_merging_too_early_is_wrong_usage(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, said = run(capsys, source, tmp_path / "out", "--merge")
+    assert code == 2
+    assert "1 of 1 shards are not written (0); run the parts that are missing" in said
+
+
+def test_splits_give_a_report_each(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, reports, _ = run(capsys, source, tmp_path / "out", "--split", "train=0.7,val=0.3")
+    assert code == 0
+    assert [Path(report["dataset"]).name for report in reports] == ["train", "val"]
+    assert sum(report["inputs"] for report in reports) == 27
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--split", "a=0.5,b=0.5", "--merge"), "exclude each other"),
+        (("--part", "3/3"), "--part is INDEX/COUNT"),
+        (("--split", "train=1.5"), "--split is like train=0.9,val=0.1"),
+        (("--resize", "256"), "resize is short=PIXELS or max=PIXELS"),
+        (("--label-map", "absent.csv"), "absent.csv: no such file"),
+        (("--subset", "train"), "--subset is for binary, and this is read as folder"),
+        (("--from", "tar"), "no tar below this folder"),
+    ],
+)
+def test_wrong_words_are_one_line_and_exit_2(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], said: str
+) -> None:
+    code, _, error = run(capsys, source, tmp_path / "out", *words)
+    assert code == 2
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert said in error
+
+
+def test_a_table_with_a_label_map(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "list.csv").write_text("picture,wnid\nclass_0/0.jpg,n1\nclass_2/1.jpg,n2\n")
+    (tmp_path / "names.csv").write_text("n2,newt\nn1,ant\n")
+    words = ("--root", source, "--path-column", "picture", "--label-column", "wnid")
+    code, report, _ = run(
+        capsys, tmp_path / "list.csv", tmp_path / "out", *words, "--label-map", tmp_path / "names.csv"
+    )
+    assert (code, report["samples"], report["classes"]) == (0, 2, 2)
+    description = json.loads((tmp_path / "out" / "dataset.json").read_text())
+    assert description["classes"] == ["newt", "ant"]
+    assert description["options"]["label_map"] == [["n2", "newt"], ["n1", "ant"]]
