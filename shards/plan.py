@@ -102,8 +102,7 @@ class Plan:
 
     def recorded_options(self) -> dict[str, Any]:
         """What dataset.json says of the options: nothing that names a path of a machine."""
-        found = asdict(self.options) | asdict(self.source_options)
-        del found["root"]
+        found = asdict(self.options) | self.source_options.without_paths()
         recorded: dict[str, Any] = json.loads(json.dumps(found))  # as it is read back
         return recorded
 
@@ -205,8 +204,8 @@ def _cut(images: list[PlannedImage], shard_bytes: int | None) -> tuple[tuple[Pla
 
 def _fingerprint(listing: Listing, options: Options, source_options: SourceOptions) -> str:
     """Identifies inputs and options, so that an unfinished conversion goes on with nothing else."""
-    settings = [FORMAT_VERSION, ORDER_VERSION, asdict(options), asdict(source_options), listing.classes]
-    digest = hashlib.sha256(json.dumps(settings).encode())
+    settings = [asdict(options), source_options.without_paths(), listing.classes]
+    digest = hashlib.sha256(json.dumps([FORMAT_VERSION, ORDER_VERSION, *settings]).encode())
     for path, key, class_name, place, fault in listing.inputs:
         named = None if class_name is None else printable(class_name)
         digest.update(json.dumps([printable(path), key, named, *place[1:], fault]).encode())

@@ -64,6 +64,10 @@ def command(
         typer.Option(metavar="short=N|max=N", help="Make larger images smaller.", show_default="as they are"),
     ] = None,
     quality: Annotated[int, typer.Option(min=1, max=100, help="Of the JPEGs that --resize writes.")] = 90,
+    labels: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Classes of a folder's or tar's images: a line each, or by name."),
+    ] = None,
     label_map: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Classes under other names: a .csv, .tsv or .json of old and new."),
@@ -120,6 +124,7 @@ def command(
         path_column=path_column,
         image_column=image_column,
         label_column=label_column,
+        labels=None if labels is None else str(labels),
     )
     chosen_part = None if part is None else parse_part(part)
     splits = None if split is None else parse_splits(split)

@@ -1,14 +1,16 @@
 """Which kind of source a path is, and its inputs."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from viewmill.shards.errors import ConvertError
 from viewmill.shards.sources.binaries import FILES, list_binaries
 from viewmill.shards.sources.datasets import is_dataset, list_dataset
 from viewmill.shards.sources.folder import list_folder
 from viewmill.shards.sources.inputs import Listing
+from viewmill.shards.sources.labels import with_labels
 from viewmill.shards.sources.parquet import list_parquet
 from viewmill.shards.sources.tables import SUFFIXES, list_table
 from viewmill.shards.sources.tars import list_tars
@@ -21,7 +23,7 @@ class SourceOptions:
     kind: one of `KINDS`, or None for what the path looks like. class_level: of a folder; the depth of the one
     that is the class (1: just below the source; 0: no classes), None: the whole path of the folder that holds
     the image. subset: of CIFAR's and STL-10's folders. root, path_column: of a table. image_column: of
-    parquet. label_column: of both.
+    parquet. label_column: of both. labels: a file with the classes, of folders and tars.
     """
 
     kind: str | None = None
@@ -31,6 +33,11 @@ class SourceOptions:
     path_column: str | None = None
     image_column: str | None = None
     label_column: str | None = None
+    labels: str | None = None
+
+    def without_paths(self) -> dict[str, Any]:
+        """The fields that name no path of a machine, which may be called otherwise on another."""
+        return {name: value for name, value in asdict(self).items() if name not in ("root", "labels")}
 
     def __post_init__(self) -> None:
         if self.kind is not None and self.kind not in KINDS:
@@ -62,6 +69,7 @@ _BELONGS_TO = {
     "path_column": ("table",),
     "image_column": ("parquet",),
     "label_column": ("table", "parquet"),
+    "labels": ("folder", "tar"),
 }
 
 
@@ -95,4 +103,5 @@ def list_source(source: Path, options: SourceOptions) -> Listing:
         if getattr(options, name) is not None and kind not in owners:
             flag, owner = "--" + name.replace("_", "-"), " or ".join(owners)
             raise ConvertError(f"{source}: {flag} is for {owner}, and this is read as {kind}; leave it out")
-    return _READERS[kind](source, options)
+    listing = _READERS[kind](source, options)
+    return listing if options.labels is None else with_labels(listing, Path(options.labels))
