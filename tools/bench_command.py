@@ -78,6 +78,35 @@ def loss(
     keep(figures, out, table, json)
 
 
+MANIFEST_EXAMPLE = "viewmill bench manifest --rows 100000000 --folder SCRATCH --out manifest.json"
+
+
+@app.command(epilog=f"Example: {MANIFEST_EXAMPLE}")
+def manifest(
+    folder: Annotated[
+        Path, typer.Option(metavar="DIR", help="Where the data set is made, and removed again.")
+    ] = Path(),
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Where the figures go, as JSON.")] = Path(
+        "bench-manifest.json"
+    ),
+    rows: Annotated[int, typer.Option(min=1024, help="Samples; 36 bytes of disk each.")] = 10_000_000,
+    repeats: Annotated[int, typer.Option(min=1, help="Rounds; the figures are medians over them.")] = 5,
+    parquet: Annotated[
+        bool, typer.Option(help="Make manifest.parquet too, and query it: about 20 bytes more each.")
+    ] = True,
+    json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Open a data set of many samples and find the rows of one batch: seconds and memory."""
+    from viewmill.tools.bench.manifest import run, table
+
+    check_folder(out)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder; make it first")
+    with told() as tell:
+        figures = run(rows, folder, repeats=repeats, parquet=parquet, progress=tell)
+    keep(figures, out, table, json)
+
+
 def check_folder(out: Path) -> None:
     """Before the work, not after it."""
     if not out.absolute().parent.is_dir():
