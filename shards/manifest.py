@@ -18,18 +18,9 @@ import xxhash
 from viewmill.shards.errors import ShardError
 from viewmill.shards.images import MAX_BYTES
 from viewmill.shards.info import DataSetInfo, read_info
+from viewmill.shards.rows import RECORD as RECORD
+from viewmill.shards.rows import Rows
 
-RECORD = np.dtype(
-    [
-        ("shard", "<i4"),
-        ("offset", "<i8"),
-        ("size", "<i4"),
-        ("label", "<i4"),
-        ("width", "<i4"),
-        ("height", "<i4"),
-        ("xxh64", "<u8"),
-    ]
-)
 SCHEMA = pa.schema(
     [
         ("id", pa.int64()),
@@ -81,11 +72,11 @@ class Dataset:
     Safe to use from several threads. Close it, or use it as a context manager, to free its files.
     """
 
-    def __init__(self, path: Path, info: DataSetInfo, manifest: np.ndarray) -> None:
+    def __init__(self, path: Path, info: DataSetInfo, rows: Rows) -> None:
         """Use `Dataset.open`."""
         self.path = path
         self.info = info
-        self.manifest = manifest
+        self._manifest = rows
         self._shard_bytes = np.array([shard.bytes for shard in info.shards], dtype=np.int64)
         self._lock = threading.Lock()
         self._files: dict[int, int] = {}
@@ -111,7 +102,12 @@ class Dataset:
                 f"{folder / 'manifest.bin'}: not {RECORD.itemsize} bytes for each of "
                 f"{info.num_samples} samples; run: viewmill verify {folder} --repair"
             )
-        return cls(folder, info, np.memmap(folder / "manifest.bin", dtype=RECORD, mode="r"))
+        return cls(folder, info, Rows(folder / "manifest.bin"))
+
+    @property
+    def manifest(self) -> np.ndarray:
+        """All rows of manifest.bin, memory-mapped: (num_samples,) RECORD; none once it is closed."""
+        return self._manifest.all
 
     @property
     def num_samples(self) -> int:
@@ -169,8 +165,9 @@ class Dataset:
     def close(self) -> None:
         """Closes the shards and the manifest; the data set cannot be read after it."""
         with self._lock:
+            if not self._closed:
+                self._manifest.close()
             self._closed = True
-            self.manifest = self.manifest[:0].copy()  # unmaps the file, once no caller holds rows of it
             for file in self._files.values():
                 os.close(file)
             self._files.clear()
@@ -192,7 +189,7 @@ class Dataset:
         outside = wanted[(wanted < 0) | (wanted >= self.num_samples)]
         if outside.size:
             raise IndexError(f"{self.path}: no sample {outside[0]}, ids go from 0 to {self.num_samples - 1}")
-        return self.manifest[wanted]
+        return self._manifest.of(wanted)
 
     def _checked_rows(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
         """Rows whose byte ranges lie inside shards that exist: manifest.bin is untrusted."""

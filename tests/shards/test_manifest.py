@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from viewmill.shards import manifest
+from viewmill.shards import manifest, rows
 from viewmill.shards.convert import convert
 from viewmill.shards.errors import ShardError
 from viewmill.shards.images import probe
@@ -106,6 +106,24 @@ def test_files_are_closed_however_many_may_stay_open(
             assert open_files() - before <= 1 + min(max_open, len(dataset.info.shards))  # and the manifest
         dataset.keys([0])
     assert open_files() == before
+
+
+def test_few_rows_and_many_are_the_same_rows(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = np.array([7, 0, 12, 7])
+    with Dataset.open(whole) as dataset:
+        few = [dataset.sizes(ids).tolist(), dataset.labels(ids).tolist(), dataset.read(ids)]
+        monkeypatch.setattr(rows, "_FEW", 0)
+        assert few == [dataset.sizes(ids).tolist(), dataset.labels(ids).tolist(), dataset.read(ids)]
+        assert few[0] == [[int(row["width"]), int(row["height"])] for row in dataset.manifest[ids]]
+
+
+def test_a_manifest_cut_while_it_is_open_is_noticed(whole: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(whole, copy)
+    with Dataset.open(copy) as dataset:
+        os.truncate(copy / "manifest.bin", 100)
+        with pytest.raises(ShardError, match=r"manifest\.bin: cut short since it was opened"):
+            dataset.sizes([12])
 
 
 def test_a_closed_data_set_says_so(whole: Path) -> None:
