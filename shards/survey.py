@@ -8,6 +8,8 @@ import numpy as np
 import pyarrow.parquet as pq
 from viewmill.shards.manifest import Dataset
 
+SHOWN_KEYS = 5
+
 
 @dataclass(frozen=True)
 class Spread:
@@ -22,11 +24,26 @@ class Spread:
 
 
 @dataclass(frozen=True)
+class Duplicates:
+    """Images with the same bytes, by size and xxh64.
+
+    groups: different images that occur more than once. extra: samples beyond the first of each group.
+    conflicting: groups whose samples have different labels. largest: keys of the largest group, at most
+    `SHOWN_KEYS` of them.
+    """
+
+    groups: int
+    extra: int
+    conflicting: int
+    largest: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Survey:
     """Counts and statistics of a data set.
 
     per_class: samples by class name, every class listed, unlabelled ones under None. formats: samples by file
-    extension. reasons: quarantined inputs by kind of fault.
+    extension. aspect: width / height in thousandths. reasons: quarantined inputs by kind of fault.
     """
 
     num_samples: int
@@ -38,7 +55,9 @@ class Survey:
     width: Spread
     height: Spread
     pixels: Spread
+    aspect: Spread
     bytes: Spread
+    duplicates: Duplicates
     quarantined: int
     reasons: dict[str, int]
 
@@ -58,10 +77,28 @@ def survey(dataset: Dataset) -> Survey:
         width=_spread(width),
         height=_spread(height),
         pixels=_spread(width * height),
+        aspect=_spread(1000 * width // height),
         bytes=_spread(rows["size"].astype(np.int64)),
+        duplicates=find_duplicates(dataset),
         quarantined=dataset.info.num_quarantined,
         reasons=quarantine_reasons(dataset.path),
     )
+
+
+def find_duplicates(dataset: Dataset) -> Duplicates:
+    """Samples that hold the same bytes; no image is read."""
+    rows = dataset.manifest
+    order = np.lexsort((np.arange(len(rows)), rows["size"], rows["xxh64"]))
+    hashes, sizes, labels = (rows[name][order] for name in ("xxh64", "size", "label"))
+    starts = np.flatnonzero(np.r_[True, (hashes[1:] != hashes[:-1]) | (sizes[1:] != sizes[:-1])])
+    counts = np.diff(np.r_[starts, len(rows)])
+    mixed = np.minimum.reduceat(labels, starts) != np.maximum.reduceat(labels, starts)
+    if counts.max() == 1:
+        return Duplicates(0, 0, 0, ())
+    first = starts[counts.argmax()]
+    members = order[first : first + min(int(counts.max()), SHOWN_KEYS)]
+    groups = int((counts > 1).sum())
+    return Duplicates(groups, int(len(rows) - len(starts)), int(mixed.sum()), tuple(dataset.keys(members)))
 
 
 def quarantine_reasons(path: Path) -> dict[str, int]:

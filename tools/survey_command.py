@@ -11,7 +11,7 @@ from viewmill.tools.tables import new_table
 if TYPE_CHECKING:
     from rich.table import Table
     from viewmill.shards.manifest import Dataset
-    from viewmill.shards.survey import Spread, Survey
+    from viewmill.shards.survey import Duplicates, Spread, Survey
 
 EXAMPLE = "viewmill inspect DATASET --png sheet.png --preset hydes@96"
 MAX_CLASSES_SHOWN = 40  # of the table; --json has all
@@ -85,11 +85,20 @@ def counts_table(dataset: "Dataset", found: "Survey") -> "Table":
         "shards": f"{found.num_shards:,}",
         "image bytes": f"{found.image_bytes:,}",
         "formats": ", ".join(f"{name} {count:,}" for name, count in found.formats.items()),
-        "re-encoded as PNG": f"{found.transcoded:,}",
+        "re-encoded": f"{found.transcoded:,}",
+        "duplicates": duplicates_in_words(found.duplicates),
         "quarantined": f"{found.quarantined:,} of {dataset.info.num_inputs:,} inputs",
         "data set hash": dataset.data_set_hash,
     }
     return new_table(str(dataset.path), ("", ""), list(rows.items()), numbers_from=2)
+
+
+def duplicates_in_words(found: "Duplicates") -> str:
+    """How many samples repeat others, and the keys of the largest group."""
+    if not found.groups:
+        return "none"
+    labels = f", {found.conflicting:,} of them with different labels" if found.conflicting else ""
+    return f"{found.extra:,} in {found.groups:,} groups{labels}; {' = '.join(found.largest)}"
 
 
 def sizes_table(found: "Survey") -> "Table":
@@ -98,6 +107,7 @@ def sizes_table(found: "Survey") -> "Table":
         "width": found.width,
         "height": found.height,
         "pixels": found.pixels,
+        "1000 width / height": found.aspect,
         "bytes": found.bytes,
     }
     rows = [

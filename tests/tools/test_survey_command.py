@@ -14,6 +14,8 @@ from viewmill.tools.cli import app
 from viewmill.tools.console import run_app
 from viewmill.tools.contact_sheet import GAP, contact_sheet, fitted, spread_ids
 
+from tests.shards.pictures import encoded, picture
+
 SIZES = {"a/1.png": (40, 20), "a/2.png": (30, 30), "b/3.png": (20, 60)}
 
 
@@ -40,6 +42,30 @@ def test_json_holds_counts_sizes_classes_and_refusals(
     assert found["unlabelled"] == 0
     assert (found["width"]["least"], found["width"]["largest"]) == (20, 40)
     assert sum(found["reasons"].values()) == 1
+
+
+def test_duplicates_are_counted_with_those_that_disagree(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = [encoded(picture(number), "PNG") for number in range(3)]
+    names = {"a/0": 0, "a/1": 0, "b/0": 0, "b/1": 1, "b/2": 1, "b/3": 2}
+    for name, number in names.items():
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / f"{name}.png").write_bytes(images[number])
+    convert(tmp_path / "in", tmp_path / "ds")
+    assert run_app(app, ["inspect", str(tmp_path / "ds"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["duplicates"]
+    assert (found["groups"], found["extra"], found["conflicting"]) == (2, 3, 1)
+    assert set(found["largest"]) == {"a/0", "a/1", "b/0"}
+    assert run_app(app, ["inspect", str(tmp_path / "ds")]) == 0
+    assert "3 in 2 groups, 1 of them with different" in capsys.readouterr().out
+
+
+def test_a_data_set_without_duplicates_says_so(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_app(app, ["inspect", str(dataset), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["duplicates"] == {"groups": 0, "extra": 0, "conflicting": 0, "largest": []}
+    assert (found["aspect"]["least"], found["aspect"]["largest"]) == (333, 2000)
 
 
 def test_the_tables_name_classes_and_the_reason_of_a_refusal(
