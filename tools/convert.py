@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from viewmill.tools.console import FAULTS, print_json, print_line, progress_bar
+from viewmill.tools.convert_progress import Speed
 
 if TYPE_CHECKING:
     from viewmill.shards.conversion import Progress
@@ -128,10 +129,11 @@ def command(
     )
     chosen_part = None if part is None else parse_part(part)
     splits = None if split is None else parse_splits(split)
+    speed = Speed()
     with progress_bar("convert") as show:
 
         def shown(now: "Progress") -> None:
-            show(now.images, now.total_images)
+            show(now.images, now.total_images, speed.in_words(now))
 
         if chosen_part is not None:
             written = convert_part(

@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from viewmill.shards.conversion import Progress
 from viewmill.tools.cli import app
 from viewmill.tools.console import run_app
+from viewmill.tools.convert_progress import Speed
 
 from tests.shards.pictures import tree_hashes, write_tree
 
@@ -47,6 +49,14 @@ def test_splits_give_a_report_each(source: Path, tmp_path: Path, capsys: pytest.
     assert code == 0
     assert [Path(report["dataset"]).name for report in reports] == ["train", "val"]
     assert sum(report["inputs"] for report in reports) == 27
+
+
+def test_the_bar_tells_the_speed_of_this_run_and_the_quarantine() -> None:
+    times = iter([10.0, 10.0, 14.0])
+    speed = Speed(lambda: next(times))
+    speed.in_words(Progress(100, 5_000_000, 1, 900, 9_000_000))  # resumed: 100 were done before
+    now = Progress(500, 13_000_000, 3, 900, 9_000_000)
+    assert speed.in_words(now) == "convert  100 images/s  2.0 MB/s  3 quarantined"
 
 
 @pytest.mark.parametrize(
