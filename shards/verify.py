@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 from viewmill.shards.durable import sha256_of, written_whole
-from viewmill.shards.errors import ShardError
+from viewmill.shards.errors import ImageError, ShardError
+from viewmill.shards.images import decode_rgb
 from viewmill.shards.info import FILE_NAME, DataSetInfo, FileInfo, ShardInfo, read_info
 from viewmill.shards.manifest import RECORD, SCHEMA, hash_of_data_set, records_of
 from viewmill.shards.tar import Member, index_text, walk
@@ -30,13 +31,18 @@ class Fault:
 
 
 def verify(
-    path: str | Path, *, repair: bool = False, progress: Callable[[int, int], None] | None = None
+    path: str | Path,
+    *,
+    repair: bool = False,
+    decode: bool = False,
+    progress: Callable[[int, int], None] | None = None,
 ) -> list[Fault]:
     """Checks every file of a data set against dataset.json and the manifest, every image against its hash.
 
     Args:
         path: the data set.
         repair: rebuild manifest.bin and DALI's indexes where wrong, if what they are made from is right.
+        decode: decode every image too, and compare its size: what a conversion with check 'header' trusted.
         progress: told bytes of shards read so far, and in all.
 
     Returns:
@@ -55,7 +61,7 @@ def verify(
     rows = _rows(folder, table, "manifest.bin" in sound)
     done = 0
     for number, shard in enumerate(info.shards):
-        faults += _shard_faults(folder, number, shard, table, rows, repair)
+        faults += _shard_faults(folder, number, shard, table, rows, repair, decode)
         done += shard.bytes
         if progress is not None:
             progress(done, sum(shard.bytes for shard in info.shards))
@@ -130,7 +136,13 @@ def _rows(folder: Path, table: pa.Table | None, bin_is_sound: bool) -> np.ndarra
 
 
 def _shard_faults(
-    folder: Path, number: int, shard: ShardInfo, table: pa.Table | None, rows: np.ndarray | None, repair: bool
+    folder: Path,
+    number: int,
+    shard: ShardInfo,
+    table: pa.Table | None,
+    rows: np.ndarray | None,
+    repair: bool,
+    decode: bool,
 ) -> list[Fault]:
     faults = list(_file_faults(folder, shard))
     path = folder / shard.name
@@ -139,7 +151,7 @@ def _shard_faults(
     if rows is not None:
         keys = None if table is None else table.column("key")
         ids = np.flatnonzero(rows["shard"] == number)
-        damaged = list(_damaged_images(path, rows, ids, keys))
+        damaged = list(_damaged_images(path, rows, ids, keys, decode))
         faults += damaged[:_MAX_FAULTS_OF_A_SHARD]
         if len(damaged) > _MAX_FAULTS_OF_A_SHARD:
             faults.append(Fault(shard.name, f"has {len(damaged)} damaged samples, the first of them above"))
@@ -149,20 +161,35 @@ def _shard_faults(
 
 
 def _damaged_images(
-    path: Path, rows: np.ndarray, ids: np.ndarray, keys: pa.ChunkedArray | None
+    path: Path, rows: np.ndarray, ids: np.ndarray, keys: pa.ChunkedArray | None, decode: bool
 ) -> Iterator[Fault]:
     with path.open("rb") as file:
         for sample in ids.tolist():
             row = rows[sample]
             file.seek(max(0, int(row["offset"])))
-            found = xxhash.xxh64_intdigest(file.read(max(0, int(row["size"]))))
-            if found != row["xxh64"]:
-                name = f"id {sample}" if keys is None else f"'{keys[sample].as_py()}'"
+            data = file.read(max(0, int(row["size"])))
+            name = f"id {sample}" if keys is None else f"'{keys[sample].as_py()}'"
+            if (found := xxhash.xxh64_intdigest(data)) != row["xxh64"]:
                 yield Fault(
                     path.name,
                     f"sample {name} at byte {row['offset']} has hash {found:016x}, the manifest says "
                     f"{int(row['xxh64']):016x}; take the shard from a copy or convert again",
                 )
+            elif decode and (reason := _does_not_decode(data, int(row["width"]), int(row["height"]))):
+                yield Fault(
+                    path.name,
+                    f"sample {name} at byte {row['offset']}: {reason}; convert again with --check decode",
+                )
+
+
+def _does_not_decode(data: bytes, width: int, height: int) -> str | None:
+    try:
+        found = decode_rgb(data).shape[1::-1]
+    except ImageError as error:
+        return str(error)
+    if found != (width, height):
+        return f"is {found[0]}x{found[1]} pixels, the manifest says {width}x{height}"
+    return None
 
 
 def _member_faults(path: Path, number: int, table: pa.Table | None, repair: bool) -> Iterator[Fault]:

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 class Speed:
-    """Images and megabytes (10^6 bytes) of source a second since the first call, where a resumed run begins."""
+    """Images and megabytes (10^6 bytes) of source a second, since the first call."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock

@@ -15,6 +15,9 @@ def command(
     repair: Annotated[
         bool, typer.Option("--repair", help="Rebuild manifest.bin and DALI's indexes where wrong.")
     ] = False,
+    decode: Annotated[
+        bool, typer.Option("--decode", help="Decode every image too, which takes longer.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the faults as JSON.")] = False,
 ) -> None:
     """Read every byte of a data set and check it against its hashes.
@@ -24,7 +27,7 @@ def command(
     from viewmill.shards.verify import verify
 
     with progress_bar("verify", of_bytes=True) as show:
-        faults = verify(dataset, repair=repair, progress=show)
+        faults = verify(dataset, repair=repair, decode=decode, progress=show)
     left = [fault for fault in faults if not fault.repaired]
     if json:
         print_json([asdict(fault) for fault in faults])

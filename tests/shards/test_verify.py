@@ -16,7 +16,7 @@ from viewmill.shards.sources.open import SourceOptions
 from viewmill.shards.survey import survey
 from viewmill.shards.verify import verify
 
-from tests.shards.pictures import tree_hashes, write_tree
+from tests.shards.pictures import encoded, picture, tree_hashes, write_tree
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +135,20 @@ def test_no_data_set_and_a_broken_description_are_errors(copy: Path, tmp_path: P
     (copy / "dataset.json").write_text("{")
     with pytest.raises(ShardError, match="not JSON"):
         verify(copy)
+
+
+def test_decoding_finds_what_a_check_of_headers_trusted(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for number in range(3):
+        (tmp_path / "in" / f"{number}.jpg").write_bytes(encoded(picture(number, 80, 80), "JPEG"))
+    whole = (tmp_path / "in" / "1.jpg").read_bytes()
+    (tmp_path / "in" / "1.jpg").write_bytes(whole[: 2 * len(whole) // 3])
+    convert(tmp_path / "in", tmp_path / "dataset", check="header")
+    assert verify(tmp_path / "dataset") == []
+    (fault,) = verify(tmp_path / "dataset", decode=True)
+    assert fault.file == "train-000000.tar"
+    assert "sample '1' at byte" in fault.message
+    assert "JPEG does not decode" in fault.message
 
 
 def test_a_survey_counts_what_the_folder_holds(whole: Path) -> None:
