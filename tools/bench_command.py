@@ -78,6 +78,33 @@ def loss(
     keep(figures, out, table, json)
 
 
+CONVERT_EXAMPLE = "viewmill bench convert --source photographs/train --out convert.json"
+
+
+@app.command(epilog=f"Example: {CONVERT_EXAMPLE}")
+def convert(
+    source: Annotated[Path, typer.Option(metavar="FOLDER", help="Images; JPEGs tell the most.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Where the figures go, as JSON.")] = Path(
+        "bench-convert.json"
+    ),
+    repeats: Annotated[int, typer.Option(min=1, help="Processes per peer; the figures are medians.")] = 5,
+    workers: Annotated[int, typer.Option(min=1, help="Of the conversion and of the plain loops.")] = 1,
+    json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Compare conversion with loops that copy and hash the same files, with and without decoding them.
+
+    Copies are written below the system's temporary folder (TMPDIR), one at a time.
+    """
+    from viewmill.tools.bench.convert import run, table
+
+    check_folder(out)
+    if not source.is_dir():
+        raise FileNotFoundError(f"{source}: no such folder; give a folder of images")
+    with told() as tell:
+        figures = run(source, repeats=repeats, workers=workers, progress=tell)
+    keep(figures, out, table, json)
+
+
 def check_folder(out: Path) -> None:
     """Before the work, not after it."""
     if not out.absolute().parent.is_dir():
