@@ -43,6 +43,17 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def read_at(file: int, size: int, offset: int) -> bytes:
+    """`size` bytes from `offset`, fewer only at the end of the file: a single call may give less."""
+    data = os.pread(file, size, offset)
+    while 0 < len(data) < size:
+        more = os.pread(file, size - len(data), offset + len(data))
+        if not more:
+            break
+        data += more
+    return data
+
+
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
     digest = hashlib.sha256()
