@@ -28,12 +28,6 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
     sync_folder(path.parent)
 
 
-def move(source: Path, target: Path) -> None:
-    """Renames a file that `written_whole` made, durably, within one file system."""
-    source.replace(target)
-    sync_folder(target.parent)
-
-
 def sync_folder(folder: Path) -> None:
     """Makes the folder's entries survive a power failure."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

@@ -7,7 +7,7 @@ import hashlib
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from viewmill.shards.errors import ShardError
 
@@ -23,8 +23,7 @@ _FIXED_SUM = sum(_MODE_OWNER + _TIME + _REST) + 7 * ord(" ")  # one space is in 
 MAX_NAME_BYTES = 65_536  # three characters for each byte of a path, and Linux allows paths of 4096 bytes
 
 
-@dataclass(frozen=True)
-class Member:
+class Member(NamedTuple):
     """A regular file in a tar: its bytes are [offset, offset + size) of the shard."""
 
     name: str

@@ -107,7 +107,7 @@ def test_a_header_cut_anywhere_gets_pillows_answer(name: str) -> None:
 
 
 def header_changes(data: bytes, seed: int, count: int) -> Iterator[bytes]:
-    """The bytes with one to three places of the header changed, removed or inserted; many become 0xff or 0."""
+    """The bytes with one to three places of the header changed, removed or inserted; many are 0xff or 0."""
     generator = np.random.default_rng(seed)
     end = data.index(b"\xff\xda") + 14
     for _ in range(count):
