@@ -92,14 +92,33 @@ def decode_rgb(data: bytes) -> np.ndarray:
     """
     with _opened(data) as (image, name):
         info = _info(image, name, data)
-        try:
+        with _decoding(name):
             image.load()
             rgb = _rgb(image)
-        except (ImageError, MemoryError):
-            raise
-        except Exception as error:  # a decoder raises whatever it likes on hostile bytes
-            raise ImageError(f"{info.format} does not decode: {_one_line(error)}") from error
         return turn_upright(rgb, info.orientation)
+
+
+def check_decodes(data: bytes) -> None:
+    """Decodes an image and drops the pixels; a JPEG's, which all have an RGB, never become an array.
+
+    Raises:
+        ImageError: as `decode_rgb`.
+    """
+    if format_of(data[:16]) != "JPEG":
+        decode_rgb(data)
+        return
+    with _opened(data) as (image, name), _decoding(name):
+        image.load()
+
+
+@contextmanager
+def _decoding(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (ImageError, MemoryError):
+        raise
+    except Exception as error:  # a decoder raises whatever it likes on hostile bytes
+        raise ImageError(f"{name} does not decode: {_one_line(error)}") from error
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import xxhash
 from viewmill.shards.durable import read_at, written_whole
 from viewmill.shards.errors import ImageError
-from viewmill.shards.images import MAX_BYTES, decode_rgb, encode_png, probe
+from viewmill.shards.images import MAX_BYTES, check_decodes, decode_rgb, encode_png, probe
 from viewmill.shards.journal import (
     QuarantinedRow,
     SampleRow,
@@ -123,7 +123,7 @@ def _stored(data: bytes, options: Options) -> _Stored:
     else:
         ext = info.ext
         if options.check == "decode":
-            decode_rgb(data)
+            check_decodes(data)
     if len(data) > MAX_BYTES:
         raise ImageError(
             f"too large: {len(data)} bytes as lossless PNG, the limit is {MAX_BYTES // 10**6} MB"
