@@ -15,14 +15,15 @@ def peak_bytes(process: int | str = "self") -> int:
 
 
 def peaks_of_children(process: int) -> dict[int, int]:
-    """`peak_bytes` of the children that a process has at this moment."""
+    """`peak_bytes` of the children that a process has at this moment, without those that have ended."""
     peaks: dict[int, int] = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             # The name in brackets may hold anything; the parent is the second field after it.
             parent = int((folder / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1])
-            if parent == process:
-                peaks[int(folder.name)] = peak_bytes(folder.name)
+            peak = peak_bytes(folder.name) if parent == process else 0
         except OSError:  # it has ended meanwhile
             continue
+        if peak:
+            peaks[int(folder.name)] = peak
     return peaks
