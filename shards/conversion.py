@@ -118,7 +118,7 @@ def _counter(
     images = sum(len(plan.shards[number]) for number in done)
     num_bytes = sum(image.size for number in done for image in plan.shards[number])
     quarantined = sum(len(record.quarantined) for record in done.values()) + len(plan.unusable)
-    total_bytes = plan.num_bytes
+    total_images, total_bytes = plan.num_inputs, plan.num_bytes
 
     def counted(new_images: int, new_bytes: int, new_quarantined: int) -> None:
         if progress is not None:
@@ -127,6 +127,6 @@ def _counter(
                 num_bytes + new_bytes,
                 quarantined + new_quarantined,
             )
-            progress(Progress(*now, plan.num_inputs, total_bytes))
+            progress(Progress(*now, total_images, total_bytes))
 
     return counted

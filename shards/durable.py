@@ -28,12 +28,6 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
     sync_folder(path.parent)
 
 
-def move(source: Path, target: Path) -> None:
-    """Renames a file that `written_whole` made, durably, within one file system."""
-    source.replace(target)
-    sync_folder(target.parent)
-
-
 def sync_folder(folder: Path) -> None:
     """Makes the folder's entries survive a power failure."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -41,6 +35,17 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def read_at(file: int, size: int, offset: int) -> bytes:
+    """`size` bytes from `offset`, fewer only at the end of the file: a single call may give less."""
+    data = os.pread(file, size, offset)
+    while 0 < len(data) < size:
+        more = os.pread(file, size - len(data), offset + len(data))
+        if not more:
+            break
+        data += more
+    return data
 
 
 def sha256_of(path: Path) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from viewmill.shards.errors import ImageError
 from viewmill.shards.exif import UPRIGHT, orientation_of_exif, orientation_of_png, swaps_sides, turn_upright
+from viewmill.shards.jpeg_header import plain_jpeg_header
 from viewmill.shards.png import encode_png as encode_png
 
 MAX_PIXELS = 64_000_000
@@ -59,6 +60,23 @@ def probe(data: bytes) -> ImageInfo:
     Raises:
         ImageError: no image, a broken header, over 64 megapixels or over 64 MB.
     """
+    return _info_of_plain_jpeg(data) or _info_by_decoder(data)
+
+
+def _info_of_plain_jpeg(data: bytes) -> ImageInfo | None:
+    if not data.startswith(SIGNATURES["JPEG"]) or len(data) > MAX_BYTES:
+        return None
+    header = plain_jpeg_header(data)
+    if header is None or header.width * header.height > MAX_PIXELS:
+        return None
+    width, height, orientation, _ = header
+    if swaps_sides(orientation):
+        width, height = height, width
+    return ImageInfo("JPEG", width, height, orientation, keep=True, ext=EXTENSIONS["JPEG"])
+
+
+def _info_by_decoder(data: bytes) -> ImageInfo:
+    """What Pillow says, which decides wherever an image is not a plain JPEG."""
     with _opened(data) as (image, name):
         return _info(image, name, data)
 
@@ -74,14 +92,33 @@ def decode_rgb(data: bytes) -> np.ndarray:
     """
     with _opened(data) as (image, name):
         info = _info(image, name, data)
-        try:
+        with _decoding(name):
             image.load()
             rgb = _rgb(image)
-        except (ImageError, MemoryError):
-            raise
-        except Exception as error:  # a decoder raises whatever it likes on hostile bytes
-            raise ImageError(f"{info.format} does not decode: {_one_line(error)}") from error
         return turn_upright(rgb, info.orientation)
+
+
+def check_decodes(data: bytes) -> None:
+    """Decodes an image and drops the pixels; a JPEG's, which all have an RGB, never become an array.
+
+    Raises:
+        ImageError: as `decode_rgb`.
+    """
+    if format_of(data[:16]) != "JPEG":
+        decode_rgb(data)
+        return
+    with _opened(data) as (image, name), _decoding(name):
+        image.load()
+
+
+@contextmanager
+def _decoding(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (ImageError, MemoryError):
+        raise
+    except Exception as error:  # a decoder raises whatever it likes on hostile bytes
+        raise ImageError(f"{name} does not decode: {_one_line(error)}") from error
 
 
 @contextmanager

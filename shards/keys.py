@@ -1,8 +1,10 @@
 """Sample keys: one string per source image, safe as a tar member's name, different for different sources."""
 
 import os
+import re
 
 SAFE = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_/-")
+_ALL_SAFE = re.compile(r"[A-Za-z0-9_/-]*")
 
 
 def key_of_source(source: str) -> str:
@@ -17,9 +19,10 @@ def key_of_source(source: str) -> str:
     """
     folder, slash, name = source.rpartition("/")
     stem = os.path.splitext(name)[0]  # noqa: PTH122 - a name, not a path: pathlib would fold '//' and '.'
-    return "".join(
-        chr(byte) if byte in SAFE else f"%{byte:02X}" for byte in os.fsencode(folder + slash + stem)
-    )
+    plain = folder + slash + stem
+    if _ALL_SAFE.fullmatch(plain):
+        return plain
+    return "".join(chr(byte) if byte in SAFE else f"%{byte:02X}" for byte in os.fsencode(plain))
 
 
 def printable(source: str) -> str:

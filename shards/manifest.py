@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
+from viewmill.shards.durable import read_at
 from viewmill.shards.errors import ShardError
 from viewmill.shards.images import MAX_BYTES
 from viewmill.shards.info import DataSetInfo, read_info
@@ -211,7 +212,7 @@ class Dataset:
 
     def _read_one(self, sample: int, row: np.void, borrowed: dict[int, int]) -> bytes:
         shard, offset, size = int(row["shard"]), int(row["offset"]), int(row["size"])
-        data = _pread(self._file_of(shard, borrowed), size, offset)
+        data = read_at(self._file_of(shard, borrowed), size, offset)
         found, expected = xxhash.xxh64_intdigest(data), int(row["xxh64"])
         if len(data) < size or found != expected:
             held = f"hash {found:016x}" if len(data) == size else f"only {len(data)} of {size} bytes"
@@ -281,14 +282,3 @@ def _check_size(folder: Path, name: str, expected: int) -> None:
         raise ShardError(f"{path}: missing, though dataset.json lists it; {remedy}") from error
     if found != expected:
         raise ShardError(f"{path}: {found} bytes, dataset.json says {expected}; {remedy}")
-
-
-def _pread(file: int, size: int, offset: int) -> bytes:
-    """`size` bytes from `offset`, fewer only at the end of the file: a single call may give less."""
-    data = os.pread(file, size, offset)
-    while 0 < len(data) < size:
-        more = os.pread(file, size - len(data), offset + len(data))
-        if not more:
-            break
-        data += more
-    return data

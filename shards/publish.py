@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from viewmill.shards.durable import move, sha256_of, written_whole
+from viewmill.shards.durable import sha256_of, sync_folder, written_whole
 from viewmill.shards.info import FILE_NAME, MANIFEST_FILES, DataSetInfo, FileInfo, ShardInfo
 from viewmill.shards.journal import ShardRecord, staged_index, staged_refused, staged_tar
 from viewmill.shards.keys import printable
@@ -26,8 +26,9 @@ def publish(dataset: Path, workspace: Path, plan: Plan, records: list[ShardRecor
     for number, name in names.items():
         for staged in (staged_index(workspace, number), staged_tar(workspace, number)):
             if staged.exists():  # not so where a crash came after this move
-                move(staged, (dataset / name).with_suffix(staged.suffix))
+                staged.replace((dataset / name).with_suffix(staged.suffix))
     refused = list(_publish_refused(dataset, workspace, len(records)))
+    sync_folder(dataset)  # the moves are durable before dataset.json names the shards
     table = _manifest(plan, records, names)
     fixed = records_of(table)
     with written_whole(dataset / "manifest.bin") as file:
@@ -58,7 +59,7 @@ def _publish_refused(dataset: Path, workspace: Path, num_shards: int) -> Iterato
     for number in range(num_shards):
         staged, name = staged_refused(workspace, number), f"quarantine-{number:06d}.tar"
         if staged.exists():
-            move(staged, dataset / name)
+            staged.replace(dataset / name)
         if (dataset / name).exists():
             yield name
 

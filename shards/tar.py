@@ -7,17 +7,23 @@ import hashlib
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from viewmill.shards.errors import ShardError
 
 BLOCK = 512
 MAX_MEMBER_BYTES = 256_000_000
+_JOINED_BYTES = 4096  # copying so few bytes costs less than writing and hashing them apart
+# A header without its name, size and checksum, and the sum of its bytes; the checksum counts as 8 spaces.
+_USTAR_NAME, _USTAR_SIZE = 100, 8**11 - 1
+_MODE_OWNER = b"0000644\0" + 2 * b"0000000\0"
+_TIME = b"\0" + b"00000000000\0"
+_REST = b"\0 0" + bytes(100) + b"ustar\x0000" + bytes(32 + 32 + 8 + 8 + 155 + 12)
+_FIXED_SUM = sum(_MODE_OWNER + _TIME + _REST) + 7 * ord(" ")  # one space is in `_REST`
 MAX_NAME_BYTES = 65_536  # three characters for each byte of a path, and Linux allows paths of 4096 bytes
 
 
-@dataclass(frozen=True)
-class Member:
+class Member(NamedTuple):
     """A regular file in a tar: its bytes are [offset, offset + size) of the shard."""
 
     name: str
@@ -45,13 +51,16 @@ class TarWriter:
 
     def add(self, name: str, data: bytes) -> int:
         """Appends a member and returns the offset of its first byte."""
-        entry = tarfile.TarInfo(name)  # mtime, owner and group are 0, mode is 644
-        entry.size = len(data)
-        self._write(entry.tobuf(tarfile.PAX_FORMAT))
-        offset = self._position
-        self._write(data)
-        self._write(bytes(-len(data) % BLOCK))
-        self._members.append(Member(name, offset, len(data)))
+        size = len(data)
+        header, padding = header_of(name, size), bytes(-size % BLOCK)
+        offset = self._position + len(header)
+        if size <= _JOINED_BYTES:
+            self._write(header + data + padding)
+        else:
+            self._write(header)
+            self._write(data)
+            self._write(padding)
+        self._members.append(Member(name, offset, size))
         return offset
 
     def finish(self) -> TarSummary:
@@ -63,6 +72,20 @@ class TarWriter:
         self._file.write(data)
         self._hash.update(data)
         self._position += len(data)
+
+
+def header_of(name: str, size: int) -> bytes:
+    """The header of a regular file: mode 644, owner, group and time 0; the bytes of tarfile's PAX format.
+
+    Source: POSIX.1-2008, pax, ustar interchange format.
+    """
+    if len(name) > _USTAR_NAME or not name.isascii() or size > _USTAR_SIZE:
+        entry = tarfile.TarInfo(name)
+        entry.size = size
+        return entry.tobuf(tarfile.PAX_FORMAT)
+    named, sized = name.encode(), b"%011o" % size
+    checksum = _FIXED_SUM + sum(named) + sum(sized)
+    return b"%b%b%b%b%06o%b" % (named.ljust(100, b"\0"), _MODE_OWNER, sized, _TIME, checksum, _REST)
 
 
 def index_text(members: list[Member] | tuple[Member, ...]) -> str:

@@ -97,13 +97,39 @@ def manifest(
     json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Open a data set of many samples and find the rows of one batch: seconds and memory."""
-    from viewmill.tools.bench.manifest import run, table
+    from viewmill.tools.bench.manifest import run
 
     check_folder(out)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder; make it first")
     with told() as tell:
         figures = run(rows, folder, repeats=repeats, parquet=parquet, progress=tell)
+
+
+CONVERT_EXAMPLE = "viewmill bench convert --source photographs/train --out convert.json"
+
+
+@app.command(epilog=f"Example: {CONVERT_EXAMPLE}")
+def convert(
+    source: Annotated[Path, typer.Option(metavar="FOLDER", help="Images; JPEGs tell the most.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Where the figures go, as JSON.")] = Path(
+        "bench-convert.json"
+    ),
+    repeats: Annotated[int, typer.Option(min=1, help="Processes per peer; the figures are medians.")] = 5,
+    workers: Annotated[int, typer.Option(min=1, help="Of the conversion and of the plain loops.")] = 1,
+    json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Compare conversion with loops that copy and hash the same files, with and without decoding them.
+
+    Copies are written below the system's temporary folder (TMPDIR), one at a time.
+    """
+    from viewmill.tools.bench.convert import run, table
+
+    check_folder(out)
+    if not source.is_dir():
+        raise FileNotFoundError(f"{source}: no such folder; give a folder of images")
+    with told() as tell:
+        figures = run(source, repeats=repeats, workers=workers, progress=tell)
     keep(figures, out, table, json)
 
 

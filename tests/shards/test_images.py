@@ -4,12 +4,13 @@ import csv
 import io
 import tarfile
 import zlib
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 from PIL import Image
 from viewmill.shards.errors import ImageError
-from viewmill.shards.images import MAX_BYTES, decode_rgb, encode_png, probe
+from viewmill.shards.images import MAX_BYTES, check_decodes, decode_rgb, encode_png, probe
 
 from tests.shards.pictures import SHARED_DATA, encoded, exif_with_orientation, noise, picture
 
@@ -181,9 +182,9 @@ def test_a_file_cut_short_is_an_image_error(name: str) -> None:
         decode_rgb(data[: len(data) // 2])
 
 
-def reason_of(data: bytes) -> str:
+def refusal_of(read: Callable[[bytes], object], data: bytes) -> str:
     try:
-        decode_rgb(data)
+        read(data)
     except ImageError as error:
         return str(error)
     return ""
@@ -198,7 +199,19 @@ def test_damaged_bytes_decode_or_are_an_image_error_and_nothing_else(name: str) 
         damaged = bytearray(data)
         for place in generator.integers(0, len(data), 3):
             damaged[place] = generator.integers(0, 256)
-        assert "0x" not in reason_of(bytes(damaged))  # no address: the same reason in every run
+        assert "0x" not in refusal_of(decode_rgb, bytes(damaged))  # no address: the same reason in every run
+
+
+@pytest.mark.filterwarnings("ignore")  # Pillow's remarks on damaged files
+@pytest.mark.parametrize("name", TABLE)
+def test_checking_refuses_what_decoding_refuses(name: str) -> None:
+    data = TABLE[name][0]
+    generator = np.random.default_rng(1)
+    for end in generator.integers(1, len(data) + 1, 40):
+        damaged = bytearray(data[:end])
+        damaged[generator.integers(0, end)] = generator.integers(0, 256)
+        for tried in (data[:end], bytes(damaged)):
+            assert refusal_of(check_decodes, tried) == refusal_of(decode_rgb, tried)
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 700), (700, 1), (257, 3), (512, 5)])

@@ -1,12 +1,13 @@
 """Tars and DALI's index of them."""
 
 import io
+import random
 import tarfile
 from pathlib import Path
 
 import pytest
 from viewmill.shards.errors import ShardError
-from viewmill.shards.tar import BLOCK, Member, TarSummary, TarWriter, index_text, walk
+from viewmill.shards.tar import BLOCK, Member, TarSummary, TarWriter, header_of, index_text, walk
 
 LONG_KEY = "folder/" + "%E4%B8%AD" * 60
 FILES = {"a/b.jpg": b"x" * 1000, "a/b.cls": b"3", f"{LONG_KEY}.png": b"y" * 512, f"{LONG_KEY}.cls": b"-1"}
@@ -25,6 +26,38 @@ def test_any_tar_reader_finds_the_members() -> None:
     with tarfile.open(fileobj=io.BytesIO(written()[0])) as tar:
         found = {member.name: (member.mtime, member.uid, member.uname) for member in tar}
     assert found == dict.fromkeys(FILES, (0, 0, ""))
+
+
+NAMES = [
+    "k.jpg",
+    "a/b/c.cls",
+    "n" * 99,
+    "n" * 100,
+    "n" * 101,
+    LONG_KEY,
+    "K\u00e4fer.jpg",
+    "\udcff.jpg",
+    " x",
+    "",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_headers_are_those_of_tarfile(name: str) -> None:
+    for size in (0, 1, 7, 8, 511, 512, 4095, 10**6, 8**11 - 1, 8**11, 10**12):
+        entry = tarfile.TarInfo(name)
+        entry.size = size
+        assert header_of(name, size) == entry.tobuf(tarfile.PAX_FORMAT)
+
+
+def test_headers_of_any_keys_are_those_of_tarfile() -> None:
+    generator = random.Random(0)
+    characters = "%/-_.0123456789ABCxyz"
+    for _ in range(2000):
+        name = "".join(generator.choices(characters, k=generator.randint(1, 130)))
+        entry = tarfile.TarInfo(name)
+        entry.size = generator.randrange(8 ** generator.randint(1, 11))
+        assert header_of(name, entry.size) == entry.tobuf(tarfile.PAX_FORMAT)
 
 
 def test_offsets_lead_to_the_bytes() -> None:

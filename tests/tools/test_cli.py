@@ -16,7 +16,7 @@ from viewmill.tools.cli import COMMANDS, app
 from viewmill.tools.console import describe, one_line, run_app
 
 LEAVES = [[name] for name in COMMANDS] + [["config", word] for word in ("show", "validate", "schema")]
-LEAVES += [["bench", "loader"], ["bench", "loss"], ["bench", "manifest"]]
+LEAVES += [["bench", name] for name in ("loader", "loss", "manifest", "convert")]
 
 
 def write_image(path: Path, seed: int = 0) -> None:

@@ -1,10 +1,8 @@
 """`bench loss`: forward and backward of HyDeS on the CPU, ours beside the whole kernel, time and memory."""
 
 import multiprocessing
-import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +11,8 @@ from torch import Tensor
 from viewmill.methods.vmf import hydes_loss
 from viewmill.tools.bench.fingerprint import fingerprint
 from viewmill.tools.bench.loss_peers import whole_kernel_hydes
+from viewmill.tools.bench.memory import peak_bytes
+from viewmill.tools.bench.spread import medians, spread
 
 KAPPA = 10.0
 PEERS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -105,20 +105,6 @@ def measure(name: str, shape: tuple[int, int, int], threads: int, seed: int) -> 
     return {"seconds": min(seconds), "extra_mib": max(extra, PAGE) / MIB}
 
 
-def peak_bytes() -> int:
-    """The most memory that this process has held; its parent's does not count, as it would in getrusage."""
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    (line,) = [line for line in status.splitlines() if line.startswith("VmHWM:")]
-    return int(line.split()[1]) * 1024
-
-
-def medians(rows: list[dict[str, float]]) -> dict[str, Any]:
-    """Medians of the rows' columns, and their ranges."""
-    columns = {name: [row[name] for row in rows] for name in rows[0]}
-    found: dict[str, Any] = {name: statistics.median(values) for name, values in columns.items()}
-    return found | {f"{name}_range": [min(values), max(values)] for name, values in columns.items()}
-
-
 def largest_gradient_difference(views: int, images: int, dim: int) -> float:
     """Of the peers on the same embeddings, relative to the largest entry: they compute the same."""
     z = torch.randn(views, images, dim, generator=torch.Generator().manual_seed(0))
@@ -149,8 +135,3 @@ def table(result: dict[str, Any]) -> Table:
         f"1/{ratios['memory']:.0f} (<= 1/{GOALS['memory']:.0f})",
     )
     return shown
-
-
-def spread(figures: dict[str, Any], name: str, digits: int) -> str:
-    low, high = figures[f"{name}_range"]
-    return f"{figures[name]:.{digits}f} ({low:.{digits}f}-{high:.{digits}f})"

@@ -16,7 +16,8 @@ from viewmill.pipelines.order import SampleOrder
 from viewmill.shards.info import FILE_NAME, DataSetInfo, FileInfo, ShardInfo
 from viewmill.shards.manifest import QUARANTINE_SCHEMA, RECORD, ROWS_PER_GROUP, SCHEMA, Dataset
 from viewmill.tools.bench.fingerprint import fingerprint
-from viewmill.tools.bench.loss import MIB, PAGE, peak_bytes
+from viewmill.tools.bench.loss import MIB, PAGE
+from viewmill.tools.bench.memory import peak_bytes
 
 BATCH = 1024
 CLASSES = 1000

@@ -1,0 +1,148 @@
+"""What the header of a plain JPEG says, read without a decoder; everything unusual is left to Pillow.
+
+Pillow takes 100 microseconds for it, because it builds tables and metadata that nobody here asks for. This
+reader answers only where Pillow's answer is certain to be the same, on every release: one unbroken chain of
+segments that are whole and of a known form. `tests/shards/test_jpeg_header.py` compares the two.
+"""
+
+import struct
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from viewmill.shards.errors import ImageError
+from viewmill.shards.exif import UPRIGHT, orientation_of_exif
+
+START = b"\xff\xd8"
+END, SCAN, FILL = 0xD9, 0xDA, 0xFF
+WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD8)})  # TEM and the restart markers
+# The frames that baseline and progressive JPEGs have: the others are arithmetic, lossless or hierarchical.
+_FRAMES = frozenset({0xC0, 0xC1, 0xC2})
+_QUANTIZATION, _APP0, _APP1, _APP2, _APP13, _APP14 = 0xDB, 0xE0, 0xE1, 0xE2, 0xED, 0xEE
+# Segments that a decoder only skips while it reads the header: Huffman tables, restart interval, comment,
+# the other APPs.
+_SKIPPED = frozenset({0xC4, 0xDD, 0xFE, *range(0xE3, 0xED), 0xEF})
+_JFIF_BYTES, _ADOBE_BYTES, _ICC_BYTES = 14, 12, 14  # the least of a whole segment of these
+_EXIF = b"Exif\0\0"
+
+
+class JpegHeader(NamedTuple):
+    """Size as stored, EXIF orientation 1..8, and 1 (grey) or 3 components of 8 bits."""
+
+    width: int
+    height: int
+    orientation: int
+    components: int
+
+
+def segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """(marker code, first byte, end) of the contents of each segment, up to the first scan's.
+
+    The last one may end after the data, and an end before its first byte is that of a length below 2.
+    Source: ITU-T T.81, B.1.1.
+
+    Args:
+        data: begins with `START`.
+
+    Raises:
+        ImageError: something else than a marker follows a segment, or there is no scan.
+    """
+    at, size = len(START), len(data)
+    while at + 4 <= size:
+        if data[at] != 0xFF:
+            raise ImageError(f"broken JPEG header: byte {at} is no marker, {data[at]:#04x}")
+        code = data[at + 1]
+        if code == END:
+            break
+        if code == FILL:  # may precede a marker
+            at += 1
+        elif code in WITHOUT_LENGTH:
+            yield code, at + 2, at + 2
+            at += 2
+        else:
+            end = at + 2 + (data[at + 2] << 8 | data[at + 3])
+            yield code, at + 4, end
+            if code == SCAN:
+                return
+            at = end
+    raise ImageError("broken JPEG header: it ends before the first scan")
+
+
+def plain_jpeg_header(data: bytes) -> JpegHeader | None:
+    """The header of a plain JPEG: grey or three components, 8 bits, baseline or progressive; else None."""
+    frame, exif, resolution_known = None, b"", False
+    try:
+        for code, start, end in segments(data):
+            if not start <= end <= len(data):
+                return None
+            if code == SCAN:
+                return _header(frame, exif, resolution_known)
+            if code in _SKIPPED:
+                continue
+            body = data[start:end]
+            if code in _FRAMES and frame is None:
+                frame = body
+            elif code == _APP1 and body.startswith(_EXIF) and not exif:
+                exif = body
+            elif code == _APP0 and body.startswith(b"JFIF") and len(body) >= _JFIF_BYTES:
+                resolution_known = resolution_known or body[7] in (1, 2)
+            elif not _is_ignored(code, body):
+                return None
+    except ImageError:
+        pass
+    return None
+
+
+def _header(frame: bytes | None, exif: bytes, resolution_known: bool) -> JpegHeader | None:
+    if frame is None or len(frame) < 6:
+        return None
+    bits, height, width, components = struct.unpack_from(">BHHB", frame)
+    if bits != 8 or components not in (1, 3) or len(frame) != 6 + 3 * components or not height or not width:
+        return None
+    # Pillow looks into EXIF for a resolution that JFIF does not give, and may fail at what it finds.
+    if exif and not resolution_known and not _has_plain_resolution(exif[len(_EXIF) :]):
+        return None
+    return JpegHeader(width, height, orientation_of_exif(exif) if exif else UPRIGHT, components)
+
+
+def _is_ignored(code: int, body: bytes) -> bool:
+    """Whether a segment is whole, and says nothing of the picture's size, mode or frames."""
+    if code == _QUANTIZATION:
+        return _has_whole_tables(body)
+    if code == _APP0:
+        return not body.startswith(b"JFIF")
+    if code == _APP1:
+        return not body.startswith(_EXIF)
+    if code == _APP2:  # MPF announces more pictures
+        whole = not body.startswith(b"ICC_PROFILE\0") or len(body) >= _ICC_BYTES
+        return whole and not body.startswith(b"MPF\0")
+    if code == _APP13:
+        return not body.startswith(b"Photoshop 3.0\0")
+    return code == _APP14 and (not body.startswith(b"Adobe") or len(body) >= _ADOBE_BYTES)
+
+
+def _has_whole_tables(body: bytes) -> bool:
+    """Whether quantization tables fill the segment. Source: ITU-T T.81, B.2.4.1."""
+    at = 0
+    while at < len(body):
+        at += 129 if body[at] >> 4 else 65
+    return at == len(body)
+
+
+def _has_plain_resolution(tiff: bytes) -> bool:
+    """Whether the directory is whole, and states a resolution as TIFF 6.0 says or not at all."""
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
+    if order is None or len(tiff) < 10:
+        return False
+    (directory,) = struct.unpack_from(order + "I", tiff, 4)
+    if directory + 2 > len(tiff):
+        return False
+    (num_entries,) = struct.unpack_from(order + "H", tiff, directory)
+    if directory + 2 + 12 * num_entries > len(tiff):
+        return False
+    for start in range(directory + 2, directory + 2 + 12 * num_entries, 12):
+        tag, kind, count, value = struct.unpack_from(order + "HHII", tiff, start)
+        if tag == 0x011A and (kind != 5 or count != 1 or value + 8 > len(tiff)):  # a rational
+            return False
+        if tag == 0x0128 and (kind != 3 or count != 1):  # the unit, a short
+            return False
+    return True
