@@ -143,7 +143,7 @@ def _finish(
     records = [read_record(workspace, number) for number in range(len(plan.shards))]
     finished = [record for record in records if record is not None]
     if not any(record.samples for record in finished):
-        _give_up(source, dataset, workspace, finished)
+        _give_up(source, dataset, workspace, _reasons(plan, finished))
     return publish(dataset, workspace, plan, finished)
 
 
@@ -185,14 +185,21 @@ def _counter(
     return counted
 
 
-def _give_up(source: Path, dataset: Path, workspace: Path, records: list[ShardRecord]) -> None:
-    kinds = Counter(row.reason.partition(":")[0] for record in records for row in record.quarantined)
-    first = next(row.reason for record in records for row in record.quarantined)
+def _reasons(plan: Plan, records: list[ShardRecord]) -> list[str]:
+    """Why each input is quarantined."""
+    refused = [row.reason for record in records for row in record.quarantined]
+    return refused + [found.fault for found in plan.unusable if found.fault]
+
+
+def _give_up(source: Path, dataset: Path, workspace: Path, reasons: list[str]) -> None:
     remove_workspace(workspace)
     dataset.rmdir()
+    if not reasons:
+        raise RuntimeError(f"{source}: holds no image at all; nothing was written: give a source with images")
+    kinds = Counter(reason.partition(":")[0] for reason in reasons)
     counts = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
     raise RuntimeError(
-        f"{source}: none of {sum(kinds.values())} files is a usable image ({counts}; the first: {first}); "
+        f"{source}: none of {len(reasons)} files is a usable image ({counts}; the first: {reasons[0]}); "
         "nothing was written: give a folder with images"
     )
 
