@@ -8,7 +8,7 @@ import posixpath
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, cast
 
 from viewmill.shards.errors import ConvertError
 from viewmill.shards.keys import key_of_source
@@ -127,7 +127,8 @@ def _members(file: BinaryIO, shown: str, begin: int, end: int, inner: str | None
     """
     file.seek(begin)
     try:
-        with tarfile.open(fileobj=_Headers(file), mode="r:") as archive:  # "r:" refuses compressed ones
+        # "r:" refuses compressed ones
+        with tarfile.open(fileobj=cast(BinaryIO, _Headers(file)), mode="r:") as archive:
             for entry in archive:
                 _refuse_size(shown, entry, end)
                 if not entry.isdir():
