@@ -53,11 +53,11 @@ def members_of(data: bytes, begin: int, end: int, nested: bool) -> list[Found]:
     at, long_name = begin, None
     while any(header := data[at : min(at + 512, end)]):
         kind, size = checked(header)
-        first, at = at + 512, at + 512 + (size + 511) // 512 * 512
+        # By POSIX a link, device, folder or pipe has no data, whatever its size says.
+        first, at = at + 512, at + 512 + (0 if kind in b"123456" else (size + 511) // 512 * 512)
         if kind in b"xL":
             long_name = name_in(kind, data[first : first + size], long_name)
-            continue
-        if kind in b"g":
+        if kind in b"xLKg":
             continue
         name = long_name if long_name is not None else header_name(header)
         long_name = None
@@ -81,6 +81,8 @@ def checked(header: bytes) -> tuple[bytes, int]:
 
 
 def number(field: bytes) -> int:
+    if field[:1] == b"\x80":
+        return int.from_bytes(field[1:], "big")
     text = field.partition(b"\0")[0].strip()
     if not re.fullmatch(rb"[0-7]*", text):
         raise NotATar(f"{field!r} is no octal number")
