@@ -101,14 +101,20 @@ class Conversion:
         write_shards(jobs, self.workers, _counter(self.plan, done, self.progress))
 
     def _give_up(self, records: list[ShardRecord]) -> None:
-        kinds = Counter(row.reason.partition(":")[0] for record in records for row in record.quarantined)
-        first = next(row.reason for record in records for row in record.quarantined)
+        refused = [row.reason for record in records for row in record.quarantined]
+        reasons = refused + [found.fault for found in self.plan.unusable if found.fault]
         remove_workspace(self.workspace)
         self.dataset.rmdir()
+        source = self.source.absolute()
+        if not reasons:
+            raise RuntimeError(
+                f"{source}: holds no image at all; nothing was written: give a source with images"
+            )
+        kinds = Counter(reason.partition(":")[0] for reason in reasons)
         counts = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
         raise RuntimeError(
-            f"{self.source.absolute()}: none of {sum(kinds.values())} files is a usable image ({counts}; the "
-            f"first: {first}); nothing was written: give a folder with images"
+            f"{source}: none of {len(reasons)} files is a usable image ({counts}; the first: {reasons[0]}); "
+            "nothing was written: give a folder with images"
         )
 
 

@@ -1,5 +1,6 @@
 """dataset.json: what a data set consists of. The file is untrusted: it is read strictly or refused."""
 
+import hashlib
 import json
 import re
 from dataclasses import asdict, dataclass
@@ -15,6 +16,7 @@ ORDER_VERSION = 1
 MAX_JSON_BYTES = 256_000_000
 KINDS = ("webdataset", "ffcv")
 MANIFEST_FILES = ("manifest.bin", "manifest.parquet", "quarantine.parquet")
+_OWN_HASH = "sha256"
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
 _REFUSED_NAME = re.compile(r"quarantine-\d{6,9}\.tar")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -55,7 +57,7 @@ class DataSetInfo:
     order_version: int = ORDER_VERSION
 
     def to_json(self) -> str:
-        """The text of dataset.json: no time, host or path, so equal data sets have equal files."""
+        """The text of dataset.json, its hash last; no time, host or path, so equal data sets are equal."""
         tree = {
             "format": "viewmill",
             "format_version": FORMAT_VERSION,
@@ -70,11 +72,21 @@ class DataSetInfo:
             "shards": [asdict(shard) for shard in self.shards],
             "classes": list(self.classes),
         }
-        return json.dumps(tree, indent=1, ensure_ascii=False) + "\n"
+        return _text_of({**tree, _OWN_HASH: _hash_of(tree)})
 
     def file(self, name: str) -> FileInfo:
         """The entry of one manifest file; `read_info` makes sure that all are there."""
         return next(file for file in self.files if file.name == name)
+
+
+def _text_of(tree: dict[str, Any]) -> str:
+    return json.dumps(tree, indent=1, ensure_ascii=False) + "\n"
+
+
+def _hash_of(tree: dict[str, Any]) -> str:
+    """SHA-256 of the text of dataset.json without the entry that states it."""
+    text = _text_of({name: value for name, value in tree.items() if name != _OWN_HASH})
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def read_info(folder: Path) -> DataSetInfo:
@@ -95,7 +107,14 @@ def read_info(folder: Path) -> DataSetInfo:
         tree = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise ShardError(f"{path}: not JSON ({error}); convert again or take a copy") from error
-    return _checked(_Fields(tree, str(path)))
+    info = _checked(_Fields(tree, str(path)))
+    # No other file vouches for class names and options. `verify` also wants the hash to be there at all.
+    if tree.get(_OWN_HASH, found := _hash_of(tree)) != found:
+        raise ShardError(
+            f"{path}: was changed: its content has SHA-256 {found[:16]}..., its last entry says "
+            f"{tree[_OWN_HASH]!r:.20}; take it from a copy or convert again"
+        )
+    return info
 
 
 class _Fields:

@@ -7,7 +7,8 @@ import hashlib
 import os
 import struct
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
@@ -65,6 +66,20 @@ def hash_of_data_set(keys: Iterable[str], records: np.ndarray) -> str:
         text = key.encode()
         digest.update(struct.pack("<qqiii", sample, len(text), label, width, height) + text)
     return digest.hexdigest()
+
+
+@contextmanager
+def damage_named(path: Path, what: str) -> Iterator[None]:
+    """What pyarrow raises in the block over a damaged parquet file becomes a ShardError that names it."""
+    try:
+        yield
+    except (pa.ArrowException, OSError, KeyError, IndexError, UnicodeDecodeError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the machine's, not the file's
+        text = " ".join(str(error).split())[:200]
+        raise ShardError(
+            f"{path}: {what} cannot be read ({text}); run: viewmill verify {path.parent}"
+        ) from error
 
 
 class Dataset:
@@ -259,13 +274,8 @@ class Dataset:
     def _load_keys(self, group: int) -> list[str]:
         path = self.path / "manifest.parquet"
         expected = min(ROWS_PER_GROUP, self.num_samples - group * ROWS_PER_GROUP)
-        try:
-            with pq.ParquetFile(path) as parquet:
-                keys = parquet.read_row_group(group, columns=["key"]).column("key").to_pylist()
-        except (pa.ArrowException, KeyError, IndexError) as error:
-            raise ShardError(
-                f"{path}: row group {group} cannot be read ({error}); run: viewmill verify {self.path}"
-            ) from error
+        with damage_named(path, f"row group {group}"), pq.ParquetFile(path) as parquet:
+            keys = parquet.read_row_group(group, columns=["key"]).column("key").to_pylist()
         if len(keys) != expected:
             raise ShardError(
                 f"{path}: row group {group} has {len(keys)} rows, expected {expected}; convert again"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
-from viewmill.shards.manifest import Dataset
+from viewmill.shards.manifest import Dataset, damage_named
 
 SHOWN_KEYS = 5
 
@@ -65,15 +65,17 @@ class Survey:
 def survey(dataset: Dataset) -> Survey:
     """Counts and statistics of an open data set; no image is read."""
     rows = dataset.manifest
-    columns = pq.read_table(dataset.path / "manifest.parquet", columns=["ext", "transcoded"])
+    path = dataset.path / "manifest.parquet"
+    with damage_named(path, "the table"):
+        columns = pq.read_table(path, columns=["ext", "transcoded"]).to_pydict()
     width, height = rows["width"].astype(np.int64), rows["height"].astype(np.int64)
     return Survey(
         num_samples=dataset.num_samples,
         num_shards=len(dataset.info.shards),
         image_bytes=int(rows["size"].sum(dtype=np.int64)),
         per_class=_per_class(dataset),
-        formats=dict(Counter(columns.column("ext").to_pylist()).most_common()),
-        transcoded=sum(columns.column("transcoded").to_pylist()),
+        formats=dict(Counter(columns["ext"]).most_common()),
+        transcoded=sum(columns["transcoded"]),
         width=_spread(width),
         height=_spread(height),
         pixels=_spread(width * height),
@@ -103,7 +105,9 @@ def find_duplicates(dataset: Dataset) -> Duplicates:
 
 def quarantine_reasons(path: Path) -> dict[str, int]:
     """Quarantined inputs of the data set at `path` by kind of fault, the most frequent first."""
-    reasons = pq.read_table(path / "quarantine.parquet", columns=["reason"]).column("reason").to_pylist()
+    file = path / "quarantine.parquet"
+    with damage_named(file, "the table"):
+        reasons = pq.read_table(file, columns=["reason"]).column("reason").to_pylist()
     return dict(Counter(reason.partition(":")[0] for reason in reasons).most_common())
 
 

@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing.synchronize import Event
 from typing import Any
 
 from viewmill.shards.shard_job import ShardJob, write_shard
@@ -50,13 +49,14 @@ def _write_here(jobs: list[ShardJob], counted: Callable[[int, int, int], None]) 
 def _write_in_processes(jobs: list[ShardJob], workers: int, counted: Callable[[int, int, int], None]) -> None:
     # Spawned, never forked: the caller may hold threads and locks of other libraries.
     context = multiprocessing.get_context("spawn")
-    totals, stop = context.Array("q", 3), context.Event()
+    # Read and set here without a lock: a worker that is killed while it holds one never gives it back.
+    totals, stop = context.Array("q", 3), context.RawValue("b", 0)
     with ProcessPoolExecutor(workers, context, initializer=_start, initargs=(totals, stop)) as pool:
         try:
             pending = {pool.submit(_write_in_worker, job) for job in jobs}
             while pending:
                 pending = _collect(pending)
-                counted(*totals[:])
+                counted(*totals.get_obj()[:])
         except BrokenProcessPool as error:
             raise RuntimeError(
                 "a conversion worker died (killed, out of memory, or started by a script without an "
@@ -64,7 +64,7 @@ def _write_in_processes(jobs: list[ShardJob], workers: int, counted: Callable[[i
                 "with fewer workers if memory was short"
             ) from error
         except BaseException:
-            stop.set()
+            stop.value = 1
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 
@@ -77,7 +77,7 @@ def _collect(pending: "set[Future[None]]") -> "set[Future[None]]":
     return pending
 
 
-def _start(totals: Any, stop: Event) -> None:
+def _start(totals: Any, stop: Any) -> None:
     """First act of a worker process."""
     _shared.update(totals=totals, stop=stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which calls the workers off
@@ -99,7 +99,7 @@ def _exit_with_parent() -> None:
 
 def _write_in_worker(job: ShardJob) -> None:
     def tell(num_bytes: int, quarantined: bool) -> None:
-        if _shared["stop"].is_set():
+        if _shared["stop"].value:
             raise Stopped(f"shard {job.number} was called off")
         with _shared["totals"].get_lock():
             _add(_shared["totals"], num_bytes, quarantined)

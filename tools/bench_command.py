@@ -97,13 +97,14 @@ def manifest(
     json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Open a data set of many samples and find the rows of one batch: seconds and memory."""
-    from viewmill.tools.bench.manifest import run
+    from viewmill.tools.bench.manifest import run, table
 
     check_folder(out)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder; make it first")
     with told() as tell:
         figures = run(rows, folder, repeats=repeats, parquet=parquet, progress=tell)
+    keep(figures, out, table, json)
 
 
 CONVERT_EXAMPLE = "viewmill bench convert --source photographs/train --out convert.json"

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import pyarrow.parquet as pq
-from viewmill.shards.errors import ConvertError
+from viewmill.shards.durable import sha256_of
+from viewmill.shards.errors import ConvertError, ShardError
 from viewmill.shards.info import FILE_NAME
 from viewmill.shards.manifest import Dataset
 from viewmill.shards.sources.inputs import Input, Listing, Place
@@ -13,13 +14,15 @@ def list_dataset(source: Path) -> Listing:
     """The samples of a data set in id order, with their keys, sources, classes and hashes.
 
     Raises:
-        ConvertError: not a data set of tars; FileNotFoundError, ShardError: as `Dataset.open`.
+        ConvertError: not a data set of tars; FileNotFoundError, ShardError: as `Dataset.open`, or a damaged
+            manifest.
     """
     with Dataset.open(source) as dataset:
         if dataset.info.kind != "webdataset":
             raise ConvertError(
                 f"{source}: a data set of kind '{dataset.info.kind}' cannot be converted again"
             )
+        _refuse_damaged_manifest(dataset)
         classes = dataset.classes
         shards = [(shard.name, (source / shard.name).stat()) for shard in dataset.info.shards]
         rows = dataset.manifest
@@ -39,6 +42,16 @@ def list_dataset(source: Path) -> Listing:
         label = int(row["label"])
         inputs.append(Input(path, key, None if label < 0 else classes[label], place))
     return Listing(source, inputs, tuple(classes))
+
+
+def _refuse_damaged_manifest(dataset: Dataset) -> None:
+    # Nothing guards a single key or label: a flipped one would go into the new data set, right by its hashes.
+    for name in ("manifest.bin", "manifest.parquet"):
+        if sha256_of(dataset.path / name) != dataset.info.file(name).sha256:
+            raise ShardError(
+                f"{dataset.path / name}: is not what dataset.json states; run: viewmill verify {dataset.path}"
+                f"{' --repair' if name == 'manifest.bin' else ''}"
+            )
 
 
 def is_dataset(source: Path) -> bool:

@@ -8,7 +8,7 @@ import posixpath
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, cast
 
 from viewmill.shards.errors import ConvertError
 from viewmill.shards.keys import key_of_source
@@ -17,6 +17,7 @@ from viewmill.shards.sources.suffixes import IMAGE_SUFFIXES
 
 _MAX_CLS_BYTES = 4096
 _BLOCK = 512
+_MAX_HEADER_BYTES = 1 << 20  # of an extended header: names, times, attributes
 # Members that belong to a sample without being one.
 _NOTES = (".cls", ".json", ".txt", ".caption", ".url", ".key", ".id")
 
@@ -81,11 +82,11 @@ def _inputs_of_tar(root: Path, name: str) -> list[Input]:
             other = first_image.setdefault(sample, member.name)
             if other != member.name:
                 raise ConvertError(
-                    f"{path}: '{other}' and '{member.name}' are two images of one sample; "
+                    f"{path}: {other!r} and {member.name!r} are two images of one sample; "
                     "one image a sample can be converted: take the others out of the tar"
                 )
         place = Place(name, member.offset, member.size, status.st_size, status.st_mtime_ns)
-        fault = None if member.regular else "not a regular file: a link or device in the tar"
+        fault = None if member.regular else "not a regular file: a link, device or sparse file in the tar"
         folder = member.inner[: -len(".tar")] if member.inner else ""
         key = key_of_source("/".join(part for part in (stem, folder, member.name) if part))
         path_in_tar = "/".join(part for part in (name, member.inner, member.name) if part)
@@ -126,38 +127,65 @@ def _members(file: BinaryIO, shown: str, begin: int, end: int, inner: str | None
     """
     file.seek(begin)
     try:
-        with tarfile.open(fileobj=file, mode="r:") as archive:  # "r:" refuses compressed ones
+        # "r:" refuses compressed ones
+        with tarfile.open(fileobj=cast(BinaryIO, _Headers(file)), mode="r:") as archive:
             for entry in archive:
-                if entry.isdir():
-                    continue
-                if entry.offset_data + (entry.size if entry.isreg() else 0) > end:
-                    raise ConvertError(
-                        f"{shown}: cut short within '{entry.name}' (from byte {entry.offset_data}); "
-                        "copy it again"
-                    )
-                yield from _expanded(file, shown, entry, inner)
+                _refuse_size(shown, entry, end)
+                if not entry.isdir():
+                    yield from _expanded(file, shown, entry, inner)
             stopped = archive.offset
-    except (tarfile.TarError, EOFError, ValueError) as error:
-        if isinstance(error, ConvertError):
-            raise
+    except (ConvertError, OSError, MemoryError):
+        raise
+    except Exception as error:  # tarfile raises whatever it likes on hostile headers
+        text = _one_line(str(error)) or type(error).__name__
         raise ConvertError(
-            f"{shown}: no uncompressed tar that can be read ({error}); uncompress it, or copy it again"
+            f"{shown}: no uncompressed tar that can be read ({text}); uncompress it, or copy it again"
         ) from error
     _check_end(file, shown, stopped, end)
 
 
+class _Headers:
+    """A file as tarfile may read it: headers only, so that none can claim all memory."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, size: int) -> bytes:
+        if size > _MAX_HEADER_BYTES:
+            raise tarfile.ReadError(f"a header before byte {self.tell()} claims {size} bytes")
+        return self._file.read(size)
+
+
+def _refuse_size(shown: str, entry: tarfile.TarInfo, end: int) -> None:
+    if entry.size < 0:  # tarfile would go back, and round for ever
+        raise ConvertError(
+            f"{shown}: the member before byte {entry.offset_data} claims {entry.size} bytes; copy it again"
+        )
+    if _stores_plainly(entry) and entry.offset_data + entry.size > end:
+        raise ConvertError(
+            f"{shown}: cut short within {entry.name!r} (from byte {entry.offset_data}); copy it again"
+        )
+
+
+def _stores_plainly(entry: tarfile.TarInfo) -> bool:
+    """Whether a member's bytes stand in the tar as they are; those of a sparse file do not."""
+    return entry.isreg() and not entry.issparse()
+
+
 def _expanded(file: BinaryIO, shown: str, entry: tarfile.TarInfo, inner: str | None) -> Iterator[_Member]:
-    if inner is None and entry.isreg() and entry.name.lower().endswith(".tar"):
+    plain = _stores_plainly(entry)
+    if inner is None and plain and entry.name.lower().endswith(".tar"):
         last = entry.offset_data + entry.size
-        yield from _members(file, f"{shown}: {entry.name}", entry.offset_data, last, entry.name)
+        yield from _members(file, f"{shown}: {_one_line(entry.name)}", entry.offset_data, last, entry.name)
         return
-    size = entry.size if entry.isreg() else 0
+    size = entry.size if plain else 0
     name = entry.name.removeprefix("./")
-    yield _Member(name, entry.offset_data, size, inner, entry.isreg())
+    yield _Member(name, entry.offset_data, size, inner, plain)
 
 
 def _check_end(file: BinaryIO, shown: str, stopped: int, end: int) -> None:
-    """Where tarfile stopped there must be the end mark, not a damaged header or nothing."""
+    """Where tarfile stopped there must be the end mark, no damaged header, and nothing after it."""
     file.seek(stopped)
     block = file.read(min(_BLOCK, max(end - stopped, 0)))
     if len(block) < _BLOCK:
@@ -166,3 +194,16 @@ def _check_end(file: BinaryIO, shown: str, stopped: int, end: int) -> None:
         )
     if any(block):
         raise ConvertError(f"{shown}: no tar header at byte {stopped}, the file is damaged; copy it again")
+    position = stopped + _BLOCK
+    while rest := file.read(min(_MAX_HEADER_BYTES, end - position)):
+        if any(rest):
+            # Zeros over a header look like an end mark: what comes after them would be lost in silence.
+            raise ConvertError(
+                f"{shown}: the archive ends at byte {stopped}, and more follows; "
+                "it is damaged (copy it again), or several joined into one (give each by itself)"
+            )
+        position += len(rest)
+
+
+def _one_line(text: str) -> str:
+    return repr(text)[1:-1]  # names may hold line breaks, and bytes that are no text

@@ -16,6 +16,7 @@ from viewmill.shards.convert import convert
 from viewmill.shards.errors import ShardError
 from viewmill.shards.images import probe
 from viewmill.shards.manifest import RECORD, Dataset
+from viewmill.shards.survey import quarantine_reasons, survey
 
 from tests.shards.pictures import write_tree
 
@@ -236,6 +237,21 @@ def test_a_row_of_impossible_values_is_refused(copy: Path, column: str, value: i
     rows.tofile(copy / "manifest.bin")
     with Dataset.open(copy) as dataset, pytest.raises(ShardError, match="sample 4 has an"):
         (dataset.labels if column == "label" else dataset.sizes)([4])
+
+
+def test_a_damaged_page_of_a_parquet_is_an_error_that_names_the_file(copy: Path) -> None:
+    parquet = copy / "manifest.parquet"
+    content = bytearray(parquet.read_bytes())
+    footer = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    content[4:footer] = b"\xff" * (footer - 4)  # every page; the footer is whole
+    parquet.write_bytes(content)
+    with Dataset.open(copy) as dataset:
+        with pytest.raises(ShardError, match=r"manifest\.parquet: the table cannot be read"):
+            survey(dataset)
+        refused = copy / "quarantine.parquet"
+        refused.write_bytes(b"PAR1" + bytes(refused.stat().st_size - 4))
+        with pytest.raises(ShardError, match=r"quarantine\.parquet: the table cannot be read"):
+            quarantine_reasons(copy)
 
 
 def test_keys_of_a_damaged_parquet_are_an_error(copy: Path) -> None:

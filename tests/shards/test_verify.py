@@ -11,6 +11,7 @@ import pytest
 from viewmill.shards.convert import convert
 from viewmill.shards.durable import sha256_of
 from viewmill.shards.errors import ShardError
+from viewmill.shards.info import read_info
 from viewmill.shards.manifest import Dataset
 from viewmill.shards.sources.open import SourceOptions
 from viewmill.shards.survey import survey
@@ -38,7 +39,9 @@ def describe_again(dataset: Path, name: str) -> None:
     for entry in (*tree["files"], *tree["shards"]):
         if entry["name"] == name:
             entry.update(bytes=(dataset / name).stat().st_size, sha256=sha256_of(dataset / name))
+    del tree["sha256"]  # of this file itself: written again from what it says now
     (dataset / "dataset.json").write_text(json.dumps(tree))
+    (dataset / "dataset.json").write_text(read_info(dataset).to_json())
 
 
 def test_a_sound_data_set_has_no_fault(whole: Path) -> None:
@@ -120,6 +123,26 @@ def test_a_forged_member_does_not_match_the_manifest(copy: Path) -> None:
     (copy / name).write_bytes(data[:-1024] + data[:512] + bytes(1024))  # one more header, of size as before
     describe_again(copy, name)
     assert [fault.file for fault in verify(copy)] == [name]
+
+
+def test_a_changed_class_name_is_refused_for_no_other_file_vouches_for_it(copy: Path) -> None:
+    text = (copy / "dataset.json").read_text()
+    (copy / "dataset.json").write_text(text.replace('"class_1"', '"klass_1"'))
+    with pytest.raises(ShardError, match=r"dataset\.json: was changed: its content has SHA-256"):
+        verify(copy)
+    with pytest.raises(ShardError, match="take it from a copy or convert again"):
+        Dataset.open(copy)
+
+
+@pytest.mark.parametrize(("old", "new"), [('"sha256": "', '"sha257": "'), ("\n", " \n")])
+def test_a_description_that_reads_the_same_but_was_not_written_so_is_named(
+    copy: Path, old: str, new: str
+) -> None:
+    head, _, tail = (copy / "dataset.json").read_text().rpartition(old)
+    (copy / "dataset.json").write_text(head + new + tail)
+    assert [str(fault) for fault in verify(copy)] == [
+        "dataset.json: is not as it was written; take it from a copy or convert again"
+    ]
 
 
 def test_a_shard_that_is_not_listed_is_named(copy: Path) -> None:

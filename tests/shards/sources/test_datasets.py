@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from viewmill.shards.convert import convert
+from viewmill.shards.errors import ShardError
 from viewmill.shards.info import read_info
 from viewmill.shards.manifest import Dataset
 
@@ -59,3 +60,14 @@ def test_a_flipped_bit_of_the_source_is_quarantined_not_copied(first: Path, tmp_
     report = convert(first, tmp_path / "second")
     assert (report.samples, report.reasons) == (12, {"damaged": 1})
     assert key not in samples(tmp_path / "second")
+
+
+@pytest.mark.parametrize("name", ["manifest.bin", "manifest.parquet"])
+def test_a_flipped_bit_of_the_manifest_is_an_error_and_no_new_label(
+    first: Path, tmp_path: Path, name: str
+) -> None:
+    content = bytearray((first / name).read_bytes())
+    content[16] ^= 1  # the first label, in manifest.bin
+    (first / name).write_bytes(content)
+    with pytest.raises(ShardError, match=rf"{name}: is not what dataset\.json states; run: viewmill verify"):
+        convert(first, tmp_path / "second")

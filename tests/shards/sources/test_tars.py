@@ -169,6 +169,86 @@ def test_a_damaged_header_is_an_error_that_names_the_byte(tmp_path: Path, whole:
         list_tars(tmp_path / "t.tar")
 
 
+def headers(data: bytes) -> list[int]:
+    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+        return [member.offset for member in archive]
+
+
+def with_header(data: bytes, at: int, **fields: bytes) -> bytes:
+    """The tar with fields of one header replaced, and its checksum right for them."""
+    places = {"size": 124, "type": 156}
+    header = bytearray(data[at : at + 512])
+    for name, value in fields.items():
+        header[places[name] : places[name] + len(value)] = value
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    return data[:at] + bytes(header) + data[at + 512 :]
+
+
+def test_zeros_over_a_header_are_no_end_of_the_archive(tmp_path: Path, whole: bytes) -> None:
+    at = headers(whole)[2]
+    (tmp_path / "t.tar").write_bytes(whole[:at] + bytes(512) + whole[at + 512 :])
+    with pytest.raises(
+        ConvertError, match=rf"t\.tar: the archive ends at byte {at}, and more follows; it is"
+    ):
+        list_tars(tmp_path / "t.tar")
+
+
+def test_joined_tars_are_refused_and_never_half_read(tmp_path: Path, whole: bytes) -> None:
+    (tmp_path / "t.tar").write_bytes(whole + tar_bytes({"9.jpg": JPEGS[0]}))
+    with pytest.raises(ConvertError, match="and more follows"):
+        list_tars(tmp_path / "t.tar")
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    ("kind", "size", "message"),
+    [
+        (b"0", -512, "claims -512 bytes"),  # tarfile would read the same header for ever
+        (b"5", -1024, "claims -1024 bytes"),
+        (b"0", 2**80, "cut short within '1.jpg'"),
+        (b"x", 2**41, "a header before byte 2048 claims"),
+        (b"L", 2**80, "a header before byte 2048 claims"),
+        (b"Z", 2**80, "no uncompressed tar that can be read"),
+    ],
+)
+def test_a_header_that_claims_an_impossible_size_is_an_error(
+    tmp_path: Path, whole: bytes, kind: bytes, size: int, message: str
+) -> None:
+    field = (b"\xff" if size < 0 else b"\x80") + (size % 2**88).to_bytes(11, "big")
+    (tmp_path / "t.tar").write_bytes(with_header(whole, headers(whole)[1], size=field, type=kind))
+    with pytest.raises(ConvertError, match=rf"t\.tar: .*{message}"):
+        list_tars(tmp_path / "t.tar")
+
+
+def test_a_thousand_extended_headers_in_a_row_are_an_error(tmp_path: Path, whole: bytes) -> None:
+    extended = with_header(whole, 0, size=b"00000000000\0", type=b"x")[:512]
+    (tmp_path / "t.tar").write_bytes(5000 * extended + whole)
+    with pytest.raises(ConvertError, match=r"t\.tar: no uncompressed tar that can be read"):
+        list_tars(tmp_path / "t.tar")
+
+
+def test_a_sparse_member_is_quarantined_for_its_bytes_do_not_stand_in_one_place(
+    tmp_path: Path, whole: bytes
+) -> None:
+    (tmp_path / "t.tar").write_bytes(with_header(whole, headers(whole)[1], type=b"S"))
+    report = convert(tmp_path / "t.tar", tmp_path / "out")
+    assert (report.inputs, report.samples, report.reasons) == (6, 5, {"not a regular file": 1})
+
+
+def test_a_tar_without_any_image_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
+    tar(tmp_path / "t.tar", {})
+    with pytest.raises(RuntimeError, match=r"t\.tar: holds no image at all"):
+        convert(tmp_path / "t.tar", tmp_path / "out")
+    with tarfile.open(tmp_path / "t.tar", "w") as archive:
+        link = tarfile.TarInfo("1.jpg")
+        link.type, link.linkname = tarfile.SYMTYPE, "0.jpg"
+        archive.addfile(link)
+    with pytest.raises(RuntimeError, match=r"none of 1 files .* \(1 not a regular file"):
+        convert(tmp_path / "t.tar", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_damaged_inner_tar_is_named(tmp_path: Path) -> None:
     source = tar(tmp_path / "t.tar", {"n01.tar": tar_bytes({"0.jpg": JPEGS[0]})[:900]})
     with pytest.raises(ConvertError, match=r"t\.tar: n01\.tar: cut short"):
