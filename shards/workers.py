@@ -50,7 +50,8 @@ def _write_in_processes(jobs: list[ShardJob], workers: int, counted: Callable[[i
     # Spawned, never forked: the caller may hold threads and locks of other libraries.
     context = multiprocessing.get_context("spawn")
     # Read and set here without a lock: a worker that is killed while it holds one never gives it back.
-    totals, stop = context.Array("q", 3), context.RawValue("b", 0)
+    totals: Any = context.Array("q", 3)
+    stop = context.RawValue("b", 0)
     with ProcessPoolExecutor(workers, context, initializer=_start, initargs=(totals, stop)) as pool:
         try:
             pending = {pool.submit(_write_in_worker, job) for job in jobs}
