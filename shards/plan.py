@@ -117,7 +117,8 @@ def make_plan(source: Path, options: Options, source_options: SourceOptions = DE
     listing = list_source(source, source_options)
     usable = [found for found in listing.inputs if not found.fault]
     _refuse_equal_keys(source, listing.root, usable)
-    classes, labels = _labelled(_classes(listing, usable), options)
+    used = {found.class_name for found in usable}
+    classes, labels = _labelled(_classes(listing, usable), used, options)
     images = [image for image in _ordered(usable, labels, options) if _is_in(options.split, image.key)]
     if not images and options.split is not None:
         raise ConvertError(
@@ -165,10 +166,12 @@ def _classes(listing: Listing, usable: list[Input]) -> list[str]:
     return sorted(found, key=os.fsencode)
 
 
-def _labelled(names: list[str], options: Options) -> tuple[list[str], Mapping[str | None, int]]:
-    """Class names by label, and the label of each of the source's names."""
+def _labelled(
+    names: list[str], used: set[str | None], options: Options
+) -> tuple[list[str], Mapping[str | None, int]]:
+    """Class names by label, and the label of each of the source's names; a map names those that are used."""
     if options.label_map:
-        return renamed(names, options.label_map)
+        return renamed([name for name in names if name in used], options.label_map)
     return names, {name: label for label, name in enumerate(names)}
 
 

@@ -43,7 +43,7 @@ def test_a_name_and_a_class_a_line(source: Path, separator: str) -> None:
 
 def test_with_a_label_map_numbers_become_names(source: Path, tmp_path: Path) -> None:
     (tmp_path / "labels.txt").write_text("2\n1\n2\n")
-    pairs = (("0", ""), ("1", "n01"), ("2", "n02"))
+    pairs = (("1", "n01"), ("2", "n02"))
     options = SourceOptions(labels=str(tmp_path / "labels.txt"))
     convert_with(source, tmp_path / "out", Options(label_map=pairs), reading=options)
     with Dataset.open(tmp_path / "out") as dataset:
