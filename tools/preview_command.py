@@ -47,11 +47,14 @@ def id_of_key(dataset: "Dataset", key: str) -> int:
     """The sample with this key.
 
     Raises:
-        ValueError: there is none; names the nearest keys.
+        ValueError: there is none; names the nearest keys. ShardError: the manifest is damaged.
     """
     import pyarrow.parquet as pq
+    from viewmill.shards.manifest import damage_named
 
-    table = pq.read_table(dataset.path / "manifest.parquet", columns=["id"], filters=[("key", "==", key)])
+    path = dataset.path / "manifest.parquet"
+    with damage_named(path, "the keys"):
+        table = pq.read_table(path, columns=["id"], filters=[("key", "==", key)])
     if table.num_rows:
         return int(table.column("id")[0].as_py())
     first = dataset.keys(range(min(dataset.num_samples, 10_000)))

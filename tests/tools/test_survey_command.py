@@ -1,6 +1,7 @@
 """`viewmill inspect` and `preview`: what they count, and the pictures they draw."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -146,3 +147,16 @@ def test_a_picture_keeps_its_shape_when_it_is_fitted() -> None:
 def test_ids_are_spread_over_the_data_set() -> None:
     assert spread_ids(100, 4).tolist() == [0, 25, 50, 75]
     assert spread_ids(3, 10).tolist() == [0, 1, 2]
+
+
+def test_preview_names_a_damaged_manifest(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = shutil.copytree(dataset, tmp_path / "copy")
+    content = bytearray((copy / "manifest.parquet").read_bytes())
+    content[-20:] = bytes(20)
+    (copy / "manifest.parquet").write_bytes(content)
+    assert run_app(app, ["preview", str(copy), "b/3", "--png", str(tmp_path / "x.png")]) == 1
+    said = capsys.readouterr().err
+    assert "manifest.parquet: the keys cannot be read" in said
+    assert said.count("\n") == 1
