@@ -6,15 +6,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from viewmill.shards.conversion import Conversion, Progress
+from viewmill.shards.conversion.journal import PLAN, remove_workspace, workspace_of
+from viewmill.shards.conversion.parts import Part
+from viewmill.shards.conversion.plan import DEFAULT_SOURCE, Options, Plan, make_plan
+from viewmill.shards.conversion.run import Conversion, Progress
+from viewmill.shards.conversion.splits import Split
 from viewmill.shards.errors import ConvertError
 from viewmill.shards.info import DataSetInfo, read_info
-from viewmill.shards.journal import PLAN, remove_workspace, workspace_of
-from viewmill.shards.parts import Part
-from viewmill.shards.plan import DEFAULT_SOURCE, Options, Plan, make_plan
 from viewmill.shards.sources.datasets import is_dataset
 from viewmill.shards.sources.open import SourceOptions
-from viewmill.shards.splits import Split
 from viewmill.shards.survey import quarantine_reasons
 
 

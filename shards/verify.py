@@ -1,33 +1,21 @@
 """Whether a data set is what was written: every byte read, every fault named, what can be rebuilt rebuilt."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
+from viewmill.shards.checks.faults import Fault as Fault
+from viewmill.shards.checks.tars import structure_faults
 from viewmill.shards.durable import sha256_of, written_whole
-from viewmill.shards.errors import ImageError, ShardError
+from viewmill.shards.errors import ImageError
 from viewmill.shards.images import decode_rgb
 from viewmill.shards.info import FILE_NAME, DataSetInfo, FileInfo, ShardInfo, read_info
 from viewmill.shards.manifest import RECORD, SCHEMA, hash_of_data_set, records_of
-from viewmill.shards.tar import Member, index_text, walk
 
 _MAX_FAULTS_OF_A_SHARD = 20  # more say nothing new: the shard is to be replaced
-
-
-@dataclass(frozen=True)
-class Fault:
-    """One thing that is wrong: the file, what and where, what to do. repaired: it no longer is."""
-
-    file: str
-    message: str
-    repaired: bool = False
-
-    def __str__(self) -> str:
-        return f"{self.file}: {self.message}" + (" (repaired)" if self.repaired else "")
 
 
 def verify(
@@ -163,7 +151,7 @@ def _shard_faults(
         if len(damaged) > _MAX_FAULTS_OF_A_SHARD:
             faults.append(Fault(shard.name, f"has {len(damaged)} damaged samples, the first of them above"))
     if not faults:
-        faults += _member_faults(path, number, table, repair)
+        faults += structure_faults(path, number, table, repair)
     return faults
 
 
@@ -197,37 +185,6 @@ def _does_not_decode(data: bytes, width: int, height: int) -> str | None:
     if found != (width, height):
         return f"is {found[0]}x{found[1]} pixels, the manifest says {width}x{height}"
     return None
-
-
-def _member_faults(path: Path, number: int, table: pa.Table | None, repair: bool) -> Iterator[Fault]:
-    """Faults of the archive's structure, and of DALI's index, which is made from it."""
-    try:
-        with path.open("rb") as file:
-            members = list(walk(file, path.name))
-    except ShardError as error:
-        yield Fault(path.name, str(error).removeprefix(f"{path.name}: ") + "; convert again or take a copy")
-        return
-    if table is not None and not _agree(members, table, number):
-        yield Fault(path.name, "its members are not those of manifest.parquet; convert again or take a copy")
-        return
-    index, expected = path.with_suffix(".idx"), index_text(members).encode()
-    if index.is_file() and index.read_bytes() == expected:
-        return
-    message = "is not the index of its shard" if index.is_file() else "is missing"
-    if repair:
-        with written_whole(index) as file:
-            file.write(expected)
-    yield Fault(index.name, f"{message}; verify --repair rebuilds it", repaired=repair)
-
-
-def _agree(members: list[Member], table: pa.Table, number: int) -> bool:
-    """Whether a shard holds, in id order, KEY.EXT where the manifest says and KEY.cls after it."""
-    rows = table.filter(pa.array(table.column("shard").to_numpy() == number))
-    columns = (rows.column(name).to_pylist() for name in ("key", "ext", "offset", "size"))
-    expected = [(f"{key}.{ext}", offset, size) for key, ext, offset, size in zip(*columns, strict=True)]
-    images = [(member.name, member.offset, member.size) for member in members[0::2]]
-    labels = [member.name for member in members[1::2]]
-    return images == expected and labels == [name.partition(".")[0] + ".cls" for name, _, _ in expected]
 
 
 def _strangers(folder: Path, info: DataSetInfo) -> list[str]:

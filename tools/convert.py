@@ -10,7 +10,7 @@ from viewmill.tools.console import FAULTS, print_json, print_line, progress_bar
 from viewmill.tools.convert_progress import Speed
 
 if TYPE_CHECKING:
-    from viewmill.shards.conversion import Progress
+    from viewmill.shards.conversion.run import Progress
     from viewmill.shards.convert import ConvertReport, PartReport
 
 EXAMPLE = "viewmill convert photographs/train DATASET --workers 8 --max-quarantine 100"
@@ -98,12 +98,12 @@ def command(
     Killed at any moment, the same command goes on where it stopped. Inputs that are no usable image are
     quarantined with the reason, see: viewmill inspect.
     """
+    from viewmill.shards.conversion.label_map import read_label_map
+    from viewmill.shards.conversion.parts import parse_part
+    from viewmill.shards.conversion.plan import Options
+    from viewmill.shards.conversion.splits import parse_splits
     from viewmill.shards.convert import convert_part, convert_splits, convert_with
-    from viewmill.shards.label_map import read_label_map
-    from viewmill.shards.parts import parse_part
-    from viewmill.shards.plan import Options
     from viewmill.shards.sources.open import SourceOptions
-    from viewmill.shards.splits import parse_splits
 
     if sum((split is not None, part is not None, merge)) > 1:
         raise ValueError("--split, --part and --merge exclude each other: give one of them")

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from viewmill.shards.conversion import Progress
+    from viewmill.shards.conversion.run import Progress
 
 
 class Speed:

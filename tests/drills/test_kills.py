@@ -14,8 +14,8 @@ from typing import NamedTuple
 import numpy as np
 import psutil
 import pytest
+from viewmill.shards.conversion.journal import PLAN
 from viewmill.shards.convert import convert
-from viewmill.shards.journal import PLAN
 
 from tests.shards.pictures import encoded, noise, tree_hashes
 

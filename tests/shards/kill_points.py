@@ -12,8 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from viewmill.shards.conversion.journal import PLAN
 from viewmill.shards.convert import convert
-from viewmill.shards.journal import PLAN
 
 from tests.shards.pictures import tree_hashes
 

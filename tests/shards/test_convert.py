@@ -16,10 +16,10 @@ import numpy as np
 import psutil
 import pyarrow.parquet as pq
 import pytest
+from viewmill.shards.conversion.journal import FOLDER, PLAN
 from viewmill.shards.convert import Progress, convert
 from viewmill.shards.errors import ConvertError
 from viewmill.shards.images import decode_rgb
-from viewmill.shards.journal import FOLDER, PLAN
 from viewmill.shards.manifest import Dataset
 
 from tests.shards.pictures import SHARED_DATA, encoded, noise, picture, tree_hashes, write_tree

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import pytest
+from viewmill.shards.conversion.label_map import read_label_map
+from viewmill.shards.conversion.plan import Options
 from viewmill.shards.convert import convert_with
 from viewmill.shards.errors import ConvertError
-from viewmill.shards.label_map import read_label_map
 from viewmill.shards.manifest import Dataset
-from viewmill.shards.plan import Options
 
 from tests.shards.pictures import write_tree
 

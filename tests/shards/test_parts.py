@@ -4,11 +4,11 @@ import multiprocessing
 from pathlib import Path
 
 import pytest
-from viewmill.shards import conversion
+from viewmill.shards.conversion import run as conversion
+from viewmill.shards.conversion.parts import Part, parse_part
+from viewmill.shards.conversion.plan import Options, make_plan
 from viewmill.shards.convert import convert_part, convert_with
 from viewmill.shards.errors import ConvertError
-from viewmill.shards.parts import Part, parse_part
-from viewmill.shards.plan import Options, make_plan
 
 from tests.shards.pictures import tree_hashes, write_tree
 
@@ -86,7 +86,7 @@ def test_a_part_of_other_options_is_refused(source: Path, tmp_path: Path) -> Non
 def test_a_part_never_runs_twice_at_once_nor_beside_the_merge(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from viewmill.shards import journal
+    from viewmill.shards.conversion import journal
 
     monkeypatch.setattr(journal, "_PATIENCE_S", 0.1)
     plan = make_plan(source, OPTIONS)

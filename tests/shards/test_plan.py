@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from viewmill.shards.conversion.plan import Options, Plan, make_plan
 from viewmill.shards.errors import ConvertError
-from viewmill.shards.plan import Options, Plan, make_plan
 from viewmill.shards.sources.open import SourceOptions
 
 from tests.shards.pictures import encoded, picture

@@ -3,8 +3,8 @@
 import tarfile
 from pathlib import Path
 
+from viewmill.shards.conversion.plan import Options
 from viewmill.shards.convert import convert_with
-from viewmill.shards.plan import Options
 from viewmill.shards.verify import verify
 
 from tests.shards.pictures import tree_hashes, write_tree

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from viewmill.shards.conversion.resize import Resize
 from viewmill.shards.convert import convert
 from viewmill.shards.images import decode_rgb, probe
 from viewmill.shards.manifest import Dataset
-from viewmill.shards.resize import Resize
 
 from tests.shards.pictures import encoded, exif_with_orientation, picture
 

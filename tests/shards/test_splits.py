@@ -3,12 +3,12 @@
 from pathlib import Path
 
 import pytest
+from viewmill.shards.conversion.plan import Options
+from viewmill.shards.conversion.splits import parse_splits
 from viewmill.shards.convert import convert_splits
 from viewmill.shards.errors import ConvertError
 from viewmill.shards.info import read_info
 from viewmill.shards.manifest import Dataset
-from viewmill.shards.plan import Options
-from viewmill.shards.splits import parse_splits
 
 from tests.shards.pictures import tree_hashes, write_tree
 

@@ -6,8 +6,8 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from viewmill.shards.containers.tar import BLOCK, Member, TarSummary, TarWriter, header_of, index_text, walk
 from viewmill.shards.errors import ShardError
-from viewmill.shards.tar import BLOCK, Member, TarSummary, TarWriter, header_of, index_text, walk
 
 LONG_KEY = "folder/" + "%E4%B8%AD" * 60
 FILES = {"a/b.jpg": b"x" * 1000, "a/b.cls": b"3", f"{LONG_KEY}.png": b"y" * 512, f"{LONG_KEY}.cls": b"-1"}

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from viewmill.shards.conversion import Progress
+from viewmill.shards.conversion.run import Progress
 from viewmill.tools.cli import app
 from viewmill.tools.console import run_app
 from viewmill.tools.convert_progress import Speed

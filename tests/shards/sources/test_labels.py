@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
+from viewmill.shards.conversion.plan import Options
 from viewmill.shards.convert import convert_with
 from viewmill.shards.errors import ConvertError
 from viewmill.shards.manifest import Dataset
-from viewmill.shards.plan import Options
 from viewmill.shards.sources.open import SourceOptions, list_source
 
 from tests.shards.pictures import encoded, picture

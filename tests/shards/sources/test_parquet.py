@@ -108,8 +108,8 @@ def test_columns_are_chosen_by_name(tmp_path: Path) -> None:
 def test_a_killed_conversion_goes_on_with_what_was_spilled(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from viewmill.shards import conversion
     from viewmill.shards import convert as converting
+    from viewmill.shards.conversion import run as conversion
 
     convert(source, tmp_path / "whole", shard_bytes=8_000)
 
@@ -138,7 +138,7 @@ def test_a_killed_conversion_goes_on_with_what_was_spilled(
 def test_a_spilled_file_that_was_damaged_is_noticed(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from viewmill.shards import conversion as module
+    from viewmill.shards.conversion import run as module
 
     real = module.write_shards
 

@@ -263,7 +263,7 @@ def test_a_compressed_tar_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_tar_that_changes_meanwhile_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from viewmill.shards import conversion as module
+    from viewmill.shards.conversion import run as module
 
     source, real = tar(tmp_path / "t.tar", {"0.jpg": JPEGS[0], "1.jpg": JPEGS[1]}), module.write_shards
 

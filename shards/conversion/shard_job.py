@@ -1,18 +1,13 @@
 """One shard, written by one worker: inputs read, checked, stored or refused; the tar, index and record."""
 
-import errno
-import os
-import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import xxhash
-from viewmill.shards.durable import read_at, written_whole
-from viewmill.shards.errors import ImageError
-from viewmill.shards.images import MAX_BYTES, check_decodes, decode_rgb, encode_png, probe
-from viewmill.shards.journal import (
+from viewmill.shards.containers.tar import TarWriter, index_text
+from viewmill.shards.conversion.journal import (
     QuarantinedRow,
     SampleRow,
     ShardRecord,
@@ -21,16 +16,17 @@ from viewmill.shards.journal import (
     staged_refused,
     staged_tar,
 )
-from viewmill.shards.plan import Options, PlannedImage
+from viewmill.shards.conversion.plan import Options, PlannedImage
+from viewmill.shards.conversion.resize import Resize
+from viewmill.shards.durable import written_whole
+from viewmill.shards.errors import ImageError
+from viewmill.shards.images import MAX_BYTES, check_decodes, decode_rgb, encode_png, probe
 from viewmill.shards.raw import picture
-from viewmill.shards.resize import Resize
-from viewmill.shards.sources.inputs import ENCODED, NOT_STATED, Place
-from viewmill.shards.tar import TarWriter, index_text
+from viewmill.shards.sources.inputs import ENCODED
+from viewmill.shards.sources.reading import Unusable, read_input
 
 # Told after each input: source bytes, and whether it was quarantined. May raise to stop the shard.
 Tell = Callable[[int, bool], None]
-# Not the file's fault: these end the conversion instead of filling the quarantine.
-_MACHINE_ERRORS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 @dataclass(frozen=True)
@@ -113,8 +109,10 @@ def _converted(job: ShardJob, image: PlannedImage) -> _Stored:
     Raises:
         _Refused: the input is quarantined.
     """
-    path = os.path.join(job.source, image.place.file)  # noqa: PTH118 - a Path takes as long as the reading
-    data = _read(path, image.place)
+    try:
+        data = read_input(job.source, image.place)
+    except Unusable as unusable:
+        raise _Refused(str(unusable), unusable.xxh64) from unusable
     try:
         if image.place.form != ENCODED:
             data = encode_png(picture(data, image.place.form))
@@ -145,47 +143,3 @@ def _stored(data: bytes, options: Options) -> _Stored:
             f"too large: {len(data)} bytes as lossless PNG, the limit is {MAX_BYTES // 10**6} MB"
         )
     return _Stored(data, ext, width, height, xxhash.xxh64_intdigest(data), not kept)
-
-
-def _read(path: str, place: Place) -> bytes:
-    try:
-        # Not blocking: what was a file in the plan may be a pipe by now.
-        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-        try:
-            return _read_unchanged(file, place)
-        finally:
-            os.close(file)
-    except OSError as error:
-        if error.errno in _MACHINE_ERRORS:
-            raise
-        raise _Refused(f"unreadable: {error.strerror}", None) from error
-
-
-def _read_unchanged(file: int, place: Place) -> bytes:
-    status = os.fstat(file)
-    if stat.S_ISDIR(status.st_mode):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-    time = place.mtime_ns if place.mtime_ns == NOT_STATED else status.st_mtime_ns
-    now, planned = (status.st_size, time), (place.file_size, place.mtime_ns)
-    if not stat.S_ISREG(status.st_mode) or now != planned:
-        raise _Refused("changed: the file was changed while the conversion ran", None)
-    if place.size > MAX_BYTES:
-        reason = f"too large: {place.size} bytes, the limit is {MAX_BYTES // 10**6} MB"
-        raise _Refused(reason, _hash_of(file, place))
-    data = read_at(file, place.size, place.offset)
-    if len(data) != place.size:
-        raise _Refused("changed: the file was changed while the conversion ran", None)
-    if place.xxh64 is not None and xxhash.xxh64_intdigest(data) != place.xxh64:
-        raise _Refused(
-            "damaged: the bytes are not those of the source's manifest, or of its first reading", None
-        )
-    return data
-
-
-def _hash_of(file: int, place: Place) -> int:
-    digest = xxhash.xxh64()
-    at, end = place.offset, place.offset + place.size
-    while at < end and (block := os.pread(file, min(end - at, 1 << 20), at)):
-        digest.update(block)
-        at += len(block)
-    return digest.intdigest()

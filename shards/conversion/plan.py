@@ -13,16 +13,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import xxhash
+from viewmill.shards.conversion.label_map import Pairs, renamed
+from viewmill.shards.conversion.resize import Resize
+from viewmill.shards.conversion.splits import Split
 from viewmill.shards.errors import ConvertError
 from viewmill.shards.images import MAX_BYTES
 from viewmill.shards.info import FORMAT_VERSION, ORDER_VERSION
 from viewmill.shards.keys import printable
-from viewmill.shards.label_map import Pairs, renamed
-from viewmill.shards.resize import Resize
 from viewmill.shards.sources.inputs import Input, Listing, Place, Spill, begins_like_an_image
 from viewmill.shards.sources.open import SourceOptions, kind_of, list_source
 from viewmill.shards.sources.suffixes import IMAGE_SUFFIXES
-from viewmill.shards.splits import Split
 
 CHECKS = ("decode", "header")
 DEFAULT_SOURCE = SourceOptions()

@@ -6,10 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from viewmill.shards.durable import sha256_of
-from viewmill.shards.errors import ConvertError
-from viewmill.shards.info import FILE_NAME, DataSetInfo, read_info
-from viewmill.shards.journal import (
+from viewmill.shards.conversion.journal import (
     ShardRecord,
     read_record,
     remove_workspace,
@@ -17,10 +14,13 @@ from viewmill.shards.journal import (
     staged_index,
     staged_tar,
 )
-from viewmill.shards.plan import Plan
-from viewmill.shards.publish import final_names, publish
-from viewmill.shards.shard_job import ShardJob
-from viewmill.shards.workers import write_shards
+from viewmill.shards.conversion.plan import Plan
+from viewmill.shards.conversion.publish import final_names, publish
+from viewmill.shards.conversion.shard_job import ShardJob
+from viewmill.shards.conversion.workers import write_shards
+from viewmill.shards.durable import sha256_of
+from viewmill.shards.errors import ConvertError
+from viewmill.shards.info import FILE_NAME, DataSetInfo, read_info
 
 
 class Progress(NamedTuple):

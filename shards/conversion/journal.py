@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from viewmill.shards.conversion.parts import Part
+from viewmill.shards.conversion.plan import Plan
 from viewmill.shards.durable import TEMPORARY, sync_folder
 from viewmill.shards.errors import ConvertError
-from viewmill.shards.parts import Part
-from viewmill.shards.plan import Plan
 
 FOLDER = ".convert"
 PLAN = ".convert.json"

@@ -10,7 +10,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
-from viewmill.shards.shard_job import ShardJob, write_shard
+from viewmill.shards.conversion.shard_job import ShardJob, write_shard
 
 _POLL_S = 0.2
 # Counts of this worker process and its order to stop, set once when the process starts.

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from viewmill.shards.conversion.journal import ShardRecord, staged_index, staged_refused, staged_tar
+from viewmill.shards.conversion.plan import Plan
 from viewmill.shards.durable import sha256_of, sync_folder, written_whole
 from viewmill.shards.info import FILE_NAME, MANIFEST_FILES, DataSetInfo, FileInfo, ShardInfo
-from viewmill.shards.journal import ShardRecord, staged_index, staged_refused, staged_tar
 from viewmill.shards.keys import printable
 from viewmill.shards.manifest import QUARANTINE_SCHEMA, ROWS_PER_GROUP, SCHEMA, hash_of_data_set, records_of
-from viewmill.shards.plan import Plan
 
 
 def final_names(records: list[ShardRecord]) -> dict[int, str]:

@@ -1,0 +1,1 @@
+"""The files that hold many images: how each is written, walked and read."""
