@@ -11,6 +11,7 @@ from viewmill.shards.conversion.parts import Part
 from viewmill.shards.conversion.plan import DEFAULT_SOURCE, Options, Plan, make_plan
 from viewmill.shards.conversion.run import Conversion, Progress
 from viewmill.shards.conversion.splits import Split
+from viewmill.shards.conversion.workers import Workers, check_workers
 from viewmill.shards.errors import ConvertError
 from viewmill.shards.info import DataSetInfo, read_info
 from viewmill.shards.sources.datasets import is_dataset
@@ -54,7 +55,7 @@ def convert(
     source: Path,
     dataset: Path,
     *,
-    workers: int = 1,
+    workers: Workers = 1,
     shuffle_seed: int | None = 0,
     check: str = "decode",
     shard_bytes: int | None = None,
@@ -70,7 +71,7 @@ def convert(
     Args:
         source: a folder of images, a table of paths, tars, CIFAR's or STL-10's files, or a data set.
         dataset: a folder that is new, empty, or left by an unfinished conversion of the same plan.
-        workers: processes; with 1 the work is done in this one.
+        workers: processes; with 1 the work is done in this one; or `RayWorkers`, a cluster.
         shuffle_seed: of the global order, 0 .. 2^64-1; None keeps the order of the paths.
         check: 'decode' decodes each image once; 'header' trusts the body of those that are kept as they are.
         shard_bytes: source bytes of a shard, about; None is a sixteenth of the whole, 4 to 256 MiB.
@@ -83,7 +84,8 @@ def convert(
 
     Raises:
         ConvertError: source or destination are not usable; ValueError: an option is out of range.
-        RuntimeError: a worker died, the disk is full, or not one input is a usable image.
+        RuntimeError: a worker died, the disk is full, not one input is a usable image, or the Ray cluster is
+            not to be had; ModuleNotFoundError: Ray is not installed.
     """
     options = Options(shuffle_seed, check, shard_bytes, limit, resize, quality)
     return convert_with(
@@ -103,7 +105,7 @@ def convert_with(
     options: Options,
     *,
     reading: SourceOptions = DEFAULT_SOURCE,
-    workers: int = 1,
+    workers: Workers = 1,
     merge: bool = False,
     max_quarantine: int | None = None,
     progress: Callable[[Progress], None] | None = None,
@@ -130,7 +132,7 @@ def convert_part(
     part: Part,
     *,
     reading: SourceOptions = DEFAULT_SOURCE,
-    workers: int = 1,
+    workers: Workers = 1,
     progress: Callable[[Progress], None] | None = None,
 ) -> PartReport:
     """Writes this part's shards of a conversion that several jobs share; `convert_with` publishes them.
@@ -157,7 +159,7 @@ def convert_splits(
     splits: Sequence[Split],
     *,
     reading: SourceOptions = DEFAULT_SOURCE,
-    workers: int = 1,
+    workers: Workers = 1,
     max_quarantine: int | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> list[ConvertReport]:
@@ -201,9 +203,8 @@ def _same(folder: Path, plan: Plan) -> DataSetInfo:
     return info
 
 
-def _planned(source: Path, dataset: Path, options: Options, reading: SourceOptions, workers: int) -> Plan:
-    if workers < 1:
-        raise ValueError(f"workers must be at least 1, got {workers}")
+def _planned(source: Path, dataset: Path, options: Options, reading: SourceOptions, workers: Workers) -> Plan:
+    check_workers(workers)
     _refuse_nested(source, dataset)
     return make_plan(source, options, reading)
 

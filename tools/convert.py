@@ -11,6 +11,7 @@ from viewmill.tools.convert_progress import Speed
 
 if TYPE_CHECKING:
     from viewmill.shards.conversion.run import Progress
+    from viewmill.shards.conversion.workers import Workers
     from viewmill.shards.convert import ConvertReport, PartReport
 
 EXAMPLE = "viewmill convert photographs/train DATASET --workers 8 --max-quarantine 100"
@@ -23,8 +24,15 @@ def command(
     ],
     dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="A new folder for the data set.")],
     workers: Annotated[
-        int, typer.Option(min=1, help="Processes.", show_default="one a core")
-    ] = os.cpu_count() or 1,
+        int | None, typer.Option(min=1, help="Shards written at once.", show_default="one a core")
+    ] = None,
+    engine: Annotated[
+        Literal["processes", "ray"], typer.Option(help="Processes of this machine, or a Ray cluster.")
+    ] = "processes",
+    ray_address: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Of the Ray cluster.", show_default="RAY_ADDRESS, or local"),
+    ] = None,
     shuffle: Annotated[
         str, typer.Option(metavar="SEED", help="Seed of the global order; 'none' keeps the order of paths.")
     ] = "0",
@@ -127,6 +135,7 @@ def command(
         label_column=label_column,
         labels=None if labels is None else str(labels),
     )
+    chosen_workers = workers_of(engine, workers, ray_address)
     chosen_part = None if part is None else parse_part(part)
     splits = None if split is None else parse_splits(split)
     speed = Speed()
@@ -137,7 +146,7 @@ def command(
 
         if chosen_part is not None:
             written = convert_part(
-                source, dataset, options, chosen_part, reading=reading, workers=workers, progress=shown
+                source, dataset, options, chosen_part, reading=reading, workers=chosen_workers, progress=shown
             )
             reports = []
         elif splits is not None:
@@ -147,7 +156,7 @@ def command(
                 options,
                 splits,
                 reading=reading,
-                workers=workers,
+                workers=chosen_workers,
                 max_quarantine=max_quarantine,
                 progress=shown,
             )
@@ -158,7 +167,7 @@ def command(
                     dataset,
                     options,
                     reading=reading,
-                    workers=workers,
+                    workers=chosen_workers,
                     merge=merge,
                     max_quarantine=max_quarantine,
                     progress=shown,
@@ -190,6 +199,21 @@ def tell_part(report: "PartReport", json: bool) -> None:
         f"{report.dataset}: part {report.part} has its {report.shards} shards; of all parts "
         f"{report.written} of {report.total} are written. Then: the same command with --merge for --part"
     )
+
+
+def workers_of(engine: str, count: int | None, ray_address: str | None) -> "Workers":
+    """Who writes the shards.
+
+    Raises:
+        ValueError: an address of a cluster that is not asked for.
+    """
+    from viewmill.shards.conversion.workers import RayWorkers
+
+    if engine == "ray":
+        return RayWorkers(count, ray_address)
+    if ray_address is not None:
+        raise ValueError("--ray-address is for --engine ray: give both, or neither")
+    return count or os.cpu_count() or 1
 
 
 def seed_of(text: str) -> int | None:

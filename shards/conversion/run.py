@@ -17,7 +17,7 @@ from viewmill.shards.conversion.journal import (
 from viewmill.shards.conversion.plan import Plan
 from viewmill.shards.conversion.publish import final_names, publish
 from viewmill.shards.conversion.shard_job import ShardJob
-from viewmill.shards.conversion.workers import write_shards
+from viewmill.shards.conversion.workers import Workers, write_shards
 from viewmill.shards.durable import sha256_of
 from viewmill.shards.errors import ConvertError
 from viewmill.shards.info import FILE_NAME, DataSetInfo, read_info
@@ -41,7 +41,7 @@ class Conversion:
     dataset: Path
     workspace: Path
     plan: Plan
-    workers: int
+    workers: Workers
     progress: Callable[[Progress], None] | None
 
     def records(self) -> list[ShardRecord | None]:

@@ -1,4 +1,4 @@
-"""The processes of a conversion: shards written by spawned workers, or in this process when one is enough."""
+"""Who writes the shards: spawned worker processes, this process when one is enough, or a Ray cluster."""
 
 import multiprocessing
 import os
@@ -8,8 +8,10 @@ import warnings
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from typing import Any
 
+from viewmill.shards.conversion.ray_workers import write_shards_on_ray
 from viewmill.shards.conversion.shard_job import ShardJob, write_shard
 
 _POLL_S = 0.2
@@ -17,17 +19,41 @@ _POLL_S = 0.2
 _shared: dict[str, Any] = {}
 
 
+@dataclass(frozen=True)
+class RayWorkers:
+    """A Ray cluster in place of processes of this machine.
+
+    at_once: shards written at the same time; None is one for each CPU of the cluster. address: HOST:PORT;
+    None is the cluster that RAY_ADDRESS names, or that runs on this machine.
+    """
+
+    at_once: int | None = None
+    address: str | None = None
+
+
+Workers = int | RayWorkers  # a number of processes, or a cluster
+
+
 class Stopped(RuntimeError):
     """The conversion was called off while this shard was being written."""
 
 
-def write_shards(jobs: list[ShardJob], workers: int, counted: Callable[[int, int, int], None]) -> None:
+def check_workers(workers: Workers) -> None:
+    """Raises ValueError where there is nobody to work."""
+    count = workers.at_once if isinstance(workers, RayWorkers) else workers
+    if count is not None and count < 1:
+        raise ValueError(f"workers must be at least 1, got {count}")
+
+
+def write_shards(jobs: list[ShardJob], workers: Workers, counted: Callable[[int, int, int], None]) -> None:
     """Writes all these shards; `counted` is told totals now and then: inputs, their bytes, quarantined.
 
     Raises:
-        RuntimeError: a worker process died.
+        RuntimeError: a worker process died; as `ray_workers.write_shards_on_ray`.
     """
-    if workers == 1 or len(jobs) <= 1:
+    if isinstance(workers, RayWorkers):
+        write_shards_on_ray(jobs, workers.at_once, workers.address, counted)
+    elif workers == 1 or len(jobs) <= 1:
         _write_here(jobs, counted)
     else:
         _write_in_processes(jobs, min(workers, len(jobs)), counted)
