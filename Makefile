@@ -29,6 +29,16 @@ else
 endif
 	touch $@
 
+# FFCV is built from source, so it needs libraries that pip does not bring; without them its tests are skipped.
+$(VENV)/.ffcv: $(STAMP) constraints-ffcv.txt
+	@if ! pkg-config --exists opencv4 libturbojpeg; then \
+	    echo "no FFCV: apt-get install libopencv-dev libturbojpeg0-dev pkg-config g++"; \
+	elif [ $(LOCKED) = 1 ]; then \
+	    $(BIN)/pip install -q --no-compile --no-build-isolation --require-hashes -r constraints-ffcv.txt; \
+	else \
+	    $(BIN)/pip install -q --no-build-isolation ffcv; \
+	fi && touch $@
+
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -39,11 +49,11 @@ types: install
 check: lint types
 	$(BIN)/pytest -q -m 'not slow and not soak' --durations=20
 
-test: lint types
+test: lint types $(VENV)/.ffcv
 	$(BIN)/pytest -q -m 'not slow and not soak' --durations=20
 	$(BIN)/pytest -q -m 'slow and not soak' --durations=20
 
-soak: install
+soak: install $(VENV)/.ffcv
 	$(BIN)/pytest -q -m soak --durations=20 -k '$(if $(filter all,$(PART)),,$(PART))'
 
 demo: install
