@@ -3,8 +3,8 @@
     python .ci/lock.py constraints.txt '.[dev]' pip
     python .ci/lock.py constraints-ffcv.txt ffcv --beside constraints.txt
 
-What a file pins already stays, unless --upgrade. The hashes are those of this platform's files (Linux, x86-64,
-Python 3.11); where a version is unchanged, the hashes that are there are kept.
+What a file pins already stays, unless --upgrade. The hashes are those of this platform's files (Linux,
+x86-64, Python 3.11); where a version is unchanged, the hashes that are there are kept.
 """
 
 import argparse
