@@ -1,7 +1,5 @@
 """Conversions killed at random moments or any system call, or on a full disk: run again, the same bytes."""
 
-import os
-import re
 import shutil
 import signal
 import subprocess
@@ -17,18 +15,18 @@ import pytest
 from viewmill.shards.conversion.journal import PLAN
 from viewmill.shards.convert import convert
 
-from tests.shards.pictures import encoded, noise, tree_hashes
+from tests.drills.tracing import ROOT, recorded_calls, run_with_fault
+from tests.shards.pictures import SHARED_DATA, encoded, noise, tree_hashes
 
-ROOT = Path(__file__).resolve().parents[2]
-SHARD_BYTES = 250_000
 PROGRAM = """
 import sys
 from pathlib import Path
 from viewmill.shards.convert import convert
 
 if __name__ == "__main__":
-    source, dataset, workers, shard_bytes = sys.argv[1:]
-    convert(Path(source), Path(dataset), workers=int(workers), shard_bytes=int(shard_bytes))
+    source, dataset, workers, shard_bytes, limit = sys.argv[1:]
+    numbers = {"workers": int(workers), "shard_bytes": int(shard_bytes), "limit": int(limit) or None}
+    convert(Path(source), Path(dataset), **numbers)
 """
 # What changes files, and the openings between them.
 CALLS = (
@@ -37,53 +35,69 @@ CALLS = (
 )  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """50 small bitmaps, some milliseconds of work each, and some files that are no image."""
-    folder = tmp_path_factory.mktemp("kills") / "source"
-    folder.mkdir()
-    for number in range(50):
-        side = int(np.random.default_rng((14, number)).integers(30, 220))
-        (folder / f"{number}.bmp").write_bytes(encoded(noise(number, side, 150), "BMP"))
-    for number in range(3):
-        (folder / f"{number}.txt").write_text("no image")
-    return folder
+class Job(NamedTuple):
+    """What is converted, and how."""
+
+    source: Path
+    shard_bytes: int
+    limit: int | None = None
 
 
 class Whole(NamedTuple):
-    """An uninterrupted conversion: its files, and how long its two workers took from the plan on."""
+    """An uninterrupted conversion: its job, its files, and how long its two workers took from the plan on."""
 
+    job: Job
     files: dict[str, str]
     working_s: float
 
 
 @pytest.fixture(scope="module")
-def whole(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Whole:
-    folder = tmp_path_factory.mktemp("whole")
-    process = start(source, folder / "dataset", folder)
+def bitmaps(tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """50 small bitmaps, some milliseconds of work each, and some files that are no image."""
+    folder = tmp_path_factory.mktemp("kills")
+    (folder / "source").mkdir()
+    for number in range(50):
+        side = int(np.random.default_rng((14, number)).integers(30, 220))
+        (folder / "source" / f"{number}.bmp").write_bytes(encoded(noise(number, side, 150), "BMP"))
+    for number in range(3):
+        (folder / "source" / f"{number}.txt").write_text("no image")
+    return uninterrupted(Job(folder / "source", 250_000), folder)
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """600 photographs out of a tar."""
+    tar = SHARED_DATA / "imagenette_train.tar"
+    if not tar.exists():
+        pytest.skip(f"{tar.name} is not here")
+    return uninterrupted(Job(tar, 600_000, limit=600), tmp_path_factory.mktemp("photographs"))
+
+
+def uninterrupted(job: Job, folder: Path) -> Whole:
+    process = start(job, folder / "dataset", folder)
     wait_for_plan(process, folder / "dataset")
     begin = time.monotonic()
     assert process.wait() == 0
-    return Whole(tree_hashes(folder / "dataset"), time.monotonic() - begin)
+    files = tree_hashes(folder / "dataset")
+    assert len([name for name in files if name.endswith(".tar")]) >= 3
+    return Whole(job, files, time.monotonic() - begin)
 
 
-def command(source: Path, dataset: Path, folder: Path, workers: int = 2, shard_bytes: int = 0) -> list[str]:
+def command(job: Job, dataset: Path, folder: Path, workers: int = 2) -> list[str]:
     (folder / "program.py").write_text(PROGRAM)
-    numbers = [str(workers), str(shard_bytes or SHARD_BYTES)]
-    return [sys.executable, str(folder / "program.py"), str(source), str(dataset), *numbers]
+    words = [job.source, dataset, workers, job.shard_bytes, job.limit or 0]
+    return [sys.executable, str(folder / "program.py"), *map(str, words)]
 
 
-def start(source: Path, dataset: Path, folder: Path) -> psutil.Popen:
-    return psutil.Popen(command(source, dataset, folder), stderr=subprocess.DEVNULL, cwd=ROOT)
+def start(job: Job, dataset: Path, folder: Path) -> psutil.Popen:
+    return psutil.Popen(command(job, dataset, folder), stderr=subprocess.DEVNULL, cwd=ROOT)
 
 
-def killed_once(
-    source: Path, dataset: Path, folder: Path, rng: np.random.Generator, working_s: float
-) -> bool:
+def killed_once(whole: Whole, dataset: Path, folder: Path, rng: np.random.Generator) -> bool:
     """Starts the conversion, kills the parent or a worker after a random time; False if it was through."""
-    process = start(source, dataset, folder)
+    process = start(whole.job, dataset, folder)
     wait_for_plan(process, dataset)
-    time.sleep(float(rng.random()) * working_s)
+    time.sleep(float(rng.random()) * whole.working_s)
     family = [process, *children_of(process)]
     victim = family[rng.integers(len(family))] if rng.random() < 0.5 else process
     victim.kill() if victim.is_running() else None
@@ -104,112 +118,69 @@ def children_of(process: psutil.Popen) -> list[psutil.Process]:
         return []
 
 
-def drill(source: Path, whole: Whole, folder: Path, seed: int, kills: int) -> None:
+def drill(whole: Whole, folder: Path, seed: int, kills: int) -> None:
     """Conversions that are killed up to three times each and then finished, until so many kills are done."""
     done = trial = 0
     while done < kills:
         rng, dataset = np.random.default_rng((15, seed, trial)), folder / f"dataset{trial}"
         for _ in range(int(rng.integers(1, 4))):
-            if not killed_once(source, dataset, folder, rng, whole.working_s):
+            if not killed_once(whole, dataset, folder, rng):
                 break
             done += 1
-        finish(source, dataset)
+        finish(whole.job, dataset)
         assert tree_hashes(dataset) == whole.files, f"trial {trial} gave other files"
         shutil.rmtree(dataset)
         trial += 1
         assert trial <= 5 * kills + 5, "nearly no conversion lived long enough to be killed"
 
 
-def finish(source: Path, dataset: Path, shard_bytes: int = SHARD_BYTES) -> None:
+def finish(job: Job, dataset: Path) -> None:
     """What a user would do after a crash: the same command again, unless the data set is finished."""
     if not (dataset / "dataset.json").exists() or (dataset / PLAN).exists():
-        convert(source, dataset, shard_bytes=shard_bytes)
+        convert(job.source, dataset, shard_bytes=job.shard_bytes, limit=job.limit)
 
 
 @pytest.mark.slow
-def test_killed_at_random_moments_it_is_finished_with_the_same_bytes(
-    source: Path, whole: Whole, tmp_path: Path
-) -> None:
-    drill(source, whole, tmp_path, seed=0, kills=8)
+def test_killed_at_random_moments_it_is_finished_with_the_same_bytes(bitmaps: Whole, tmp_path: Path) -> None:
+    drill(bitmaps, tmp_path, seed=0, kills=8)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
 def test_killed_two_hundred_times_it_is_finished_with_the_same_bytes(
-    source: Path, whole: Whole, tmp_path: Path
+    photographs: Whole, tmp_path: Path
 ) -> None:
-    drill(source, whole, tmp_path, seed=1, kills=200)
+    drill(photographs, tmp_path, seed=1, kills=200)
 
 
 @pytest.fixture(scope="module")
-def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def few(tmp_path_factory: pytest.TempPathFactory) -> Job:
     """Six images of about equal size, for three shards."""
     folder = tmp_path_factory.mktemp("few") / "source"
     folder.mkdir()
     for number in range(6):
         (folder / f"{number}.png").write_bytes(encoded(noise(number, 20, 20), "PNG"))
-    return folder
-
-
-FEW_SHARD_BYTES = 7_000
-
-
-@pytest.fixture(scope="module")
-def traced() -> list[str]:
-    """The begin of a command that runs another under strace."""
-    strace = shutil.which("strace")
-    if strace is None:
-        pytest.skip("strace is not installed")
-    if subprocess.run([strace, "-o", "/dev/null", "true"], capture_output=True).returncode:
-        pytest.skip("strace may not trace processes here")
-    return [strace, "-f", "-y"]  # with --seccomp-bpf, release 6.1 injects nothing
-
-
-def calls_on(folder: Path, log: Path) -> list[tuple[str, int]]:
-    """(system call, its number among those of its name in its thread) of all that touch the folder.
-
-    Only the first thread counts: strace counts by thread, and the conversion of one worker is one.
-    """
-    seen: dict[str, int] = {}
-    found: list[tuple[str, int]] = []
-    first = log.read_text().split(maxsplit=1)[0]
-    for line in log.read_text().splitlines():
-        match = re.match(r"(\d+) +(\w+)\((.*)", line)
-        if match and match[1] == first:
-            seen[match[2]] = seen.get(match[2], 0) + 1
-            if str(folder) in match[3]:
-                found.append((match[2], seen[match[2]]))
-    return found
-
-
-def environment() -> dict[str, str]:
-    """The same calls in every run: no byte code is written, no hash is random."""
-    return {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1"}
+    return Job(folder, 7_000)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
-def test_killed_at_every_system_call_it_is_finished_with_the_same_bytes(
-    few: Path, traced: list[str], tmp_path: Path
-) -> None:
+def test_killed_at_every_system_call_it_is_finished_with_the_same_bytes(few: Job, tmp_path: Path) -> None:
     # One path for all runs, so that their calls are the same; a run before them warms what is cached.
-    dataset, log = tmp_path / "dataset", tmp_path / "log"
-    run = command(few, dataset, tmp_path, workers=1, shard_bytes=FEW_SHARD_BYTES)
+    dataset = tmp_path / "dataset"
+    run = command(few, dataset, tmp_path, workers=1)
     for _ in range(2):
         shutil.rmtree(dataset, ignore_errors=True)
-        trace = [*traced, "-o", str(log), "-e", "trace=" + ",".join(CALLS), *run]
-        subprocess.run(trace, check=True, env=environment(), cwd=ROOT)
-    expected, points = tree_hashes(dataset), calls_on(dataset, log)
+        points = recorded_calls(run, tmp_path / "log", CALLS, dataset)
+    expected = tree_hashes(dataset)
     assert len([name for name in expected if name.endswith(".tar")]) == 3
     assert len(points) >= 100
     wrong, killed = [], 0
     for name, number in points:
         shutil.rmtree(dataset, ignore_errors=True)
-        kill = [*traced, "-o", os.devnull, "-e", f"trace={name}"]
-        kill += ["-e", f"inject={name}:signal=KILL:when={number}", *run]
-        code = subprocess.run(kill, env=environment(), cwd=ROOT, capture_output=True).returncode
+        code = run_with_fault(run, name, number, "signal=KILL").returncode
         killed += code in (-signal.SIGKILL, 128 + signal.SIGKILL)
-        finish(few, dataset, FEW_SHARD_BYTES)
+        finish(few, dataset)
         if tree_hashes(dataset) != expected:
             wrong.append((name, number))
     assert wrong == []
@@ -237,9 +208,9 @@ def resize(disk: Path, kibibytes: int) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_on_a_full_disk_it_ends_with_one_line_and_goes_on_with_room(
-    few: Path, small_disk: Path, tmp_path: Path, workers: int
+    few: Job, small_disk: Path, tmp_path: Path, workers: int
 ) -> None:
-    convert(few, tmp_path / "whole", shard_bytes=FEW_SHARD_BYTES)
+    convert(few.source, tmp_path / "whole", shard_bytes=few.shard_bytes)
     expected = tree_hashes(tmp_path / "whole")
     dataset, failures = small_disk / "dataset", 0
     # From no room at all, a page more each time: it fails at every kind of file, and takes up what is there.
@@ -256,9 +227,9 @@ def test_on_a_full_disk_it_ends_with_one_line_and_goes_on_with_room(
     assert tree_hashes(dataset) == expected
 
 
-def message_of_failure(source: Path, dataset: Path, workers: int) -> str | None:
+def message_of_failure(job: Job, dataset: Path, workers: int) -> str | None:
     try:
-        convert(source, dataset, workers=workers, shard_bytes=FEW_SHARD_BYTES)
+        convert(job.source, dataset, workers=workers, shard_bytes=job.shard_bytes)
     except RuntimeError as error:
         return str(error)
     return None
