@@ -9,6 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from viewmill.tools.console import print_json, print_line
+from viewmill.tools.html_page import (
+    check_target,
+    clock,
+    environment,
+    figure,
+    megabytes,
+    percent,
+    plotly_script,
+    script_json,
+    write_page,
+)
 
 if TYPE_CHECKING:
     from viewmill.tools.run_reader import Run
@@ -48,38 +59,31 @@ def command(
 
     found = read_run(run)
     target = out or run / "report.html"
-    if not target.absolute().parent.is_dir():
-        raise FileNotFoundError(f"{target}: there is no folder {target.parent}; make it first")
-    html = render(found, sample_views(found, data) if data is not None else None)
-    aside = target.with_name(target.name + ".partial")
-    aside.write_text(html, encoding="utf-8")
-    aside.replace(target)
+    check_target(target)
+    size = write_page(target, render(found, sample_views(found, data) if data is not None else None))
     if json:
-        print_json({"report": str(target), "bytes": len(html.encode()), "status": found.status})
+        print_json({"report": str(target), "bytes": size, "status": found.status})
     else:
-        print_line(f"{target}: {found.status}, {len(html.encode()) / 1e6:.1f} MB; open it in a browser")
+        print_line(f"{target}: {found.status}, {megabytes(size)}; open it in a browser")
 
 
 def render(run: "Run", views_png: bytes | None) -> str:
     """The page. Names and texts of the run are escaped, plotly.js stands in it once."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from plotly.offline import get_plotlyjs
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
-    )
-    environment.filters.update(figure=figure, percent=percent, clock=clock, megabytes=megabytes)
-    return environment.get_template(TEMPLATE).render(
-        run=run,
-        name=run.path.absolute().name,
-        charts=script_json(charts(run)),
-        evaluation=[evaluation_row(entry) for entry in run.evaluation],
-        throughput=throughput(run),
-        details=[event_row(event) for event in run.events],
-        environment=flat(run.environment),
-        views=base64.b64encode(views_png).decode() if views_png is not None else None,
-        plotly=get_plotlyjs(),
-        written=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+    return (
+        environment()
+        .get_template(TEMPLATE)
+        .render(
+            run=run,
+            name=run.path.absolute().name,
+            charts=script_json(charts(run)),
+            evaluation=[evaluation_row(entry) for entry in run.evaluation],
+            throughput=throughput(run),
+            details=[event_row(event) for event in run.events],
+            environment=flat(run.environment),
+            views=base64.b64encode(views_png).decode() if views_png is not None else None,
+            plotly=plotly_script(),
+            written=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+        )
     )
 
 
@@ -95,14 +99,6 @@ def charts(run: "Run") -> list[dict[str, Any]]:
             steps, values = zip(*points, strict=True)
             drawn.append({"title": title, "unit": unit, "note": note, "x": steps, "y": values})
     return drawn
-
-
-def script_json(tree: Any) -> str:
-    """JSON that can stand inside <script>: no text of a run ends the element or begins a comment."""
-    text = json.dumps(tree, allow_nan=False)
-    for char in "<>&":
-        text = text.replace(char, f"\\u{ord(char):04x}")
-    return text
 
 
 def evaluation_row(entry: dict[str, Any]) -> dict[str, Any]:
@@ -176,28 +172,3 @@ def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, str]:
         nested = isinstance(value, dict)
         rows |= flat(value, f"{prefix}{name}.") if nested else {f"{prefix}{name}": str(value)}
     return rows
-
-
-def figure(value: float | None) -> str:
-    """A number for people: 12,345 or 0.01234."""
-    if value is None:
-        return "–"
-    return f"{value:,.0f}" if abs(value) >= 1000 or value == int(value) else f"{value:.4g}"
-
-
-def percent(value: float | None) -> str:
-    """0.4321 as 43.2 %."""
-    return "–" if value is None else f"{100 * value:.1f} %"
-
-
-def clock(seconds: float | None) -> str:
-    """Seconds as h:mm:ss."""
-    if seconds is None:
-        return "–"
-    whole = round(seconds)
-    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
-
-
-def megabytes(count: int) -> str:
-    """Bytes as MB."""
-    return f"{count / 1e6:,.1f} MB"

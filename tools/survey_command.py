@@ -1,5 +1,6 @@
 """`viewmill inspect`: what is in a data set."""
 
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,34 +14,95 @@ if TYPE_CHECKING:
     from viewmill.shards.manifest import Dataset
     from viewmill.shards.survey import Duplicates, Spread, Survey
 
-EXAMPLE = "viewmill inspect DATASET --png sheet.png --preset hydes@96"
+EXAMPLE = "viewmill inspect DATASET --html dataset.html --plots plots --png sheet.png --preset hydes@96"
 MAX_CLASSES_SHOWN = 40  # of the table; --json has all
 
 
 def command(
     dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="The data set.")],
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write images, views, plots and tables as one page.")
+    ] = None,
+    plots: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Write the plots of the page as PNGs.")
+    ] = None,
     png: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write a contact sheet of images and their views.")
     ] = None,
-    preset: Annotated[str, typer.Option(help="Views of the contact sheet: NAME or NAME@SIZE.")] = "hydes@96",
-    images: Annotated[int, typer.Option(min=1, max=200, help="Rows of the contact sheet.")] = 12,
+    preset: Annotated[
+        str, typer.Option(help="Views of the contact sheet and the page: NAME or NAME@SIZE.")
+    ] = "hydes@96",
+    images: Annotated[int, typer.Option(min=1, max=200, help="Images whose views are drawn.")] = 12,
     seed: Annotated[int, typer.Option(min=0, help="Of the views, as in a recipe.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print counts and statistics as JSON.")] = False,
 ) -> None:
-    """Show counts, sizes, classes and refused inputs of a data set, and a contact sheet of its views."""
+    """Show counts, sizes, classes, duplicates and refused inputs of a data set.
+
+    --html writes them as one page that needs no network, with plots, images and the views of a recipe.
+    """
     from viewmill.shards.manifest import Dataset
     from viewmill.shards.survey import survey
+    from viewmill.tools.html_page import check_target
 
+    if html is not None:
+        check_target(html)
     with Dataset.open(dataset) as opened:
         found = survey(opened)
+        written: dict[str, object] = {}
         if png is not None:
             write_sheet(opened, png, preset, images, seed)
+            written["png"] = str(png)
+        if html is not None or plots is not None:
+            written |= write_statistics(opened, found, html, plots, preset, images, seed)
         if json:
-            print_json(as_json(opened, found))
+            print_json(as_json(opened, found) | {"written": written})
         else:
             print_tables(opened, found)
-    if png is not None and not json:
-        print_line(f"contact sheet: {png}")
+    if not json:
+        print_written(written)
+
+
+def print_written(written: dict[str, object]) -> None:
+    """A line for each file or folder."""
+    labels = {"png": "contact sheet", "html": "page", "plots": "plots", "left_out": "no plot of"}
+    for name, value in written.items():
+        lines = value if isinstance(value, list) else [value]
+        for line in lines:
+            print_line(f"{labels[name]}: {line}")
+
+
+def write_statistics(
+    dataset: "Dataset",
+    found: "Survey",
+    html: Path | None,
+    plots: Path | None,
+    preset_name: str,
+    images: int,
+    seed: int,
+) -> dict[str, object]:
+    """The page and the PNGs, as far as they are wanted; returns what was written where."""
+    from viewmill.pipelines.views import preset
+    from viewmill.tools.html_page import write_page
+    from viewmill.tools.inspection.charts import charts_of, left_out
+    from viewmill.tools.inspection.page import render
+    from viewmill.tools.inspection.plots import write_plots
+
+    charts = charts_of(dataset, found)
+    words = ["viewmill", "inspect", str(dataset.path)]
+    written: dict[str, object] = {}
+    if html is not None:
+        views = ["--preset", preset_name, "--images", str(images), "--seed", str(seed)]
+        line = shlex.join([*words, "--html", str(html), *views])
+        spec = preset(preset_name)
+        page = render(dataset, found, charts, spec, images=images, seed=seed, command=line)
+        write_page(html, page)
+        written["html"] = str(html)
+    if plots is not None:
+        line = shlex.join([*words, "--plots", str(plots)])
+        name = dataset.path.absolute().name
+        write_plots(charts, plots, f"{name}, data set hash {dataset.data_set_hash[:16]}, {line}")
+        written |= {"plots": str(plots), "left_out": left_out(charts)}
+    return written
 
 
 def write_sheet(dataset: "Dataset", png: Path, preset_name: str, images: int, seed: int) -> None:
@@ -109,6 +171,8 @@ def sizes_table(found: "Survey") -> "Table":
         "pixels": found.pixels,
         "1000 width / height": found.aspect,
         "bytes": found.bytes,
+        "bytes of a shard": found.shard_bytes,
+        "samples of a shard": found.shard_samples,
     }
     rows = [
         (name, *(f"{value:,.0f}" for value in asdict(spread).values())) for name, spread in spreads.items()

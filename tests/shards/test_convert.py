@@ -113,40 +113,6 @@ def test_another_seed_is_another_data_set(source: Path, dataset: Path, tmp_path:
     assert other.data_set_hash != json.loads((dataset / "dataset.json").read_text())["data_set_hash"]
 
 
-def test_webdataset_reads_the_shards(dataset: Path) -> None:
-    webdataset = pytest.importorskip("webdataset", reason="webdataset is not installed")
-    names = sorted(str(path) for path in dataset.glob("*.tar"))
-    samples = list(webdataset.WebDataset(names, shardshuffle=False))
-    with Dataset.open(dataset) as opened:
-        ids = range(opened.num_samples)
-        assert [sample["__key__"] for sample in samples] == opened.keys(ids)
-        assert [int(sample["cls"]) for sample in samples] == opened.labels(ids).tolist()
-        assert [sample.get("jpg") or sample.get("png") for sample in samples] == opened.read(ids)
-
-
-@pytest.mark.slow
-def test_dalis_reader_reads_the_shards_by_their_indexes(dataset: Path) -> None:
-    dali = pytest.importorskip("nvidia.dali", reason="DALI is not installed")
-    tars = sorted(dataset.glob("*.tar"))
-    pipe = dali.Pipeline(batch_size=13, num_threads=1, device_id=None, prefetch_queue_depth=1)
-    with pipe:
-        paths, indexes = [str(path) for path in tars], [str(path.with_suffix(".idx")) for path in tars]
-        pipe.set_outputs(
-            *dali.fn.readers.webdataset(
-                paths=paths,
-                index_paths=indexes,
-                ext=["jpg;png;webp", "cls"],
-                missing_component_behavior="error",
-            )
-        )
-    pipe.build()
-    images, labels = pipe.run()
-    with Dataset.open(dataset) as opened:
-        ids = range(opened.num_samples)
-        assert [images.at(row).tobytes() for row in ids] == opened.read(ids)
-        assert [int(labels.at(row).tobytes()) for row in ids] == opened.labels(ids).tolist()
-
-
 @pytest.fixture
 def fast_folder(tmp_path: Path) -> Iterator[Path]:
     """A folder in memory where there is one: hundreds of fsyncs cost nothing there."""

@@ -65,7 +65,7 @@ def test_duplicates_are_counted_with_those_that_disagree(
 def test_a_data_set_without_duplicates_says_so(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_app(app, ["inspect", str(dataset), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["duplicates"] == {"groups": 0, "extra": 0, "conflicting": 0, "largest": []}
+    assert found["duplicates"] == {"groups": 0, "extra": 0, "conflicting": 0, "largest": [], "times": {}}
     assert (found["aspect"]["least"], found["aspect"]["largest"]) == (333, 2000)
 
 

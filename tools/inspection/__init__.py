@@ -1,0 +1,1 @@
+"""Statistics of a data set as plots and as a page."""
