@@ -6,6 +6,7 @@ import io
 import os
 import time
 from collections.abc import Callable
+from datetime import datetime, timezone
 from typing import Any, BinaryIO, TypeVar, cast
 
 from viewmill.shards.errors import ConvertError, StorageError
@@ -210,4 +211,9 @@ class _Ranges(io.RawIOBase):
 def _stamp_of(info: dict[str, Any]) -> str:
     """The first stamp that the store states, the same text however it was asked."""
     found = next((info[name] for name in _STAMPS if info.get(name)), "")
+    # A listing may give a time as a number, or with parts of a second that a single request leaves out.
+    if isinstance(found, (int, float)):
+        found = datetime.fromtimestamp(found, timezone.utc)
+    if isinstance(found, datetime):
+        return found.astimezone(timezone.utc).isoformat(timespec="seconds")
     return str(found).removeprefix("W/").strip('"')

@@ -24,16 +24,20 @@ class Request(NamedTuple):
 
 @dataclass
 class Trouble:
-    """fault: one of `FAULTS`, or None. left: requests still to be spoilt; None is all of them, for ever."""
+    """fault: one of `FAULTS`, or None. left: requests still to be spoilt; None is all of them, for ever.
+
+    ranged: only requests of ranges are spoilt.
+    """
 
     fault: str | None = None
     left: int | None = 0
+    ranged: bool = False
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def take(self) -> str | None:
-        """The fault of the next request."""
+    def take(self, request: Request) -> str | None:
+        """The fault of this request."""
         with self.lock:
-            if self.fault is None or self.left == 0:
+            if self.fault is None or self.left == 0 or (self.ranged and not request.span):
                 return None
             self.left = None if self.left is None else self.left - 1
             return self.fault
@@ -59,10 +63,10 @@ class FaultyProxy(socketserver.ThreadingTCPServer):
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}"
 
-    def begin(self, fault: str | None, requests: int | None = None) -> None:
+    def begin(self, fault: str | None, requests: int | None = None, *, ranged: bool = False) -> None:
         """Spoils the next requests, all of them if None."""
         assert fault is None or fault in FAULTS
-        self.trouble = Trouble(fault, requests)
+        self.trouble = Trouble(fault, requests, ranged)
 
     def heal(self) -> None:
         self.begin(None, 0)
@@ -99,8 +103,9 @@ class _Handler(socketserver.BaseRequestHandler):
         method, path, _ = request.split(b"\r\n")[0].decode().split(" ")
         span = re.search(rb"\r\nrange: *bytes=(\d+)-(\d+)", request, re.IGNORECASE)
         ends = (int(span[1]), int(span[2])) if span else None
-        self.server.log.append(Request(method, path.partition("?")[0], ends))
-        return self.server.trouble.take()
+        asked = Request(method, path.partition("?")[0], ends)
+        self.server.log.append(asked)
+        return self.server.trouble.take(asked)
 
     def _reset(self) -> None:
         self.request.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

@@ -5,6 +5,7 @@ import threading
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 BUCKET = "pictures"
 
@@ -41,7 +42,7 @@ class _RangeHandler(SimpleHTTPRequestHandler):
         self._answer(with_body=True)
 
     def _answer(self, with_body: bool) -> None:
-        path = self.server.folder / self.path.partition("?")[0].lstrip("/")
+        path = self.server.folder / unquote(self.path.partition("?")[0]).lstrip("/")
         if not path.is_file():
             self.send_error(404)
             return
