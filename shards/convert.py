@@ -16,6 +16,7 @@ from viewmill.shards.errors import ConvertError
 from viewmill.shards.info import DataSetInfo, read_info
 from viewmill.shards.sources.datasets import is_dataset
 from viewmill.shards.sources.open import SourceOptions
+from viewmill.shards.storage.sources import named_source
 from viewmill.shards.survey import quarantine_reasons
 
 
@@ -52,7 +53,7 @@ class PartReport:
 
 
 def convert(
-    source: Path,
+    source: str | Path,
     dataset: Path,
     *,
     workers: Workers = 1,
@@ -69,7 +70,8 @@ def convert(
     """Converts every image of `source`; the files do not depend on `workers` or on earlier, killed tries.
 
     Args:
-        source: a folder of images, a table of paths, tars, CIFAR's or STL-10's files, or a data set.
+        source: a folder of images, a table of paths, tars, parquet, CIFAR's or STL-10's files, or a data set;
+            its path or its URL.
         dataset: a folder that is new, empty, or left by an unfinished conversion of the same plan.
         workers: processes; with 1 the work is done in this one; or `RayWorkers`, a cluster.
         shuffle_seed: of the global order, 0 .. 2^64-1; None keeps the order of the paths.
@@ -85,7 +87,8 @@ def convert(
     Raises:
         ConvertError: source or destination are not usable; ValueError: an option is out of range.
         RuntimeError: a worker died, the disk is full, not one input is a usable image, or the Ray cluster is
-            not to be had; ModuleNotFoundError: Ray is not installed.
+            not to be had; ModuleNotFoundError: Ray is not installed. StorageError: a remote source does not
+            answer; what is finished is kept.
     """
     options = Options(shuffle_seed, check, shard_bytes, limit, resize, quality)
     return convert_with(
@@ -100,7 +103,7 @@ def convert(
 
 
 def convert_with(
-    source: Path,
+    source: str | Path,
     dataset: Path,
     options: Options,
     *,
@@ -126,7 +129,7 @@ def convert_with(
 
 
 def convert_part(
-    source: Path,
+    source: str | Path,
     dataset: Path,
     options: Options,
     part: Part,
@@ -153,7 +156,7 @@ def convert_part(
 
 
 def convert_splits(
-    source: Path,
+    source: str | Path,
     dataset: Path,
     options: Options,
     splits: Sequence[Split],
@@ -203,9 +206,13 @@ def _same(folder: Path, plan: Plan) -> DataSetInfo:
     return info
 
 
-def _planned(source: Path, dataset: Path, options: Options, reading: SourceOptions, workers: Workers) -> Plan:
+def _planned(
+    source: str | Path, dataset: Path, options: Options, reading: SourceOptions, workers: Workers
+) -> Plan:
     check_workers(workers)
-    _refuse_nested(source, dataset)
+    source = named_source(source)
+    if isinstance(source, Path):
+        _refuse_nested(source, dataset)
     return make_plan(source, options, reading)
 
 

@@ -14,3 +14,10 @@ class ImageError(ValueError):
 
 class ConvertError(ValueError):
     """A source or a destination that cannot be converted: the message names the path and the remedy."""
+
+
+class StorageError(RuntimeError):
+    """A remote store refuses, or gives no good answer however often it is asked: names the URL and the cause.
+
+    It is never the fault of an image.
+    """

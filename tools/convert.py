@@ -20,7 +20,7 @@ MEBIBYTE = 1 << 20
 
 def command(
     source: Annotated[
-        Path, typer.Argument(metavar="SOURCE", help="Folder, table, tar or data set of images.")
+        str, typer.Argument(metavar="SOURCE", help="Folder, table, tar or data set of images, or its URL.")
     ],
     dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="A new folder for the data set.")],
     workers: Annotated[
@@ -53,8 +53,10 @@ def command(
         Literal["train", "test", "unlabeled"] | None, typer.Option(help="Of CIFAR's or STL-10's folder.")
     ] = None,
     root: Annotated[
-        Path | None,
-        typer.Option(help="What a table's paths start from.", show_default="the table's folder"),
+        str | None,
+        typer.Option(
+            help="What a table's paths start from; a folder or a URL.", show_default="the table's folder"
+        ),
     ] = None,
     path_column: Annotated[
         str | None, typer.Option(help="Of a table.", show_default="path, file, image, ...")
@@ -102,6 +104,7 @@ def command(
 
     SOURCE is a folder of images, a table of paths (.csv, .tsv, .jsonl), a tar or a folder of tars
     (WebDataset's, ImageNet's), parquet with images, CIFAR's or STL-10's binary files, or a data set.
+    It may be a URL: s3://, gs://, http(s):// and others. DATASET is always a folder of this machine.
 
     Killed at any moment, the same command goes on where it stopped. Inputs that are no usable image are
     quarantined with the reason, see: viewmill inspect.
@@ -129,7 +132,7 @@ def command(
         kind=kind,
         class_level=class_level,
         subset=subset,
-        root=None if root is None else str(root),
+        root=root,
         path_column=path_column,
         image_column=image_column,
         label_column=label_column,

@@ -2,8 +2,8 @@
 
 A file is a header, two descriptors of fields, a table of samples, the images, and a table of their places.
 FFCV reads in pages, so no image crosses a multiple of the page size. Its own writer pads; here images begin
-right after the tables, and the last page ends with its last image. Each image is kept off the multiples of the
-least power of two that holds it, so one page size fits all, however late it is known.
+right after the tables, and the last page ends with its last image. Each image is kept off the multiples of
+the least power of two that holds it, so one page size fits all, however late it is known.
 """
 
 from typing import BinaryIO, NamedTuple

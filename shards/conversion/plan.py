@@ -23,6 +23,7 @@ from viewmill.shards.keys import printable
 from viewmill.shards.sources.inputs import Input, Listing, Place, Spill, begins_like_an_image
 from viewmill.shards.sources.open import SourceOptions, kind_of, list_source
 from viewmill.shards.sources.suffixes import IMAGE_SUFFIXES
+from viewmill.shards.storage.tree import Tree, for_each
 
 CHECKS = ("decode", "header")
 DEFAULT_SOURCE = SourceOptions()
@@ -83,7 +84,7 @@ class PlannedImage(NamedTuple):
 class Plan:
     """Shards of inputs in the order of their ids, inputs that are unusable already, and class names."""
 
-    root: Path
+    tree: Tree
     options: Options
     source_options: SourceOptions
     shards: tuple[tuple[PlannedImage, ...], ...]
@@ -107,7 +108,7 @@ class Plan:
         return recorded
 
 
-def make_plan(source: Path, options: Options, source_options: SourceOptions = DEFAULT_SOURCE) -> Plan:
+def make_plan(source: str | Path, options: Options, source_options: SourceOptions = DEFAULT_SOURCE) -> Plan:
     """Lists the source and lays it out.
 
     Raises:
@@ -116,7 +117,7 @@ def make_plan(source: Path, options: Options, source_options: SourceOptions = DE
     source_options = replace(source_options, kind=source_options.kind or kind_of(source))
     listing = list_source(source, source_options)
     usable = [found for found in listing.inputs if not found.fault]
-    _refuse_equal_keys(source, listing.root, usable)
+    _refuse_equal_keys(source, listing.tree, usable)
     used = {found.class_name for found in usable}
     classes, labels = _labelled(_classes(listing, usable), used, options)
     images = [image for image in _ordered(usable, labels, options) if _is_in(options.split, image.key)]
@@ -125,7 +126,7 @@ def make_plan(source: Path, options: Options, source_options: SourceOptions = DE
             f"{source}: split '{options.split.name}' gets none of {len(usable)} inputs; make it larger"
         )
     return Plan(
-        listing.root,
+        listing.tree,
         options,
         source_options,
         _cut(images[: options.limit], options.shard_bytes),
@@ -136,13 +137,13 @@ def make_plan(source: Path, options: Options, source_options: SourceOptions = DE
     )
 
 
-def _refuse_equal_keys(source: Path, root: Path, inputs: list[Input]) -> None:
+def _refuse_equal_keys(source: str | Path, tree: Tree, inputs: list[Input]) -> None:
     """Two images may not share a key; an image and its notes (a.jpg, a.json) may: notes are no sample."""
     groups: dict[str, list[Input]] = {}
     for found in inputs:
         groups.setdefault(found.key, []).append(found)
     for key, group in groups.items():
-        images = [found.path for found in group if len(group) > 1 and _may_be_an_image(root, found)]
+        images = [found.path for found in group if len(group) > 1 and _may_be_an_image(tree, found)]
         if len(images) > 1:
             raise ConvertError(
                 f"{source}: '{printable(images[0])}' and '{printable(images[1])}' have the same key '{key}'; "
@@ -150,19 +151,25 @@ def _refuse_equal_keys(source: Path, root: Path, inputs: list[Input]) -> None:
             )
 
 
-def _may_be_an_image(root: Path, found: Input) -> bool:
-    return found.path.lower().endswith(IMAGE_SUFFIXES) or begins_like_an_image(root, found)
+def _may_be_an_image(tree: Tree, found: Input) -> bool:
+    return found.path.lower().endswith(IMAGE_SUFFIXES) or begins_like_an_image(tree, found)
 
 
 def _classes(listing: Listing, usable: list[Input]) -> list[str]:
     """Class names by label: those of the source, or those that images have, sorted (documents name none)."""
     if listing.classes is not None:
         return list(listing.classes)
+    members: dict[str, list[Input]] = {}
+    for one in reversed(usable):  # so that the first one is taken off first
+        if one.class_name is not None:
+            members.setdefault(one.class_name, []).append(one)
     found: set[str] = set()
-    for one in usable:
-        name = one.class_name
-        if name is not None and name not in found and begins_like_an_image(listing.root, one):
-            found.add(name)
+    while members:
+        # One of each class at a time: a remote source is asked for all of them at once.
+        tried = [(name, inputs.pop()) for name, inputs in members.items()]
+        are_images = for_each(listing.tree, lambda one: begins_like_an_image(listing.tree, one[1]), tried)
+        found |= {name for (name, _), is_image in zip(tried, are_images, strict=True) if is_image}
+        members = {name: inputs for name, inputs in members.items() if inputs and name not in found}
     return sorted(found, key=os.fsencode)
 
 

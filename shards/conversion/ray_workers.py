@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import PIL
 import pyarrow as pa
 from viewmill.shards.conversion.shard_job import ShardJob, write_shard
+from viewmill.shards.storage.local import LocalTree
 
 _POLL_S = 0.5
 _CONNECT_S = 10.0  # Ray itself tries a wrong address for minutes
@@ -94,13 +95,15 @@ def _refuse_unfit_nodes(ray: Any, job: ShardJob) -> None:
     """Asks every node; one without the source would quarantine all of its images as unreadable."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    here = state_of_node([job.source, job.workspace])
+    # A remote source is reached or not by each read, which says so.
+    paths = [job.workspace, *([job.tree.root] if isinstance(job.tree, LocalTree) else [])]
+    here = state_of_node(paths)
     ask = ray.remote(state_of_node)
     nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) >= 1]
     answers = []
     for node in nodes:
         there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        answers.append(ask.options(num_cpus=0, scheduling_strategy=there).remote([job.source, job.workspace]))
+        answers.append(ask.options(num_cpus=0, scheduling_strategy=there).remote(paths))
     for node, answer in zip(nodes, answers, strict=True):
         try:
             state = ray.get(answer)

@@ -21,6 +21,7 @@ from viewmill.shards.conversion.workers import Workers, write_shards
 from viewmill.shards.durable import sha256_of
 from viewmill.shards.errors import ConvertError
 from viewmill.shards.info import FILE_NAME, DataSetInfo, read_info
+from viewmill.shards.storage.local import LocalTree
 
 
 class Progress(NamedTuple):
@@ -37,7 +38,7 @@ class Progress(NamedTuple):
 class Conversion:
     """A plan, its locked workspace, and how the work is done."""
 
-    source: Path
+    source: str | Path
     dataset: Path
     workspace: Path
     plan: Plan
@@ -90,12 +91,12 @@ class Conversion:
 
     def write(self, numbers: Iterable[int], done: dict[int, ShardRecord]) -> None:
         """Writes those of these shards that are not done."""
-        root, missing = self.plan.root.absolute(), [number for number in numbers if number not in done]
+        tree, missing = self.plan.tree, [number for number in numbers if number not in done]
         if self.plan.spill is not None and missing:
-            self.plan.spill.write(self.plan.root, spill_folder(self.workspace))
-            root = spill_folder(self.workspace).absolute()
+            self.plan.spill.write(tree, spill_folder(self.workspace))
+            tree = LocalTree(str(spill_folder(self.workspace).absolute()))
         jobs = [
-            ShardJob(number, str(root), str(self.workspace), self.plan.options, self.plan.shards[number])
+            ShardJob(number, tree, str(self.workspace), self.plan.options, self.plan.shards[number])
             for number in missing
         ]
         write_shards(jobs, self.workers, _counter(self.plan, done, self.progress))
@@ -105,7 +106,7 @@ class Conversion:
         reasons = refused + [found.fault for found in self.plan.unusable if found.fault]
         remove_workspace(self.workspace)
         self.dataset.rmdir()
-        source = self.source.absolute()
+        source = self.source.absolute() if isinstance(self.source, Path) else self.source
         if not reasons:
             raise RuntimeError(
                 f"{source}: holds no image at all; nothing was written: give a source with images"

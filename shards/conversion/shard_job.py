@@ -24,6 +24,7 @@ from viewmill.shards.images import MAX_BYTES, check_decodes, decode_rgb, encode_
 from viewmill.shards.raw import picture
 from viewmill.shards.sources.inputs import ENCODED
 from viewmill.shards.sources.reading import Unusable, read_input
+from viewmill.shards.storage.tree import Tree
 
 # Told after each input: source bytes, and whether it was quarantined. May raise to stop the shard.
 Tell = Callable[[int, bool], None]
@@ -34,7 +35,7 @@ class ShardJob:
     """What a worker needs: all of it plain values, so that a spawned process can have it."""
 
     number: int
-    source: str
+    tree: Tree
     workspace: str
     options: Options
     images: tuple[PlannedImage, ...]
@@ -110,7 +111,7 @@ def _converted(job: ShardJob, image: PlannedImage) -> _Stored:
         _Refused: the input is quarantined.
     """
     try:
-        data = read_input(job.source, image.place)
+        data = read_input(job.tree, image.place)
     except Unusable as unusable:
         raise _Refused(str(unusable), unusable.xxh64) from unusable
     try:

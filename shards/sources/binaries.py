@@ -13,6 +13,10 @@ from viewmill.shards.errors import ConvertError
 from viewmill.shards.keys import key_of_source
 from viewmill.shards.raw import bytes_of
 from viewmill.shards.sources.inputs import Input, Listing, Place
+from viewmill.shards.storage.sources import located
+from viewmill.shards.storage.tree import Tree, has_file
+
+_RECORDS_AT_ONCE = 4096
 
 CIFAR10_FILES = (*(f"data_batch_{number}.bin" for number in range(1, 6)), "test_batch.bin")
 CIFAR100_FILES = ("train.bin", "test.bin")
@@ -39,19 +43,20 @@ _CIFAR100 = _Layout("cifar", 2, 1, "fine_label_names.txt")
 _STL10 = _Layout("stl", 0, 0, "class_names.txt")
 
 
-def list_binaries(source: Path, subset: str | None = None) -> Listing:
+def list_binaries(source: str | Path, subset: str | None = None) -> Listing:
     """The pictures of one binary file, or of a folder's `subset`: train, test or unlabeled.
 
     Raises:
         ConvertError: no such file, a size that is no whole number of records, labels that do not fit, or a
             folder without a subset, so that train and test are never mixed unasked.
     """
-    root, names = (source.parent, [source.name]) if source.is_file() else (source, _chosen(source, subset))
+    tree, file = located(source)
+    names = [file] if file is not None else _chosen(tree, str(source), subset)
     inputs: list[Input] = []
     for name in names:
-        inputs += _inputs_of_file(root, name)
-    classes = _class_names(root, _layout(names[0]), inputs)
-    return Listing(root, [_named(found, classes) for found in inputs], classes)
+        inputs += _inputs_of_file(tree, name)
+    classes = _class_names(tree, _layout(names[0]), inputs)
+    return Listing(tree, [_named(found, classes) for found in inputs], classes)
 
 
 def _named(found: Input, classes: tuple[str, ...] | None) -> Input:
@@ -61,8 +66,8 @@ def _named(found: Input, classes: tuple[str, ...] | None) -> Input:
     return found._replace(class_name=classes[int(found.class_name)])
 
 
-def _chosen(folder: Path, subset: str | None) -> list[str]:
-    there = [name for name in FILES if (folder / name).is_file()]
+def _chosen(tree: Tree, folder: str, subset: str | None) -> list[str]:
+    there = [name for name in FILES if has_file(tree, name)]
     if not there:
         raise ConvertError(f"{folder}: none of {', '.join(FILES)} is here; give CIFAR's or STL-10's folder")
     if subset not in SUBSETS:
@@ -82,51 +87,65 @@ def _layout(name: str) -> _Layout:
     return _CIFAR100 if name in CIFAR100_FILES else _CIFAR10
 
 
-def _inputs_of_file(root: Path, name: str) -> list[Input]:
-    layout, path = _layout(name), root / name
-    status = path.stat()
+def _inputs_of_file(tree: Tree, name: str) -> list[Input]:
+    layout, state = _layout(name), tree.state(name)
     pixels = bytes_of(layout.form)
     record = layout.head + pixels
-    if status.st_size == 0 or status.st_size % record:
+    if state.size == 0 or state.size % record:
         raise ConvertError(
-            f"{path}: {status.st_size} bytes are no whole number of records of {record}; copy it again"
+            f"{tree.shown(name)}: {state.size} bytes are no whole number of records of {record}; "
+            "copy it again"
         )
-    count = status.st_size // record
-    labels = _labels(root, name, layout, count)
+    count = state.size // record
+    labels = _labels(tree, name, layout, count)
     inputs = []
     for number in range(count):
         shown = f"{name}/{number:06d}"
         offset = number * record + layout.head
-        place = Place(name, offset, pixels, status.st_size, status.st_mtime_ns, layout.form)
+        place = Place(name, offset, pixels, *state, layout.form)
         label = None if labels is None else str(labels[number])
         inputs.append(Input(shown, key_of_source(f"{Path(name).stem}/{number:06d}"), label, place))
     return inputs
 
 
-def _labels(root: Path, name: str, layout: _Layout, count: int) -> list[int] | None:
+def _labels(tree: Tree, name: str, layout: _Layout, count: int) -> list[int] | None:
     """The class of every record, counted from 0; None where the file has none."""
     if layout.head:
-        records = np.memmap(root / name, np.uint8, "r").reshape(count, -1)
-        labels: list[int] = records[:, layout.label].tolist()
-        return labels
-    path = root / name.replace("_X", "_y")
-    if name == "unlabeled_X.bin" or not path.is_file():
+        return _labels_in_records(tree, name, layout)
+    file = name.replace("_X", "_y")
+    if name == "unlabeled_X.bin" or not has_file(tree, file):
         return None
-    found = np.fromfile(path, np.uint8)
+    found = np.frombuffer(_content(tree, file), np.uint8)
     if len(found) != count or found.min() < 1:
-        raise ConvertError(f"{path}: {len(found)} labels for {count} pictures of {name}; copy both again")
+        raise ConvertError(
+            f"{tree.shown(file)}: {len(found)} labels for {count} pictures of {name}; copy both again"
+        )
     return [int(label) - 1 for label in found]
 
 
-def _class_names(root: Path, layout: _Layout, inputs: list[Input]) -> tuple[str, ...] | None:
+def _labels_in_records(tree: Tree, name: str, layout: _Layout) -> list[int]:
+    record = layout.head + bytes_of(layout.form)
+    labels: list[int] = []
+    with tree.open(name) as file:
+        while block := file.read(record * _RECORDS_AT_ONCE):
+            labels += np.frombuffer(block, np.uint8).reshape(-1, record)[:, layout.label].tolist()
+    return labels
+
+
+def _content(tree: Tree, file: str) -> bytes:
+    with tree.open(file) as opened:
+        return opened.read()
+
+
+def _class_names(tree: Tree, layout: _Layout, inputs: list[Input]) -> tuple[str, ...] | None:
     """The names file beside the data, or the numbers."""
     labels = {int(found.class_name) for found in inputs if found.class_name is not None}
     if not labels:
         return None
-    path = root / layout.names_file
-    if not path.is_file():
+    if not has_file(tree, layout.names_file):
         return tuple(str(number) for number in range(max(labels) + 1))
-    names = tuple(path.read_text(encoding="utf-8").split())
+    names = tuple(_content(tree, layout.names_file).decode("utf-8").split())
     if max(labels) >= len(names) or len(set(names)) != len(names):
-        raise ConvertError(f"{path}: {len(names)} names for labels up to {max(labels)}; copy it again")
+        shown = tree.shown(layout.names_file)
+        raise ConvertError(f"{shown}: {len(names)} names for labels up to {max(labels)}; copy it again")
     return names

@@ -8,9 +8,11 @@ from viewmill.shards.errors import ConvertError, ShardError
 from viewmill.shards.info import FILE_NAME
 from viewmill.shards.manifest import Dataset
 from viewmill.shards.sources.inputs import Input, Listing, Place
+from viewmill.shards.storage.sources import tree_at
+from viewmill.shards.storage.tree import for_each, has_file
 
 
-def list_dataset(source: Path) -> Listing:
+def list_dataset(source: str | Path) -> Listing:
     """The samples of a data set in id order, with their keys, sources, classes and hashes.
 
     Raises:
@@ -24,24 +26,19 @@ def list_dataset(source: Path) -> Listing:
             )
         _refuse_damaged_manifest(dataset)
         classes = dataset.classes
-        shards = [(shard.name, (source / shard.name).stat()) for shard in dataset.info.shards]
+        tree = tree_at(source)
+        names = [shard.name for shard in dataset.info.shards]
+        shards = list(zip(names, for_each(tree, tree.state, names), strict=True))
         rows = dataset.manifest
-        texts = pq.read_table(source / "manifest.parquet", columns=["key", "source"])
+        texts = pq.read_table(dataset.path / "manifest.parquet", columns=["key", "source"])
     inputs = []
-    names = zip(texts.column("key").to_pylist(), texts.column("source").to_pylist(), strict=True)
-    for (key, path), row in zip(names, rows, strict=True):
-        name, status = shards[int(row["shard"])]
-        place = Place(
-            name,
-            int(row["offset"]),
-            int(row["size"]),
-            status.st_size,
-            status.st_mtime_ns,
-            xxh64=int(row["xxh64"]),
-        )
+    rows_of_text = zip(texts.column("key").to_pylist(), texts.column("source").to_pylist(), strict=True)
+    for (key, path), row in zip(rows_of_text, rows, strict=True):
+        name, state = shards[int(row["shard"])]
+        place = Place(name, int(row["offset"]), int(row["size"]), *state, xxh64=int(row["xxh64"]))
         label = int(row["label"])
         inputs.append(Input(path, key, None if label < 0 else classes[label], place))
-    return Listing(source, inputs, tuple(classes))
+    return Listing(tree, inputs, tuple(classes))
 
 
 def _refuse_damaged_manifest(dataset: Dataset) -> None:
@@ -54,6 +51,6 @@ def _refuse_damaged_manifest(dataset: Dataset) -> None:
             )
 
 
-def is_dataset(source: Path) -> bool:
+def is_dataset(source: str | Path) -> bool:
     """Whether a folder is a data set."""
-    return (source / FILE_NAME).is_file()
+    return has_file(tree_at(source), FILE_NAME)

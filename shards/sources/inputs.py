@@ -1,32 +1,35 @@
 """What a source consists of: inputs, each a range of some file's bytes."""
 
-import errno
-import os
-import stat
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from viewmill.shards.errors import ConvertError
 from viewmill.shards.images import format_of
+from viewmill.shards.storage.tree import FileState, NoRegularFile, Tree
 
 ENCODED = "encoded"  # the form of bytes that are an image file
-NOT_STATED = -1  # the time of a file that the conversion itself writes
 
 
 class Place(NamedTuple):
     """Where an input's bytes lie, and what must not have changed when they are read.
 
-    file: below the source's root. offset, size: its range, bytes. file_size, mtime_ns: of the whole file when
-    the plan was made. form: `ENCODED`, or the name of a layout in `raw.py`. xxh64: of the range, where known.
+    file: below the source's root. offset, size: its range, bytes. file_size, stamp: of the whole file when
+    the plan was made, see `FileState`. form: `ENCODED`, or the name of a layout in `raw.py`. xxh64: of the
+    range, where known.
     """
 
     file: str
     offset: int
     size: int
     file_size: int
-    mtime_ns: int
+    stamp: int | str
     form: str = ENCODED
     xxh64: int | None = None
+
+    @property
+    def state(self) -> FileState:
+        """The whole file's, when the plan was made."""
+        return FileState(self.file_size, self.stamp)
 
 
 class Input(NamedTuple):
@@ -46,45 +49,44 @@ class Input(NamedTuple):
 class Spill(Protocol):
     """Makes plain files out of a source that cannot be read by ranges."""
 
-    def write(self, root: Path, folder: Path) -> None:
+    def write(self, tree: Tree, folder: Path) -> None:
         """Writes the files into `folder`, each whole or absent; those that are there stay."""
 
 
 class Listing(NamedTuple):
-    """All inputs of a source in an order of its own, below one root.
+    """All inputs of a source in an order of its own, in one tree.
 
     classes: the names by label, where the source numbers them; None: the names that images have, sorted.
     spill: writes the files that the inputs' places name, where the source has no byte ranges of its own;
-    None: they lie below the root.
+    None: they lie in the tree.
     """
 
-    root: Path
+    tree: Tree
     inputs: list[Input]
     classes: tuple[str, ...] | None = None
     spill: "Spill | None" = None
 
 
-def whole_file(root: Path, file: str) -> tuple[Place, str | None]:
-    """The place of a whole file below `root` (or an absolute one), and why it cannot be an input, or None."""
+def whole_file(tree: Tree, file: str) -> tuple[Place, str | None]:
+    """The place of a whole file of a tree, and why it cannot be an input, or None."""
     try:
-        status = (root / os.fsdecode(file)).stat()
+        state = tree.state(file)
+    except NoRegularFile:
+        return Place(file, 0, 0, 0, 0), "not a regular file: a folder, pipe, socket or device"
     except OSError as error:
         return Place(file, 0, 0, 0, 0), f"unreadable: {error.strerror}"
-    if not stat.S_ISREG(status.st_mode):
-        return Place(file, 0, 0, 0, 0), "not a regular file: a folder, pipe, socket or device"
-    return Place(file, 0, status.st_size, status.st_size, status.st_mtime_ns), None
+    return Place(file, 0, state.size, *state), None
 
 
-def begins_like_an_image(root: Path, found: Input) -> bool:
+def begins_like_an_image(tree: Tree, found: Input) -> bool:
     """Whether the first bytes of an input are those of a known image format."""
     if found.fault:
         return False
-    if found.place.form != ENCODED:
+    place = found.place
+    if place.form != ENCODED:
         return True
     try:
-        with (root / os.fsdecode(found.place.file)).open("rb") as opened:
-            opened.seek(found.place.offset)
-            return format_of(opened.read(min(16, found.place.size))) is not None
+        return format_of(tree.peek(place.file, place.offset, min(16, place.size))) is not None
     except OSError:  # the conversion will meet it again, and record it
         return False
 
@@ -101,8 +103,3 @@ def numbered_classes(names: set[str]) -> tuple[str, ...] | None:
     if largest >= 1_000_000:
         raise ConvertError(f"class number {largest}: numbers up to 999999 are labels; give names otherwise")
     return tuple(str(number) for number in range(largest + 1))
-
-
-def missing(path: Path, what: str) -> ConvertError:
-    """The error of a source that is not there."""
-    return ConvertError(f"{path}: {os.strerror(errno.ENOENT).lower()}; give {what}")

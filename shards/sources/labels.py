@@ -1,9 +1,11 @@
 """Classes from a file beside the source, as ImageNet's validation set has them."""
 
+from functools import partial
 from pathlib import Path
 
 from viewmill.shards.errors import ConvertError
 from viewmill.shards.sources.inputs import Input, Listing, begins_like_an_image, numbered_classes
+from viewmill.shards.storage.tree import for_each
 
 
 def with_labels(listing: Listing, file: Path) -> Listing:
@@ -19,7 +21,8 @@ def with_labels(listing: Listing, file: Path) -> Listing:
     if not file.is_file():
         raise ConvertError(f"{file}: no such file; give the classes of the images, a line each")
     lines = [line.strip() for line in _text_of(file).splitlines() if line.strip()]
-    images = [found for found in listing.inputs if begins_like_an_image(listing.root, found)]
+    shown = for_each(listing.tree, partial(begins_like_an_image, listing.tree), listing.inputs)
+    images = [found for found, is_image in zip(listing.inputs, shown, strict=True) if is_image]
     named = [_split(line) for line in lines]
     if all(len(parts) == 2 for parts in named):
         classes = _by_name(file, images, {parts[0]: parts[1] for parts in named})

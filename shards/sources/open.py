@@ -14,6 +14,8 @@ from viewmill.shards.sources.labels import with_labels
 from viewmill.shards.sources.parquet import list_parquet
 from viewmill.shards.sources.tables import SUFFIXES, list_table
 from viewmill.shards.sources.tars import list_tars
+from viewmill.shards.storage.sources import named_source, tree_at
+from viewmill.shards.storage.urls import split_url, suffix_of
 
 
 @dataclass(frozen=True)
@@ -46,11 +48,11 @@ class SourceOptions:
             raise ValueError(f"the class level is 0 (no classes) or a folder's depth, got {self.class_level}")
 
 
-_READERS: dict[str, Callable[[Path, SourceOptions], Listing]] = {
+_READERS: dict[str, Callable[[str | Path, SourceOptions], Listing]] = {
     "folder": lambda source, options: list_folder(source, options.class_level),
     "table": lambda source, options: list_table(
         source,
-        root=None if options.root is None else Path(options.root),
+        root=options.root,
         path_column=options.path_column,
         label_column=options.label_column,
     ),
@@ -73,26 +75,41 @@ _BELONGS_TO = {
 }
 
 
-def kind_of(source: Path) -> str:
-    """What a path looks like: its ending, or what lies directly in the folder."""
-    if source.is_dir():
-        if is_dataset(source):
-            return "dataset"
-        names = {path.name for path in source.iterdir()}
-        if names & set(FILES):
-            return "binary"
-        for ending, kind in ((".tar", "tar"), (".parquet", "parquet")):
-            if names and all(name.endswith(ending) for name in names):
-                return kind
-        return "folder"
-    if source.suffix.lower() in SUFFIXES:
+def kind_of(source: str | Path) -> str:
+    """What a path or a URL looks like: its ending, or what lies directly in the folder.
+
+    Raises:
+        ValueError: a URL that is not read.
+    """
+    named = named_source(source)
+    suffix = named.suffix.lower() if isinstance(named, Path) else suffix_of(named)
+    if isinstance(named, Path) and named.is_dir():
+        return _kind_of_folder(named)
+    if suffix in SUFFIXES:
         return "table"
-    if source.suffix.lower() in (".tar", ".parquet"):
-        return source.suffix.lower()[1:]
-    return "binary" if source.name in FILES and source.is_file() else "folder"
+    if suffix in (".tar", ".parquet"):
+        return suffix[1:]
+    if isinstance(named, Path):
+        return "binary" if named.name in FILES and named.is_file() else "folder"
+    return "binary" if split_url(named)[1] in FILES else _kind_of_folder(named)
 
 
-def list_source(source: Path, options: SourceOptions) -> Listing:
+def _kind_of_folder(folder: str | Path) -> str:
+    if is_dataset(folder):
+        return "dataset"
+    try:
+        names = tree_at(folder).names()
+    except FileNotFoundError:  # a remote one: its reader says what is missing
+        return "folder"
+    if names & set(FILES):
+        return "binary"
+    for ending, kind in ((".tar", "tar"), (".parquet", "parquet")):
+        if names and all(name.endswith(ending) for name in names):
+            return kind
+    return "folder"
+
+
+def list_source(source: str | Path, options: SourceOptions) -> Listing:
     """All inputs of a source.
 
     Raises:

@@ -17,13 +17,9 @@ import xxhash
 from viewmill.shards.durable import written_whole
 from viewmill.shards.errors import ConvertError
 from viewmill.shards.keys import key_of_source
-from viewmill.shards.sources.inputs import (
-    NOT_STATED,
-    Input,
-    Listing,
-    Place,
-    numbered_classes,
-)
+from viewmill.shards.sources.inputs import Input, Listing, Place, numbered_classes
+from viewmill.shards.storage.sources import is_there, located
+from viewmill.shards.storage.tree import NOT_STATED, Tree, files_ending
 
 IMAGE_COLUMNS = ("image", "img", "jpg", "png", "bytes", "image_bytes")
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "target")
@@ -41,21 +37,21 @@ class ParquetSpill(NamedTuple):
     files: tuple[str, ...]
     image_column: str
 
-    def write(self, root: Path, folder: Path) -> None:
+    def write(self, tree: Tree, folder: Path) -> None:
         """Files that are there already are whole: each gets its name when it is."""
         folder.mkdir(exist_ok=True)
         for number, name in enumerate(self.files):
             target = folder / _spilled(number)
             if target.exists():
                 continue
-            with _reading(root / name) as table, written_whole(target) as file:
+            with _reading(tree, name) as table, written_whole(target) as file:
                 for images, _ in _batches(table, _Columns(self.image_column, None)):
                     for image in images:
                         file.write(image or b"")
 
 
 def list_parquet(
-    source: Path, *, image_column: str | None = None, label_column: str | None = None
+    source: str | Path, *, image_column: str | None = None, label_column: str | None = None
 ) -> Listing:
     """The rows of one parquet file, or of every one below a folder, in the order of names and rows.
 
@@ -71,43 +67,45 @@ def list_parquet(
     Raises:
         ConvertError: no such file or column, a damaged file, or a label without a name.
     """
-    root, names = _files_of(source)
-    columns = _columns(root / names[0], image_column, label_column)
-    classes = None if columns.label is None else _class_names(root / names[0], columns.label)
+    tree, names = _files_of(source)
+    columns = _columns(tree, names[0], image_column, label_column)
+    classes = None if columns.label is None else _class_names(tree, names[0], columns.label)
     inputs: list[Input] = []
     for number, name in enumerate(names):
-        inputs += _inputs_of_file(root, name, number, columns, classes)
+        inputs += _inputs_of_file(tree, name, number, columns, classes)
     if classes is None:
         found = {one.class_name for one in inputs if one.class_name is not None}
         classes = numbered_classes(found) or tuple(sorted(found))
-    return Listing(root, inputs, classes, ParquetSpill(tuple(names), columns.image))
+    return Listing(tree, inputs, classes, ParquetSpill(tuple(names), columns.image))
 
 
-def _files_of(source: Path) -> tuple[Path, list[str]]:
-    if source.is_file():
-        return source.parent, [source.name]
-    found = sorted(path.relative_to(source).as_posix() for path in source.rglob("*.parquet"))
+def _files_of(source: str | Path) -> tuple[Tree, list[str]]:
+    tree, file = located(source)
+    found = [file] if file is not None else files_ending(tree, ".parquet") if is_there(source) else []
     if not found:
         raise ConvertError(f"{source}: no parquet file here; give one, or a folder of them")
-    return source, found
+    return tree, found
 
 
-def _columns(path: Path, image: str | None, label: str | None) -> _Columns:
-    with _reading(path) as table:
+def _columns(tree: Tree, file: str, image: str | None, label: str | None) -> _Columns:
+    with _reading(tree, file) as table:
         there = table.schema_arrow.names
     image = image or next((name for name in IMAGE_COLUMNS if name in there), None)
     label = label or next((name for name in LABEL_COLUMNS if name in there), None)
     for name, flag in ((image, "--image-column"), (label, "--label-column")):
         if (name is None and name is image) or (name is not None and name not in there):
             wanted = f"no column '{name}'" if name else f"no column {', '.join(IMAGE_COLUMNS)}"
-            raise ConvertError(f"{path}: {wanted}; there are: {', '.join(there)}; choose with {flag}")
+            raise ConvertError(
+                f"{tree.shown(file)}: {wanted}; there are: {', '.join(there)}; choose with {flag}"
+            )
     assert image is not None
     return _Columns(image, label)
 
 
-def _class_names(path: Path, label: str) -> tuple[str, ...] | None:
+def _class_names(tree: Tree, file: str, label: str) -> tuple[str, ...] | None:
     """Names of numbered classes that the file's metadata states."""
-    with _reading(path) as table:
+    path = tree.shown(file)
+    with _reading(tree, file) as table:
         metadata = table.schema_arrow.metadata or {}
     try:
         features = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {})
@@ -124,16 +122,16 @@ def _class_names(path: Path, label: str) -> tuple[str, ...] | None:
 
 
 def _inputs_of_file(
-    root: Path, name: str, number: int, columns: _Columns, classes: tuple[str, ...] | None
+    tree: Tree, name: str, number: int, columns: _Columns, classes: tuple[str, ...] | None
 ) -> list[Input]:
     rows: list[tuple[int, int, int | None, str | None]] = []
     offset = 0
-    with _reading(root / name) as table:
+    with _reading(tree, name) as table:
         for images, labels in _batches(table, columns):
             for image, label in zip(images, labels, strict=True):
                 size = len(image or b"")
                 digest = None if image is None else xxhash.xxh64_intdigest(image)
-                rows.append((offset, size, digest, _class_of(root / name, len(rows), label, classes)))
+                rows.append((offset, size, digest, _class_of(tree.shown(name), len(rows), label, classes)))
                 offset += size
     inputs = []
     for row, (start, size, digest, class_name) in enumerate(rows):
@@ -144,7 +142,7 @@ def _inputs_of_file(
     return inputs
 
 
-def _class_of(path: Path, row: int, label: Any, classes: tuple[str, ...] | None) -> str | None:
+def _class_of(path: str, row: int, label: Any, classes: tuple[str, ...] | None) -> str | None:
     if label is None or label == "" or label == -1:
         return None
     if classes is None or isinstance(label, str):
@@ -177,17 +175,17 @@ def _encoded(column: pa.Array) -> list[bytes | None]:
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[pq.ParquetFile]:
+def _reading(tree: Tree, file: str) -> Iterator[pq.ParquetFile]:
     """The file, open; what pyarrow says of damage becomes one line that names it."""
     try:
-        with pq.ParquetFile(path, pre_buffer=False, memory_map=False) as table:
+        with tree.open(file) as opened, pq.ParquetFile(opened, pre_buffer=False) as table:
             yield table
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         text = " ".join(str(error).split())[:200]
         raise ConvertError(
-            f"{path}: cannot be read as parquet with images ({text}); copy it again"
+            f"{tree.shown(file)}: cannot be read as parquet with images ({text}); copy it again"
         ) from error
 
 

@@ -1,16 +1,15 @@
 """An input's bytes, read when its shard is written: as they were in the plan, or not at all."""
 
 import errno
-import os
-import stat
 
 import xxhash
-from viewmill.shards.durable import read_at
 from viewmill.shards.images import MAX_BYTES
-from viewmill.shards.sources.inputs import NOT_STATED, Place
+from viewmill.shards.sources.inputs import Place
+from viewmill.shards.storage.tree import Changed, Tree
 
 # Not the file's fault: these end the conversion instead of filling the quarantine.
 _MACHINE_ERRORS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+_BLOCK = 8 << 20
 
 
 class Unusable(Exception):
@@ -21,49 +20,32 @@ class Unusable(Exception):
         self.xxh64 = xxh64
 
 
-def read_input(root: str, place: Place) -> bytes:
-    """The bytes of an input below `root`, which are what they were when the plan was made.
+def read_input(tree: Tree, place: Place) -> bytes:
+    """The bytes of an input, which are what they were when the plan was made.
 
     Raises:
-        Unusable: they cannot be read, are too large, or have changed; OSError: the machine is at fault.
+        Unusable: they cannot be read, are too large, or have changed; OSError: the machine is at fault;
+            StorageError: the remote store is.
     """
-    path = os.path.join(root, place.file)  # noqa: PTH118 - a Path takes as long as the reading
     try:
-        # Not blocking: what was a file in the plan may be a pipe by now.
-        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-        try:
-            return _read_unchanged(file, place)
-        finally:
-            os.close(file)
+        if place.size > MAX_BYTES:
+            reason = f"too large: {place.size} bytes, the limit is {MAX_BYTES // 10**6} MB"
+            raise Unusable(reason, _hash_of(tree, place))
+        data = tree.read(place.file, place.offset, place.size, place.state)
+    except Changed as changed:
+        raise Unusable("changed: the file was changed while the conversion ran") from changed
     except OSError as error:
         if error.errno in _MACHINE_ERRORS:
             raise
         raise Unusable(f"unreadable: {error.strerror}") from error
-
-
-def _read_unchanged(file: int, place: Place) -> bytes:
-    status = os.fstat(file)
-    if stat.S_ISDIR(status.st_mode):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-    time = place.mtime_ns if place.mtime_ns == NOT_STATED else status.st_mtime_ns
-    now, planned = (status.st_size, time), (place.file_size, place.mtime_ns)
-    if not stat.S_ISREG(status.st_mode) or now != planned:
-        raise Unusable("changed: the file was changed while the conversion ran")
-    if place.size > MAX_BYTES:
-        reason = f"too large: {place.size} bytes, the limit is {MAX_BYTES // 10**6} MB"
-        raise Unusable(reason, _hash_of(file, place))
-    data = read_at(file, place.size, place.offset)
-    if len(data) != place.size:
-        raise Unusable("changed: the file was changed while the conversion ran")
     if place.xxh64 is not None and xxhash.xxh64_intdigest(data) != place.xxh64:
         raise Unusable("damaged: the bytes are not those of the source's manifest, or of its first reading")
     return data
 
 
-def _hash_of(file: int, place: Place) -> int:
+def _hash_of(tree: Tree, place: Place) -> int:
     digest = xxhash.xxh64()
-    at, end = place.offset, place.offset + place.size
-    while at < end and (block := os.pread(file, min(end - at, 1 << 20), at)):
-        digest.update(block)
-        at += len(block)
+    end = place.offset + place.size
+    for at in range(place.offset, end, _BLOCK):
+        digest.update(tree.read(place.file, at, min(end - at, _BLOCK), place.state))
     return digest.intdigest()

@@ -10,10 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 
-from viewmill.shards.errors import ConvertError
+from viewmill.shards.errors import ConvertError, StorageError
 from viewmill.shards.keys import key_of_source
 from viewmill.shards.sources.inputs import Input, Listing, Place, numbered_classes
 from viewmill.shards.sources.suffixes import IMAGE_SUFFIXES
+from viewmill.shards.storage.sources import is_there, located
+from viewmill.shards.storage.tree import Tree, files_ending
 
 _MAX_CLS_BYTES = 4096
 _BLOCK = 512
@@ -28,9 +30,10 @@ class _Member(NamedTuple):
     size: int
     inner: str | None  # name of the inner tar that holds it
     regular: bool
+    text: str | None = None  # of a .cls
 
 
-def list_tars(source: Path) -> Listing:
+def list_tars(source: str | Path) -> Listing:
     """The images in one tar, or in every tar below a folder, by the tars' names and in the members' order.
 
     An input's path is TAR/MEMBER, TAR/INNER/MEMBER in a tar of tars. Notes that stand beside an image
@@ -40,36 +43,31 @@ def list_tars(source: Path) -> Listing:
     Raises:
         ConvertError: no tar, a compressed or damaged one (with the byte), or two images of one sample.
     """
-    root, names = _tars_of(source)
+    tree, names = _tars_of(source)
     inputs: list[Input] = []
     for name in names:
-        inputs += _inputs_of_tar(root, name)
+        inputs += _inputs_of_tar(tree, name)
     classes = {found.class_name for found in inputs if found.class_name is not None}
-    return Listing(root, inputs, numbered_classes(classes))
+    return Listing(tree, inputs, numbered_classes(classes))
 
 
-def tars_below(folder: Path) -> list[str]:
-    """Paths of the tars below a folder, sorted."""
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.tar") if path.is_file())
-
-
-def _tars_of(source: Path) -> tuple[Path, list[str]]:
-    if source.is_file():
-        return source.parent, [source.name]
-    if not source.is_dir():
+def _tars_of(source: str | Path) -> tuple[Tree, list[str]]:
+    tree, file = located(source)
+    if file is not None:
+        return tree, [file]
+    if not is_there(source):
         raise ConvertError(f"{source}: no such file or folder; give a tar or a folder of tars")
-    names = tars_below(source)
+    names = files_ending(tree, ".tar")
     if not names:
         raise ConvertError(f"{source}: no tar below this folder; give a tar or a folder of tars")
-    return source, names
+    return tree, names
 
 
-def _inputs_of_tar(root: Path, name: str) -> list[Input]:
-    path = root / name
-    status = path.stat()
-    with path.open("rb") as file:
-        members = list(_members(file, str(path), 0, status.st_size, None))
-        classes = _classes_of(file, members)
+def _inputs_of_tar(tree: Tree, name: str) -> list[Input]:
+    shown, state = tree.shown(name), tree.state(name)
+    with tree.open(name) as file:
+        members = list(_members(file, shown, 0, state.size, None))
+    classes = _classes_of(members)
     stem = name[: -len(".tar")] if name.endswith(".tar") else name
     inputs: list[Input] = []
     first_image: dict[tuple[str | None, str], str] = {}
@@ -82,10 +80,10 @@ def _inputs_of_tar(root: Path, name: str) -> list[Input]:
             other = first_image.setdefault(sample, member.name)
             if other != member.name:
                 raise ConvertError(
-                    f"{path}: {other!r} and {member.name!r} are two images of one sample; "
+                    f"{shown}: {other!r} and {member.name!r} are two images of one sample; "
                     "one image a sample can be converted: take the others out of the tar"
                 )
-        place = Place(name, member.offset, member.size, status.st_size, status.st_mtime_ns)
+        place = Place(name, member.offset, member.size, *state)
         fault = None if member.regular else "not a regular file: a link, device or sparse file in the tar"
         folder = member.inner[: -len(".tar")] if member.inner else ""
         key = key_of_source("/".join(part for part in (stem, folder, member.name) if part))
@@ -104,18 +102,15 @@ def _sample(member: _Member) -> tuple[str | None, str]:
     return member.inner, posixpath.join(folder, base.partition(".")[0])
 
 
-def _classes_of(file: BinaryIO, members: list[_Member]) -> dict[tuple[str | None, str], str]:
+def _classes_of(members: list[_Member]) -> dict[tuple[str | None, str], str]:
     """The class of each sample that has one: the text of its `.cls`, or the inner tar's name."""
     found: dict[tuple[str | None, str], str] = {}
     for member in members:
         sample = _sample(member)
         if member.inner is not None:
             found.setdefault(sample, posixpath.splitext(posixpath.basename(member.inner))[0])
-        if member.name.lower().endswith(".cls") and member.regular and member.size <= _MAX_CLS_BYTES:
-            file.seek(member.offset)
-            text = file.read(member.size).decode("utf-8", "replace").strip()
-            if text and text != "-1":
-                found[sample] = text
+        if member.text and member.text != "-1":
+            found[sample] = member.text
     return found
 
 
@@ -134,7 +129,7 @@ def _members(file: BinaryIO, shown: str, begin: int, end: int, inner: str | None
                 if not entry.isdir():
                     yield from _expanded(file, shown, entry, inner)
             stopped = archive.offset
-    except (ConvertError, OSError, MemoryError):
+    except (ConvertError, StorageError, OSError, MemoryError):
         raise
     except Exception as error:  # tarfile raises whatever it likes on hostile headers
         text = _one_line(str(error)) or type(error).__name__
@@ -181,7 +176,15 @@ def _expanded(file: BinaryIO, shown: str, entry: tarfile.TarInfo, inner: str | N
         return
     size = entry.size if plain else 0
     name = entry.name.removeprefix("./")
-    yield _Member(name, entry.offset_data, size, inner, plain)
+    yield _Member(name, entry.offset_data, size, inner, plain, _text_of_class(file, entry, name, size))
+
+
+def _text_of_class(file: BinaryIO, entry: tarfile.TarInfo, name: str, size: int) -> str | None:
+    """The text of a `.cls`, read on the way past it: a remote tar is read once; None for other members."""
+    if not name.lower().endswith(".cls") or not _stores_plainly(entry) or size > _MAX_CLS_BYTES:
+        return None
+    file.seek(entry.offset_data)
+    return file.read(size).decode("utf-8", "replace").strip()
 
 
 def _check_end(file: BinaryIO, shown: str, stopped: int, end: int) -> None:
