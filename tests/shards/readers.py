@@ -29,7 +29,7 @@ Reader = Callable[[Path], Iterator[Sample]]
 
 @dataclass(frozen=True)
 class Container:
-    """A container format: `write(source, dataset, **options of convert)`, and its readers by name."""
+    """A container format: `write(source, dataset, **options of convert)`; by name, what else reads it."""
 
     write: Callable[..., Any]
     readers: dict[str, Reader]
@@ -86,6 +86,6 @@ def by_dali(path: Path) -> Iterator[Sample]:
 CONTAINERS = {
     "webdataset": Container(
         write=convert,
-        readers={"Dataset.read": by_manifest, "webdataset": by_webdataset, "DALI": by_dali},
+        readers={"webdataset": by_webdataset, "DALI": by_dali},
     ),
 }
