@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 
+from viewmill.shards.containers.tar import Member
 from viewmill.shards.errors import ConvertError
 from viewmill.shards.keys import key_of_source
 from viewmill.shards.sources.inputs import Input, Listing, Place, numbered_classes
@@ -43,7 +44,7 @@ def list_tars(source: Path) -> Listing:
     root, names = _tars_of(source)
     inputs: list[Input] = []
     for name in names:
-        inputs += _inputs_of_tar(root, name)
+        inputs += inputs_of_tar(root, name)
     classes = {found.class_name for found in inputs if found.class_name is not None}
     return Listing(root, inputs, numbered_classes(classes))
 
@@ -64,7 +65,27 @@ def _tars_of(source: Path) -> tuple[Path, list[str]]:
     return source, names
 
 
-def _inputs_of_tar(root: Path, name: str) -> list[Input]:
+def members_of_tar(path: Path) -> list[Member]:
+    """The regular files in a tar of any writer, those of tars in it too, in their order.
+
+    Raises:
+        ConvertError: compressed, cut short or damaged.
+    """
+    with path.open("rb") as file:
+        found = list(_members(file, str(path), 0, path.stat().st_size, None))
+    return [
+        Member("/".join(part for part in (one.inner, one.name) if part), one.offset, one.size)
+        for one in found
+        if one.regular
+    ]
+
+
+def inputs_of_tar(root: Path, name: str) -> list[Input]:
+    """The inputs in one tar below `root`, in the members' order.
+
+    Raises:
+        ConvertError: as `list_tars`.
+    """
     path = root / name
     status = path.stat()
     with path.open("rb") as file:
