@@ -122,10 +122,10 @@ def convert_with(
         As `convert`.
     """
     plan = _planned(source, dataset, options, reading, workers)
-    with _machine_errors(dataset), workspace_of(dataset, plan) as workspace:
+    with machine_errors(dataset), workspace_of(dataset, plan) as workspace:
         info = Conversion(source, dataset, workspace, plan, workers, progress).finish(merge)
         remove_workspace(workspace)
-    return _report(dataset, info, max_quarantine)
+    return report_of(dataset, info, max_quarantine)
 
 
 def convert_part(
@@ -147,7 +147,7 @@ def convert_part(
         As `convert`; ConvertError also where this part is running already.
     """
     plan = _planned(source, dataset, options, reading, workers)
-    with _machine_errors(dataset), workspace_of(dataset, plan, part) as workspace:
+    with machine_errors(dataset), workspace_of(dataset, plan, part) as workspace:
         conversion = Conversion(source, dataset, workspace, plan, workers, progress)
         mine = [number for number in range(len(plan.shards)) if part.has(number)]
         conversion.write(mine, conversion.done(mine))
@@ -176,7 +176,7 @@ def convert_splits(
         chosen, folder = replace(options, split=split), dataset / split.name
         if is_dataset(folder) and not (folder / PLAN).exists():
             info = _same(folder, _planned(source, folder, chosen, reading, workers))
-            reports.append(_report(folder, info, max_quarantine))
+            reports.append(report_of(folder, info, max_quarantine))
             continue
         reports.append(
             convert_with(
@@ -217,7 +217,7 @@ def _planned(
 
 
 @contextmanager
-def _machine_errors(dataset: Path) -> Iterator[None]:
+def machine_errors(dataset: Path) -> Iterator[None]:
     """What the system refuses (a full disk, permissions) in one line that says how to go on."""
     try:
         yield
@@ -236,7 +236,8 @@ def _refuse_nested(source: Path, dataset: Path) -> None:
         )
 
 
-def _report(dataset: Path, info: DataSetInfo, max_quarantine: int | None) -> ConvertReport:
+def report_of(dataset: Path, info: DataSetInfo, max_quarantine: int | None) -> ConvertReport:
+    """What a finished conversion has made."""
     return ConvertReport(
         dataset,
         info.num_inputs,

@@ -17,7 +17,7 @@ MAX_JSON_BYTES = 256_000_000
 KINDS = ("webdataset", "ffcv")
 MANIFEST_FILES = ("manifest.bin", "manifest.parquet", "quarantine.parquet")
 _OWN_HASH = "sha256"
-_PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
+PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
 _REFUSED_NAME = re.compile(r"quarantine-\d{6,9}\.tar")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -55,6 +55,11 @@ class DataSetInfo:
     options: dict[str, Any]
     data_set_hash: str
     order_version: int = ORDER_VERSION
+
+    @property
+    def in_place(self) -> bool:
+        """Whether the shards are tars of another writer, indexed where they are."""
+        return self.options.get("in_place") is True
 
     def to_json(self) -> str:
         """The text of dataset.json, its hash last; no time, host or path, so equal data sets are equal."""
@@ -176,12 +181,12 @@ def _checked(fields: _Fields) -> DataSetInfo:
         classes=fields.strings("classes"),
         shards=tuple(
             ShardInfo(
-                x.text("name", _PLAIN_NAME), x.count("samples"), x.count("bytes"), x.text("sha256", _SHA256)
+                x.text("name", PLAIN_NAME), x.count("samples"), x.count("bytes"), x.text("sha256", _SHA256)
             )
             for x in fields.objects("shards")
         ),
         files=tuple(
-            FileInfo(x.text("name", _PLAIN_NAME), x.count("bytes"), x.text("sha256", _SHA256))
+            FileInfo(x.text("name", PLAIN_NAME), x.count("bytes"), x.text("sha256", _SHA256))
             for x in fields.objects("files")
         ),
         options=fields.mapping("options"),

@@ -2,8 +2,10 @@
 
 import os
 import re
+from urllib.parse import unquote_to_bytes
 
 SAFE = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_/-")
+_KEY = re.compile(r"([A-Za-z0-9_/-]|%[0-9A-F]{2})+")
 _ALL_SAFE = re.compile(r"[A-Za-z0-9_/-]*")
 
 
@@ -23,6 +25,17 @@ def key_of_source(source: str) -> str:
     if _ALL_SAFE.fullmatch(plain):
         return plain
     return "".join(chr(byte) if byte in SAFE else f"%{byte:02X}" for byte in os.fsencode(plain))
+
+
+def source_of_key(key: str) -> str:
+    """The path that gave a key, without its extension, as `printable` shows it.
+
+    Raises:
+        ValueError: no key.
+    """
+    if not _KEY.fullmatch(key):
+        raise ValueError(f"'{key}' is no key: other characters than [A-Za-z0-9_/-] stand there as %XX")
+    return printable(os.fsdecode(unquote_to_bytes(key)))
 
 
 def printable(source: str) -> str:

@@ -1,35 +1,42 @@
-"""Whether a data set is what was written: every byte read, every fault named, what can be rebuilt rebuilt."""
+"""Whether a data set is what was written: every byte read, every fault named, what can be mended mended."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import xxhash
 from viewmill.shards.checks.faults import Fault as Fault
-from viewmill.shards.checks.tars import structure_faults
-from viewmill.shards.durable import sha256_of, written_whole
+from viewmill.shards.checks.files import description_faults, file_faults, strangers
+from viewmill.shards.checks.remake import Source as Source
+from viewmill.shards.checks.repair import mend
+from viewmill.shards.checks.tables import read_manifest, refused_sources
+from viewmill.shards.checks.tars import faults_in_place, structure_faults
 from viewmill.shards.errors import ImageError
 from viewmill.shards.images import decode_rgb
-from viewmill.shards.info import FILE_NAME, DataSetInfo, FileInfo, ShardInfo, read_info
-from viewmill.shards.manifest import RECORD, SCHEMA, hash_of_data_set, records_of
+from viewmill.shards.info import DataSetInfo, ShardInfo, read_info
+from viewmill.shards.manifest import RECORD, records_of
 
 _MAX_FAULTS_OF_A_SHARD = 20  # more say nothing new: the shard is to be replaced
+Tell = Callable[[int, int], None]
 
 
 def verify(
     path: str | Path,
     *,
     repair: bool = False,
+    source: Source | None = None,
     decode: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Tell | None = None,
 ) -> list[Fault]:
     """Checks every file of a data set against dataset.json and the manifest, every image against its hash.
 
     Args:
         path: the data set.
-        repair: rebuild manifest.bin and DALI's indexes where wrong, if what they are made from is right.
+        repair: mend what can be mended, see `checks.repair.mend`, and check all of it again: a fault counts
+            as repaired where the second check does not find it.
+        source: what the data set was made from, for a repair that makes shards again.
         decode: decode every image too, and compare its size: what a conversion with check 'header' trusted.
         progress: told bytes of shards read so far, and in all.
 
@@ -38,89 +45,52 @@ def verify(
 
     Raises:
         FileNotFoundError: no data set there; ShardError: dataset.json itself cannot be read.
+        ValueError: a source without repair.
     """
+    if source is not None and not repair:
+        raise ValueError(f"{source.path}: a source is for a repair; add --repair")
     folder = Path(path)
-    info = read_info(folder)
-    faults = list(_description_faults(folder, info))
-    faults += [fault for file in info.files for fault in _file_faults(folder, file)]
+    found = _faults(folder, read_info(folder), decode, progress)
+    if not repair or not found:
+        return found
+    mended = mend(folder, read_info(folder), found, source)
+    left = _faults(folder, read_info(folder), decode, progress) if mended.changed else found
+    told = [_with_reason(fault, left, mended.refusals) for fault in found]
+    told += [fault for fault in left if fault not in found]
+    silent = mended.refusals.keys() - {fault.file for fault in told}
+    return told + mended.losses + [Fault(name, mended.refusals[name]) for name in sorted(silent)]
+
+
+def _with_reason(fault: Fault, left: list[Fault], refusals: dict[str, str]) -> Fault:
+    if fault not in left:
+        return replace(fault, repaired=True)
+    reason = refusals.get(fault.file)
+    return replace(fault, message=f"{fault.message}; not repaired: {reason}") if reason else fault
+
+
+def _faults(folder: Path, info: DataSetInfo, decode: bool, progress: Tell | None) -> list[Fault]:
+    """All that is wrong; nothing is written."""
+    faults = list(description_faults(folder, info))
+    faults += [fault for file in info.files for fault in file_faults(folder, file)]
     sound = {file.name for file in info.files} - {fault.file for fault in faults}
-    table = _table(folder, info, faults) if "manifest.parquet" in sound else None
-    if repair and table is not None and "manifest.bin" not in sound:
-        faults = _with_bin_rebuilt(folder, info, table, faults)
+    table = read_manifest(folder, info) if "manifest.parquet" in sound else None
+    if isinstance(table, Fault):
+        faults.append(table)
+        table = None
     rows = _rows(folder, table, "manifest.bin" in sound)
-    done = 0
+    refused = refused_sources(folder) if "quarantine.parquet" in sound else None
+    done, total = 0, sum(shard.bytes for shard in info.shards)
     for number, shard in enumerate(info.shards):
-        faults += _shard_faults(folder, number, shard, table, rows, repair, decode)
+        own = _shard_faults(folder, number, shard, table, rows, decode)
+        if not own and info.in_place:
+            own += faults_in_place(folder / shard.name, number, table, refused)
+        elif not own:
+            own += structure_faults(folder / shard.name, number, table)
+        faults += own
         done += shard.bytes
         if progress is not None:
-            progress(done, sum(shard.bytes for shard in info.shards))
-    strangers = [
-        Fault(name, "is no part of this data set; move it away") for name in _strangers(folder, info)
-    ]
-    return faults + strangers
-
-
-def _description_faults(folder: Path, info: DataSetInfo) -> Iterator[Fault]:
-    """Whatever reading overlooks: an unknown entry, other spaces, no hash of itself."""
-    if (folder / FILE_NAME).read_text(encoding="utf-8") != info.to_json():
-        yield Fault(FILE_NAME, "is not as it was written; take it from a copy or convert again")
-
-
-def _file_faults(folder: Path, file: FileInfo | ShardInfo) -> Iterator[Fault]:
-    path = folder / file.name
-    by_repair = file.name == "manifest.bin"
-    remedy = "verify --repair rebuilds it" if by_repair else "take it from a copy or convert again"
-    if not path.is_file():
-        yield Fault(file.name, f"is missing; {remedy}")
-    elif path.stat().st_size != file.bytes:
-        yield Fault(file.name, f"has {path.stat().st_size} bytes, dataset.json says {file.bytes}; {remedy}")
-    elif (found := sha256_of(path)) != file.sha256:
-        yield Fault(
-            file.name, f"has SHA-256 {found[:16]}..., dataset.json says {file.sha256[:16]}...; {remedy}"
-        )
-
-
-def _table(folder: Path, info: DataSetInfo, faults: list[Fault]) -> pa.Table | None:
-    """The manifest, or None with a fault where it contradicts dataset.json."""
-    try:
-        table = pq.read_table(folder / "manifest.parquet")
-    except (pa.ArrowException, OSError) as error:
-        faults.append(Fault("manifest.parquet", f"cannot be read ({error}); convert again"))
-        return None
-    contradiction = _contradiction(table, info)
-    if contradiction:
-        faults.append(Fault("manifest.parquet", f"{contradiction}; convert again or take a copy"))
-        return None
-    return table
-
-
-def _contradiction(table: pa.Table, info: DataSetInfo) -> str | None:
-    if not table.schema.equals(SCHEMA):
-        return f"has the columns {', '.join(table.schema.names)} of unexpected names or types"
-    if any(column.null_count for column in table.columns):
-        return "has empty cells"
-    if not np.array_equal(table.column("id").to_numpy(), np.arange(info.num_samples)):
-        return f"has ids that are not 0 .. {info.num_samples - 1}"
-    counts = np.bincount(np.clip(table.column("shard").to_numpy(), 0, None), minlength=len(info.shards))
-    if counts.tolist() != [shard.samples for shard in info.shards]:
-        return "counts other samples in the shards than dataset.json"
-    labels = table.column("label").to_numpy()
-    if labels.min() < -1 or labels.max() >= len(info.classes):
-        return f"has labels outside the {len(info.classes)} classes of dataset.json"
-    if hash_of_data_set(table.column("key").to_pylist(), records_of(table)) != info.data_set_hash:
-        return "does not give the data set hash that dataset.json states"
-    return None
-
-
-def _with_bin_rebuilt(folder: Path, info: DataSetInfo, table: pa.Table, faults: list[Fault]) -> list[Fault]:
-    with written_whole(folder / "manifest.bin") as file:
-        file.write(records_of(table).tobytes())
-    if list(_file_faults(folder, info.file("manifest.bin"))):
-        return [
-            *faults,
-            Fault("manifest.bin", "even rebuilt, is not what dataset.json states; convert again"),
-        ]
-    return [Fault(f.file, f.message, repaired=True) if f.file == "manifest.bin" else f for f in faults]
+            progress(done, total)
+    return faults + list(strangers(folder, info))
 
 
 def _rows(folder: Path, table: pa.Table | None, bin_is_sound: bool) -> np.ndarray | None:
@@ -136,22 +106,16 @@ def _shard_faults(
     shard: ShardInfo,
     table: pa.Table | None,
     rows: np.ndarray | None,
-    repair: bool,
     decode: bool,
 ) -> list[Fault]:
-    faults = list(_file_faults(folder, shard))
-    path = folder / shard.name
-    if not path.is_file():
-        return faults
-    if rows is not None:
+    faults = list(file_faults(folder, shard))
+    if (folder / shard.name).is_file() and rows is not None:
         keys = None if table is None else table.column("key")
         ids = np.flatnonzero(rows["shard"] == number)
-        damaged = list(_damaged_images(path, rows, ids, keys, decode))
+        damaged = list(_damaged_images(folder / shard.name, rows, ids, keys, decode))
         faults += damaged[:_MAX_FAULTS_OF_A_SHARD]
         if len(damaged) > _MAX_FAULTS_OF_A_SHARD:
             faults.append(Fault(shard.name, f"has {len(damaged)} damaged samples, the first of them above"))
-    if not faults:
-        faults += structure_faults(path, number, table, repair)
     return faults
 
 
@@ -185,12 +149,3 @@ def _does_not_decode(data: bytes, width: int, height: int) -> str | None:
     if found != (width, height):
         return f"is {found[0]}x{found[1]} pixels, the manifest says {width}x{height}"
     return None
-
-
-def _strangers(folder: Path, info: DataSetInfo) -> list[str]:
-    """Shards and indexes in the folder that dataset.json does not list: other tools would read them."""
-    known = {FILE_NAME} | {file.name for file in info.files} | {shard.name for shard in info.shards}
-    known |= {Path(shard.name).with_suffix(".idx").name for shard in info.shards}
-    return sorted(path.name for path in folder.glob("*.tar") if path.name not in known) + sorted(
-        path.name for path in folder.glob("*.idx") if path.name not in known
-    )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from viewmill.tools.console import FAULTS, print_json, print_line, progress_bar
+from viewmill.tools.convert_in_place import index, refuse_in_place
 from viewmill.tools.convert_progress import Speed
 
 if TYPE_CHECKING:
@@ -22,7 +23,14 @@ def command(
     source: Annotated[
         str, typer.Argument(metavar="SOURCE", help="Folder, table, tar or data set of images, or its URL.")
     ],
-    dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="A new folder for the data set.")],
+    dataset: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="DATASET",
+            help="A new folder for the data set; --in-place: may be left out.",
+            show_default=False,
+        ),
+    ] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Shards written at once.", show_default="one a core")
     ] = None,
@@ -34,8 +42,13 @@ def command(
         typer.Option(metavar="HOST:PORT", help="Of the Ray cluster.", show_default="RAY_ADDRESS, or local"),
     ] = None,
     shuffle: Annotated[
-        str, typer.Option(metavar="SEED", help="Seed of the global order; 'none' keeps the order of paths.")
-    ] = "0",
+        str | None,
+        typer.Option(
+            metavar="SEED",
+            help="Seed of the global order; 'none' keeps the order of paths.",
+            show_default="0",
+        ),
+    ] = None,
     check: Annotated[
         Literal["decode", "header"], typer.Option(help="Decode every image once, or trust its body.")
     ] = "decode",
@@ -95,6 +108,12 @@ def command(
         typer.Option(metavar="I/N", help="Write the shards of part I of N (0/N to N-1/N), for job arrays."),
     ] = None,
     merge: Annotated[bool, typer.Option("--merge", help="Publish what the parts have written.")] = False,
+    in_place: Annotated[
+        bool,
+        typer.Option(
+            "--in-place", help="Index WebDataset tars where they are; nothing is rewritten, nothing shuffled."
+        ),
+    ] = False,
     max_quarantine: Annotated[
         int | None, typer.Option(min=0, help="More unusable inputs than this end in exit code 3.")
     ] = None,
@@ -106,6 +125,9 @@ def command(
     (WebDataset's, ImageNet's), parquet with images, CIFAR's or STL-10's binary files, or a data set.
     It may be a URL: s3://, gs://, http(s):// and others. DATASET is always a folder of this machine.
 
+    With --in-place SOURCE is a tar or a folder of tars, which stay as they are: manifest and indexes are
+    written beside them, or into DATASET beside links to them. Samples keep the tars' order.
+
     Killed at any moment, the same command goes on where it stopped. Inputs that are no usable image are
     quarantined with the reason, see: viewmill inspect.
     """
@@ -116,10 +138,35 @@ def command(
     from viewmill.shards.convert import convert_part, convert_splits, convert_with
     from viewmill.shards.sources.open import SourceOptions
 
+    if in_place:
+        refuse_in_place(
+            {
+                "--shuffle": shuffle is not None,
+                "--shard-mb": shard_mb is not None,
+                "--from": kind not in (None, "tar"),
+                "--class-level": class_level is not None,
+                "--subset": subset is not None,
+                "--root": root is not None,
+                "--path-column": path_column is not None,
+                "--image-column": image_column is not None,
+                "--label-column": label_column is not None,
+                "--limit": limit is not None,
+                "--resize": resize is not None,
+                "--split": split is not None,
+                "--quarantine-bytes": quarantine_bytes,
+                "--part": part is not None,
+                "--merge": merge,
+            }
+        )
+        by = workers_of(engine, workers, ray_address)
+        tell([index(source, dataset, by, check, labels, label_map, max_quarantine)], json, as_list=False)
+        return
+    if dataset is None:
+        raise ValueError("Missing argument 'DATASET': a new folder for the data set; see --help")
     if sum((split is not None, part is not None, merge)) > 1:
         raise ValueError("--split, --part and --merge exclude each other: give one of them")
     options = Options(
-        shuffle_seed=seed_of(shuffle),
+        shuffle_seed=seed_of(shuffle or "0"),
         check=check,
         shard_bytes=None if shard_mb is None else shard_mb * MEBIBYTE,
         limit=limit,

@@ -13,8 +13,18 @@ EXAMPLE = "viewmill verify DATASET --repair"
 def command(
     dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="The data set.")],
     repair: Annotated[
-        bool, typer.Option("--repair", help="Rebuild manifest.bin and DALI's indexes where wrong.")
+        bool, typer.Option("--repair", help="Rebuild manifests and DALI's indexes where wrong.")
     ] = False,
+    source: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="SOURCE", help="With --repair: make damaged shards again from what they were made of."
+        ),
+    ] = None,
+    root: Annotated[
+        Path | None, typer.Option(help="As `convert` got it.", show_default="the table's folder")
+    ] = None,
+    labels: Annotated[Path | None, typer.Option(metavar="FILE", help="As `convert` got it.")] = None,
     decode: Annotated[
         bool, typer.Option("--decode", help="Decode every image too, which takes longer.")
     ] = False,
@@ -23,11 +33,19 @@ def command(
     """Read every byte of a data set and check it against its hashes.
 
     Exit code 3 tells of faults that are left; each line names the file and what to do.
-    """
-    from viewmill.shards.verify import verify
 
+    What --repair makes is taken only where a hash proves it. Shards are made again from SOURCE, by the
+    options in dataset.json, and only if they have the SHA-256 that stands there.
+    """
+    from viewmill.shards.verify import Source, verify
+
+    if source is None and (root is not None or labels is not None):
+        raise ValueError("--root and --labels say how a source is read; give --source SOURCE as well")
+    origin = None
+    if source is not None:
+        origin = Source(source, None if root is None else str(root), None if labels is None else str(labels))
     with progress_bar("verify", of_bytes=True) as show:
-        faults = verify(dataset, repair=repair, decode=decode, progress=show)
+        faults = verify(dataset, repair=repair, source=origin, decode=decode, progress=show)
     left = [fault for fault in faults if not fault.repaired]
     if json:
         print_json([asdict(fault) for fault in faults])

@@ -4,6 +4,7 @@ Nothing here extracts: a member is a name and a range of bytes, and its name is 
 """
 
 import hashlib
+import re
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ _MODE_OWNER = b"0000644\0" + 2 * b"0000000\0"
 _TIME = b"\0" + b"00000000000\0"
 _REST = b"\0 0" + bytes(100) + b"ustar\x0000" + bytes(32 + 32 + 8 + 8 + 155 + 12)
 _FIXED_SUM = sum(_MODE_OWNER + _TIME + _REST) + 7 * ord(" ")  # one space is in `_REST`
+_WHITE_SPACE = re.compile(r"[ \t-\r]")  # what C++ streams part fields by
 MAX_NAME_BYTES = 65_536  # three characters for each byte of a path, and Linux allows paths of 4096 bytes
 
 
@@ -91,20 +93,32 @@ def header_of(name: str, size: int) -> bytes:
 def index_text(members: list[Member] | tuple[Member, ...]) -> str:
     """DALI's webdataset index, version 1.2: a count, then a line a sample of 'ext offset size name' groups.
 
-    Members of one sample stand together and share the name up to its first dot.
+    Members of one sample stand together and share the name up to the first dot of its last part. DALI asks
+    for members by extension, so one without (and a hidden file) has no place in an index. White space parts
+    the fields: it is escaped in a name, and a member with white space in its extension is left out too.
     Source: the wds2idx script that DALI installs; tests read shards with DALI's own reader.
     """
     lines: list[str] = []
     previous = None
     for member in members:
-        base, _, ext = member.name.partition(".")
-        part = f"{ext} {member.offset} {member.size} {member.name}"
+        folder, slash, file = member.name.rpartition("/")
+        stem, _, ext = file.partition(".")
+        if not stem or not ext or _WHITE_SPACE.search(ext):
+            continue
+        base = folder + slash + stem
+        name = _WHITE_SPACE.sub(lambda found: f"%{ord(found[0]):02X}", member.name)
+        part = f"{ext} {member.offset} {member.size} {name}"
         if base == previous:
             lines[-1] += " " + part
         else:
             lines.append(part)
         previous = base
     return "".join(f"{line}\n" for line in [f"v1.2 {len(lines)}", *lines])
+
+
+def index_bytes(members: list[Member] | tuple[Member, ...]) -> bytes:
+    """`index_text` as it is stored; bytes of a name that are no UTF-8 stay as they are."""
+    return index_text(members).encode("utf-8", "surrogateescape")
 
 
 def walk(file: BinaryIO, shard: str) -> Iterator[Member]:

@@ -98,24 +98,31 @@ def staged_index(workspace: Path, number: int) -> Path:
 
 
 @contextmanager
-def workspace_of(dataset: Path, plan: Plan, part: Part | None = None) -> Iterator[Path]:
+def workspace_of(
+    dataset: Path, plan: Plan, part: Part | None = None, beside: frozenset[str] | None = None
+) -> Iterator[Path]:
     """The workspace for this plan, new or left by a conversion that was killed; locked while in use.
 
     Parts share it with each other, and with nothing else.
+
+    Args:
+        beside: the names that the conversion writes, where it works in a folder that holds other files too
+            (which stay untouched); None: the folder is its alone.
 
     Raises:
         ConvertError: the destination holds something else, an unfinished conversion of another plan, or a
             conversion that is running.
     """
-    _refuse_foreign_files(dataset)
+    _refuse_foreign_files(dataset, beside)
     workspace = dataset / FOLDER
     dataset.mkdir(parents=True, exist_ok=True)
     if part is None:
         with _locked(dataset) as lock:
-            _take_up(dataset, plan, lock)
+            _take_up(dataset, plan, lock, beside)
             workspace.mkdir(exist_ok=True)
             for leftover in [*dataset.glob(f"*{TEMPORARY}*"), *workspace.rglob(f"*{TEMPORARY}*")]:
-                leftover.unlink(missing_ok=True)
+                if beside is None or leftover.name.partition(TEMPORARY)[0] in beside:
+                    leftover.unlink(missing_ok=True)
             yield workspace
         return
     with _shared(dataset, plan):
@@ -132,11 +139,21 @@ def remove_workspace(workspace: Path) -> None:
     sync_folder(workspace.parent)
 
 
-def _refuse_foreign_files(dataset: Path) -> None:
+def _names_in(dataset: Path, beside: frozenset[str] | None) -> set[str]:
+    names = {path.name for path in dataset.iterdir()}
+    return names if beside is None else names & beside
+
+
+def _refuse_foreign_files(dataset: Path, beside: frozenset[str] | None) -> None:
     if dataset.exists() and not dataset.is_dir():
         raise ConvertError(f"{dataset}: is a file; give a new or empty folder for the data set")
-    names = {path.name for path in dataset.iterdir()} if dataset.exists() else set()
+    names = _names_in(dataset, beside) if dataset.exists() else set()
     if names and PLAN not in names:
+        if beside is not None:
+            raise ConvertError(
+                f"{dataset}: holds {', '.join(sorted(names)[:3])}, of no unfinished conversion; move what is "
+                "not a tar away, or give another DATASET"
+            )
         held = "holds a finished data set" if "dataset.json" in names else "is not empty"
         raise ConvertError(
             f"{dataset}: {held}, and no unfinished conversion; give a new folder or empty this one"
@@ -206,12 +223,12 @@ def _lock_of_part(workspace: Path, part: Part) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _take_up(dataset: Path, plan: Plan, lock: int) -> None:
+def _take_up(dataset: Path, plan: Plan, lock: int, beside: frozenset[str] | None = None) -> None:
     """Writes the plan into its file, or finds the same plan there."""
     there = _plan_in(dataset / PLAN)
     if there is None:
         # New, or killed while the plan was being written: before anything else was.
-        _refuse_more_than_a_plan(dataset)
+        _refuse_more_than_a_plan(dataset, beside)
         os.truncate(lock, 0)
         os.pwrite(
             lock, json.dumps({"plan": plan.fingerprint, "options": plan.recorded_options()}).encode(), 0
@@ -238,6 +255,6 @@ def _plan_in(path: Path) -> dict[str, Any] | None:
     return plan if whole else None
 
 
-def _refuse_more_than_a_plan(dataset: Path) -> None:
-    if {path.name for path in dataset.iterdir()} != {PLAN}:
+def _refuse_more_than_a_plan(dataset: Path, beside: frozenset[str] | None) -> None:
+    if _names_in(dataset, beside) != {PLAN}:
         raise ConvertError(f"{dataset}: {PLAN} is damaged; delete the folder and convert again")

@@ -41,7 +41,7 @@ class Options:
     body of those that are kept as they are. shard_bytes: aimed at, of source bytes; None is a sixteenth of
     the whole, 4 to 256 MiB. limit: only so many inputs, the first of the order. resize, quality: see
     `Resize`. label_map: see `label_map.renamed`; empty is none. split: only its inputs. quarantine_bytes:
-    keep what is refused.
+    keep what is refused. in_place: the shards are the source's tars as they are, see `in_place.py`.
     """
 
     shuffle_seed: int | None = 0
@@ -53,6 +53,7 @@ class Options:
     label_map: Pairs = ()
     split: Split | None = None
     quarantine_bytes: bool = False
+    in_place: bool = False
 
     def __post_init__(self) -> None:
         if self.check not in CHECKS:

@@ -29,12 +29,22 @@ def publish(dataset: Path, workspace: Path, plan: Plan, records: list[ShardRecor
                 staged.replace((dataset / name).with_suffix(staged.suffix))
     refused = list(_publish_refused(dataset, workspace, len(records)))
     sync_folder(dataset)  # the moves are durable before dataset.json names the shards
-    table = _manifest(plan, records, names)
+    return describe(dataset, plan, records, names, refused)
+
+
+def describe(
+    dataset: Path, plan: Plan, records: list[ShardRecord], names: dict[int, str], refused: list[str]
+) -> DataSetInfo:
+    """Writes the manifest of shards that are in their place, and last dataset.json.
+
+    names: of the shards by their number in the plan. refused: names of the tars of refused bytes.
+    """
+    table = manifest_table(plan, records, names)
     fixed = records_of(table)
     with written_whole(dataset / "manifest.bin") as file:
         file.write(fixed.tobytes())
-    _write_parquet(dataset / "manifest.parquet", table)
-    _write_parquet(dataset / "quarantine.parquet", _quarantine(plan, records))
+    write_parquet(dataset / "manifest.parquet", table)
+    write_parquet(dataset / "quarantine.parquet", quarantine_table(plan, records))
     info = DataSetInfo(
         kind="webdataset",
         num_inputs=plan.num_inputs,
@@ -64,7 +74,8 @@ def _publish_refused(dataset: Path, workspace: Path, num_shards: int) -> Iterato
             yield name
 
 
-def _manifest(plan: Plan, records: list[ShardRecord], names: dict[int, str]) -> pa.Table:
+def manifest_table(plan: Plan, records: list[ShardRecord], names: dict[int, str]) -> pa.Table:
+    """manifest.parquet of these shards, in id order."""
     shards = [_rows_of_shard(plan, records, number, place) for place, number in enumerate(names)]
     table = pa.concat_tables(shards).combine_chunks()
     return table.add_column(0, SCHEMA.field("id"), pa.array(range(table.num_rows), pa.int64())).cast(SCHEMA)
@@ -89,7 +100,8 @@ def _rows_of_shard(plan: Plan, records: list[ShardRecord], number: int, place: i
     return pa.table(columns, schema=pa.schema([SCHEMA.field(name) for name in columns]))
 
 
-def _quarantine(plan: Plan, records: list[ShardRecord]) -> pa.Table:
+def quarantine_table(plan: Plan, records: list[ShardRecord]) -> pa.Table:
+    """quarantine.parquet, in the order of the sources."""
     rows = sorted(
         chain(_refused_in_shards(plan, records), _refused_at_plan(plan)), key=lambda row: str(row["source"])
     )
@@ -109,7 +121,8 @@ def _refused_at_plan(plan: Plan) -> Iterator[dict[str, str | int | None]]:
         yield {"source": printable(file.path), "reason": file.fault, "xxh64": None, "size": file.place.size}
 
 
-def _write_parquet(path: Path, table: pa.Table) -> None:
+def write_parquet(path: Path, table: pa.Table) -> None:
+    """Writes one of the data set's tables; equal tables give equal bytes."""
     with written_whole(path) as file:
         pq.write_table(table, file, row_group_size=ROWS_PER_GROUP, compression="zstd")
 

@@ -13,8 +13,7 @@ from typing import Any, NamedTuple
 
 import PIL
 import pyarrow as pa
-from viewmill.shards.conversion.shard_job import ShardJob, write_shard
-from viewmill.shards.storage.local import LocalTree
+from viewmill.shards.conversion.shard_job import Tell
 
 _POLL_S = 0.5
 _CONNECT_S = 10.0  # Ray itself tries a wrong address for minutes
@@ -32,9 +31,13 @@ class NodeState(NamedTuple):
 
 
 def write_shards_on_ray(
-    jobs: list[ShardJob], workers: int | None, address: str | None, counted: Callable[[int, int, int], None]
+    jobs: list[Any],
+    write: Callable[[Any, Tell], None],
+    workers: int | None,
+    address: str | None,
+    counted: Callable[[int, int, int], None],
 ) -> None:
-    """Writes all these shards on the cluster; `counted` is told totals after each of them.
+    """Calls `write` for each of these shards on the cluster; `counted` is told totals after each of them.
 
     Args:
         jobs: the shards; their paths are valid on every node.
@@ -52,8 +55,8 @@ def write_shards_on_ray(
     if connect_here:
         _connect(ray, address or os.environ.get("RAY_ADDRESS") or "auto")
     try:
-        _refuse_unfit_nodes(ray, jobs[0])
-        _write(ray, jobs, workers or _num_cpus(ray), counted)
+        _refuse_unfit_nodes(ray, jobs[0].local_paths)
+        _write(ray, jobs, write, workers or _num_cpus(ray), counted)
     finally:
         if connect_here:
             ray.shutdown()
@@ -91,12 +94,10 @@ def _num_cpus(ray: Any) -> int:
     return max(1, int(ray.cluster_resources().get("CPU", 1)))
 
 
-def _refuse_unfit_nodes(ray: Any, job: ShardJob) -> None:
+def _refuse_unfit_nodes(ray: Any, paths: tuple[str, ...]) -> None:
     """Asks every node; one without the source would quarantine all of its images as unreadable."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    # A remote source is reached or not by each read, which says so.
-    paths = [job.workspace, *([job.tree.root] if isinstance(job.tree, LocalTree) else [])]
     here = state_of_node(paths)
     ask = ray.remote(state_of_node)
     nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) >= 1]
@@ -137,7 +138,13 @@ def fault_of_node(state: NodeState, here: NodeState) -> str | None:
     return None
 
 
-def _write(ray: Any, jobs: list[ShardJob], at_once: int, counted: Callable[[int, int, int], None]) -> None:
+def _write(
+    ray: Any,
+    jobs: list[Any],
+    write: Callable[[Any, Tell], None],
+    at_once: int,
+    counted: Callable[[int, int, int], None],
+) -> None:
     task = ray.remote(write_counted).options(num_cpus=1, max_retries=_TASK_RETRIES)
     waiting, totals = list(reversed(jobs)), [0, 0, 0]
     running: dict[Any, int] = {}
@@ -145,7 +152,7 @@ def _write(ray: Any, jobs: list[ShardJob], at_once: int, counted: Callable[[int,
         while waiting or running:
             while waiting and len(running) < at_once:
                 job = waiting.pop()
-                running[task.remote(job)] = job.number
+                running[task.remote(write, job)] = job.number
             done, _ = ray.wait(list(running), timeout=_POLL_S)
             for reference in done:
                 counts = _result(ray, reference, running.pop(reference))
@@ -172,7 +179,7 @@ def _result(ray: Any, reference: Any, number: int) -> tuple[int, int, int]:
     return counts
 
 
-def write_counted(job: ShardJob) -> tuple[int, int, int]:
+def write_counted(write: Callable[[Any, Tell], None], job: Any) -> tuple[int, int, int]:
     """Writes a shard; the number of its inputs, their bytes, and how many were quarantined."""
     totals = [0, 0, 0]
 
@@ -181,7 +188,7 @@ def write_counted(job: ShardJob) -> tuple[int, int, int]:
         totals[1] += num_bytes
         totals[2] += quarantined
 
-    write_shard(job, tell)
+    write(job, tell)
     return totals[0], totals[1], totals[2]
 
 

@@ -16,7 +16,7 @@ from viewmill.shards.conversion.journal import (
 )
 from viewmill.shards.conversion.plan import Plan
 from viewmill.shards.conversion.publish import final_names, publish
-from viewmill.shards.conversion.shard_job import ShardJob
+from viewmill.shards.conversion.shard_job import ShardJob, write_shard
 from viewmill.shards.conversion.workers import Workers, write_shards
 from viewmill.shards.durable import sha256_of
 from viewmill.shards.errors import ConvertError
@@ -99,29 +99,35 @@ class Conversion:
             ShardJob(number, tree, str(self.workspace), self.plan.options, self.plan.shards[number])
             for number in missing
         ]
-        write_shards(jobs, self.workers, _counter(self.plan, done, self.progress))
+        write_shards(jobs, write_shard, self.workers, counter(self.plan, done, self.progress))
 
     def _give_up(self, records: list[ShardRecord]) -> None:
-        refused = [row.reason for record in records for row in record.quarantined]
-        reasons = refused + [found.fault for found in self.plan.unusable if found.fault]
         remove_workspace(self.workspace)
         self.dataset.rmdir()
         source = self.source.absolute() if isinstance(self.source, Path) else self.source
-        if not reasons:
-            raise RuntimeError(
-                f"{source}: holds no image at all; nothing was written: give a source with images"
-            )
-        kinds = Counter(reason.partition(":")[0] for reason in reasons)
-        counts = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
-        raise RuntimeError(
-            f"{source}: none of {len(reasons)} files is a usable image ({counts}; the first: {reasons[0]}); "
-            "nothing was written: give a folder with images"
+        raise nothing_usable(source, self.plan, records)
+
+
+def nothing_usable(source: str | Path, plan: Plan, records: list[ShardRecord]) -> RuntimeError:
+    """The error of a source without one usable image; it counts the reasons."""
+    refused = [row.reason for record in records for row in record.quarantined]
+    reasons = refused + [found.fault for found in plan.unusable if found.fault]
+    if not reasons:
+        return RuntimeError(
+            f"{source}: holds no image at all; nothing was written: give a source with images"
         )
+    kinds = Counter(reason.partition(":")[0] for reason in reasons)
+    counts = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+    return RuntimeError(
+        f"{source}: none of {len(reasons)} files is a usable image ({counts}; the first: {reasons[0]}); "
+        "nothing was written: give a folder with images"
+    )
 
 
-def _counter(
+def counter(
     plan: Plan, done: dict[int, ShardRecord], progress: Callable[[Progress], None] | None
 ) -> Callable[[int, int, int], None]:
+    """What `write_shards` tells its totals, made into the `Progress` of the whole conversion."""
     images = sum(len(plan.shards[number]) for number in done)
     num_bytes = sum(image.size for number in done for image in plan.shards[number])
     quarantined = sum(len(record.quarantined) for record in done.values()) + len(plan.unusable)

@@ -24,6 +24,7 @@ from viewmill.shards.images import MAX_BYTES, check_decodes, decode_rgb, encode_
 from viewmill.shards.raw import picture
 from viewmill.shards.sources.inputs import ENCODED
 from viewmill.shards.sources.reading import Unusable, read_input
+from viewmill.shards.storage.local import LocalTree
 from viewmill.shards.storage.tree import Tree
 
 # Told after each input: source bytes, and whether it was quarantined. May raise to stop the shard.
@@ -39,6 +40,11 @@ class ShardJob:
     workspace: str
     options: Options
     images: tuple[PlannedImage, ...]
+
+    @property
+    def local_paths(self) -> tuple[str, ...]:
+        """Files and folders that whoever does it has to see; a remote source answers for itself."""
+        return (self.workspace, self.tree.root) if isinstance(self.tree, LocalTree) else (self.workspace,)
 
 
 class _Refused(Exception):

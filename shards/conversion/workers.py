@@ -9,10 +9,10 @@ from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from viewmill.shards.conversion.ray_workers import write_shards_on_ray
-from viewmill.shards.conversion.shard_job import ShardJob, write_shard
+from viewmill.shards.conversion.shard_job import Tell
 
 _POLL_S = 0.2
 # Counts of this worker process and its order to stop, set once when the process starts.
@@ -34,6 +34,21 @@ class RayWorkers:
 Workers = int | RayWorkers  # a number of processes, or a cluster
 
 
+class Job(Protocol):
+    """What one call of a worker does, as plain values: the shard of this number."""
+
+    @property
+    def number(self) -> int: ...
+
+    @property
+    def local_paths(self) -> tuple[str, ...]:
+        """Files and folders that whoever does it has to see."""
+
+
+AnyJob = TypeVar("AnyJob", bound=Job)
+Write = Callable[[AnyJob, Tell], None]  # a function of a module, so that a spawned process finds it
+
+
 class Stopped(RuntimeError):
     """The conversion was called off while this shard was being written."""
 
@@ -45,21 +60,23 @@ def check_workers(workers: Workers) -> None:
         raise ValueError(f"workers must be at least 1, got {count}")
 
 
-def write_shards(jobs: list[ShardJob], workers: Workers, counted: Callable[[int, int, int], None]) -> None:
-    """Writes all these shards; `counted` is told totals now and then: inputs, their bytes, quarantined.
+def write_shards(
+    jobs: list[AnyJob], write: Write[AnyJob], workers: Workers, counted: Callable[[int, int, int], None]
+) -> None:
+    """Calls `write` for each of these shards; `counted` is told totals: inputs, their bytes, quarantined.
 
     Raises:
         RuntimeError: a worker process died; as `ray_workers.write_shards_on_ray`.
     """
     if isinstance(workers, RayWorkers):
-        write_shards_on_ray(jobs, workers.at_once, workers.address, counted)
+        write_shards_on_ray(jobs, write, workers.at_once, workers.address, counted)
     elif workers == 1 or len(jobs) <= 1:
-        _write_here(jobs, counted)
+        _write_here(jobs, write, counted)
     else:
-        _write_in_processes(jobs, min(workers, len(jobs)), counted)
+        _write_in_processes(jobs, write, min(workers, len(jobs)), counted)
 
 
-def _write_here(jobs: list[ShardJob], counted: Callable[[int, int, int], None]) -> None:
+def _write_here(jobs: list[AnyJob], write: Write[AnyJob], counted: Callable[[int, int, int], None]) -> None:
     totals = [0, 0, 0]
 
     def tell(num_bytes: int, quarantined: bool) -> None:
@@ -69,10 +86,12 @@ def _write_here(jobs: list[ShardJob], counted: Callable[[int, int, int], None]) 
     with warnings.catch_warnings():
         _hush_decoders()
         for job in jobs:
-            write_shard(job, tell)
+            write(job, tell)
 
 
-def _write_in_processes(jobs: list[ShardJob], workers: int, counted: Callable[[int, int, int], None]) -> None:
+def _write_in_processes(
+    jobs: list[AnyJob], write: Write[AnyJob], workers: int, counted: Callable[[int, int, int], None]
+) -> None:
     # Spawned, never forked: the caller may hold threads and locks of other libraries.
     context = multiprocessing.get_context("spawn")
     # Read and set here without a lock: a worker that is killed while it holds one never gives it back.
@@ -80,7 +99,7 @@ def _write_in_processes(jobs: list[ShardJob], workers: int, counted: Callable[[i
     stop = context.RawValue("b", 0)
     with ProcessPoolExecutor(workers, context, initializer=_start, initargs=(totals, stop)) as pool:
         try:
-            pending = {pool.submit(_write_in_worker, job) for job in jobs}
+            pending = {pool.submit(_write_in_worker, write, job) for job in jobs}
             while pending:
                 pending = _collect(pending)
                 counted(*totals.get_obj()[:])
@@ -124,14 +143,14 @@ def _exit_with_parent() -> None:
         os._exit(1)
 
 
-def _write_in_worker(job: ShardJob) -> None:
+def _write_in_worker(write: Write[AnyJob], job: AnyJob) -> None:
     def tell(num_bytes: int, quarantined: bool) -> None:
         if _shared["stop"].value:
             raise Stopped(f"shard {job.number} was called off")
         with _shared["totals"].get_lock():
             _add(_shared["totals"], num_bytes, quarantined)
 
-    write_shard(job, tell)
+    write(job, tell)
 
 
 def _add(totals: Any, num_bytes: int, quarantined: bool) -> None:

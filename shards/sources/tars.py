@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 
+from viewmill.shards.containers.tar import Member
 from viewmill.shards.errors import ConvertError, StorageError
 from viewmill.shards.keys import key_of_source
 from viewmill.shards.sources.inputs import Input, Listing, Place, numbered_classes
@@ -46,7 +47,7 @@ def list_tars(source: str | Path) -> Listing:
     tree, names = _tars_of(source)
     inputs: list[Input] = []
     for name in names:
-        inputs += _inputs_of_tar(tree, name)
+        inputs += inputs_of_tar(tree, name)
     classes = {found.class_name for found in inputs if found.class_name is not None}
     return Listing(tree, inputs, numbered_classes(classes))
 
@@ -63,7 +64,27 @@ def _tars_of(source: str | Path) -> tuple[Tree, list[str]]:
     return tree, names
 
 
-def _inputs_of_tar(tree: Tree, name: str) -> list[Input]:
+def members_of_tar(path: Path) -> list[Member]:
+    """The regular files in a local tar of any writer, those of tars in it too, in their order.
+
+    Raises:
+        ConvertError: compressed, cut short or damaged.
+    """
+    with path.open("rb") as file:
+        found = list(_members(file, str(path), 0, path.stat().st_size, None))
+    return [
+        Member("/".join(part for part in (one.inner, one.name) if part), one.offset, one.size)
+        for one in found
+        if one.regular
+    ]
+
+
+def inputs_of_tar(tree: Tree, name: str) -> list[Input]:
+    """The inputs in one tar, in the members' order.
+
+    Raises:
+        ConvertError: as `list_tars`.
+    """
     shown, state = tree.shown(name), tree.state(name)
     with tree.open(name) as file:
         members = list(_members(file, shown, 0, state.size, None))

@@ -29,13 +29,13 @@ def killed_at(point: int, source: Path, dataset: Path) -> bool:
     """Whether a child that dies before its operation number `point` on the data set got that far."""
     child = os.fork()
     if child == 0:
-        sys.addaudithook(_killer(point, str(dataset)))
+        sys.addaudithook(killer(point, str(dataset)))
         run(source, dataset)
         os._exit(0)
     return os.waitpid(child, 0)[1] == signal.SIGKILL
 
 
-def _killer(point: int, folder: str) -> Callable[[str, tuple[Any, ...]], None]:
+def killer(point: int, folder: str) -> Callable[[str, tuple[Any, ...]], None]:
     seen = [0]
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:

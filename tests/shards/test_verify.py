@@ -87,17 +87,6 @@ def test_what_can_be_rebuilt_is_rebuilt_to_the_byte(whole: Path, copy: Path, nam
     assert verify(copy) == []
 
 
-def test_nothing_is_rebuilt_from_a_damaged_manifest(copy: Path) -> None:
-    (copy / "manifest.parquet").write_bytes(b"PAR1")
-    (copy / "manifest.bin").unlink()
-    faults = verify(copy, repair=True)
-    assert {(fault.file, fault.repaired) for fault in faults} == {
-        ("manifest.parquet", False),
-        ("manifest.bin", False),
-    }
-    assert not (copy / "manifest.bin").exists()
-
-
 def test_a_swapped_pair_of_shards_is_named(copy: Path) -> None:
     first, second = copy / "train-000000.tar", copy / "train-000001.tar"
     data = first.read_bytes()

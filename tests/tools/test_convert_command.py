@@ -10,6 +10,7 @@ from viewmill.tools.cli import app
 from viewmill.tools.console import run_app
 from viewmill.tools.convert_progress import Speed
 
+from tests.shards.foreign_tars import write_foreign_tars
 from tests.shards.pictures import tree_hashes, write_tree
 
 
@@ -92,3 +93,41 @@ def test_a_table_with_a_label_map(source: Path, tmp_path: Path, capsys: pytest.C
     description = json.loads((tmp_path / "out" / "dataset.json").read_text())
     assert description["classes"] == ["newt", "ant"]
     assert description["options"]["label_map"] == [["n2", "newt"], ["n1", "ant"]]
+
+
+def test_tars_are_indexed_in_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tars = write_foreign_tars(tmp_path / "tars")
+    code, report, _ = run(capsys, tars, "--in-place")
+    assert (code, report["dataset"], report["samples"], report["quarantined"]) == (0, str(tars), 6, 4)
+    code, report, _ = run(
+        capsys, tars, tmp_path / "ds", "--in-place", "--check", "header", "--max-quarantine", 3
+    )
+    assert (code, report["dataset"], report["inputs"]) == (3, str(tmp_path / "ds"), 10)
+    assert run_app(app, ["verify", str(tmp_path / "ds"), "--decode"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (("--shuffle", "0"), "the samples' order is that of the tars"),
+        (("--resize", "short=256"), "no image is rewritten"),
+        (("--split", "a=0.5,b=0.5"), "a tar is in one data set"),
+        (("--part", "0/2"), "nothing is written that takes several machines"),
+        (("--merge",), "there are no parts"),
+        (("--limit", "5"), "a tar is taken whole"),
+        (("--shard-mb", "5"), "the tars are the shards"),
+        (("--quarantine-bytes",), "what is refused is still in the tars"),
+        (("--class-level", "1"), "it is an option of other sources than tars"),
+    ],
+)
+def test_what_would_change_tars_is_refused_with_the_reason(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], reason: str
+) -> None:
+    code, _, said = run(capsys, write_foreign_tars(tmp_path / "tars"), "--in-place", *words)
+    assert (code, said.count("\n")) == (2, 1)
+    assert f"error: {words[0]} does not go with --in-place: {reason}" in said
+
+
+def test_without_in_place_a_destination_is_needed(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, said = run(capsys, source)
+    assert (code, said.startswith("error: Missing argument 'DATASET'")) == (2, True)
