@@ -16,6 +16,7 @@ from viewmill.shards.errors import ConvertError
 from viewmill.shards.info import DataSetInfo, read_info
 from viewmill.shards.sources.datasets import is_dataset
 from viewmill.shards.sources.open import SourceOptions
+from viewmill.shards.storage.faults import is_of_the_machine
 from viewmill.shards.storage.sources import named_source
 from viewmill.shards.survey import quarantine_reasons
 
@@ -213,7 +214,12 @@ def _planned(
     source = named_source(source)
     if isinstance(source, Path):
         _refuse_nested(source, dataset)
-    return make_plan(source, options, reading)
+    try:
+        return make_plan(source, options, reading)
+    except OSError as error:
+        if is_of_the_machine(error):
+            raise RuntimeError(_in_words(error, source)) from error
+        raise
 
 
 @contextmanager
@@ -222,10 +228,14 @@ def machine_errors(dataset: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise RuntimeError(
-            f"{error.filename or dataset}: {error.strerror or error}; finished shards are kept: "
-            "put it right and run the same command again"
-        ) from error
+        raise RuntimeError(_in_words(error, dataset)) from error
+
+
+def _in_words(error: OSError, where: str | Path) -> str:
+    return (
+        f"{error.filename or where}: {error.strerror or error}; finished shards are kept: "
+        "put it right and run the same command again"
+    )
 
 
 def _refuse_nested(source: Path, dataset: Path) -> None:

@@ -5,6 +5,7 @@ from typing import NamedTuple, Protocol
 
 from viewmill.shards.errors import ConvertError
 from viewmill.shards.images import format_of
+from viewmill.shards.storage.faults import is_of_the_machine
 from viewmill.shards.storage.tree import FileState, NoRegularFile, Tree
 
 ENCODED = "encoded"  # the form of bytes that are an image file
@@ -74,6 +75,8 @@ def whole_file(tree: Tree, file: str) -> tuple[Place, str | None]:
     except NoRegularFile:
         return Place(file, 0, 0, 0, 0), "not a regular file: a folder, pipe, socket or device"
     except OSError as error:
+        if is_of_the_machine(error):
+            raise
         return Place(file, 0, 0, 0, 0), f"unreadable: {error.strerror}"
     return Place(file, 0, state.size, *state), None
 
@@ -87,8 +90,10 @@ def begins_like_an_image(tree: Tree, found: Input) -> bool:
         return True
     try:
         return format_of(tree.peek(place.file, place.offset, min(16, place.size))) is not None
-    except OSError:  # the conversion will meet it again, and record it
-        return False
+    except OSError as error:
+        if is_of_the_machine(error):
+            raise
+        return False  # the conversion will meet it again, and record it
 
 
 def numbered_classes(names: set[str]) -> tuple[str, ...] | None:

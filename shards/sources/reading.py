@@ -1,14 +1,11 @@
 """An input's bytes, read when its shard is written: as they were in the plan, or not at all."""
 
-import errno
-
 import xxhash
 from viewmill.shards.images import MAX_BYTES
 from viewmill.shards.sources.inputs import Place
+from viewmill.shards.storage.faults import is_of_the_machine
 from viewmill.shards.storage.tree import Changed, Tree
 
-# Not the file's fault: these end the conversion instead of filling the quarantine.
-_MACHINE_ERRORS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _BLOCK = 8 << 20
 
 
@@ -24,8 +21,8 @@ def read_input(tree: Tree, place: Place) -> bytes:
     """The bytes of an input, which are what they were when the plan was made.
 
     Raises:
-        Unusable: they cannot be read, are too large, or have changed; OSError: the machine is at fault;
-            StorageError: the remote store is.
+        Unusable: they cannot be read, are too large, or have changed; OSError: the machine is at fault, or
+            the whole source is gone; StorageError: the remote store is at fault.
     """
     try:
         if place.size > MAX_BYTES:
@@ -35,7 +32,7 @@ def read_input(tree: Tree, place: Place) -> bytes:
     except Changed as changed:
         raise Unusable("changed: the file was changed while the conversion ran") from changed
     except OSError as error:
-        if error.errno in _MACHINE_ERRORS:
+        if is_of_the_machine(error) or not tree.is_there():
             raise
         raise Unusable(f"unreadable: {error.strerror}") from error
     if place.xxh64 is not None and xxhash.xxh64_intdigest(data) != place.xxh64:

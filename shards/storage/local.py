@@ -8,6 +8,7 @@ from typing import BinaryIO, NamedTuple
 
 from viewmill.shards.durable import read_at
 from viewmill.shards.errors import ConvertError
+from viewmill.shards.storage.faults import is_of_the_machine
 from viewmill.shards.storage.tree import NOT_STATED, Changed, File, FileState, NoRegularFile
 
 _UNKNOWN = FileState(0, 0)
@@ -32,21 +33,30 @@ class LocalTree(NamedTuple):
         return FileState(status.st_size, status.st_mtime_ns)
 
     def read(self, file: str, offset: int, size: int, planned: FileState) -> bytes:
-        # Not blocking: what was a file in the plan may be a pipe by now.
-        opened = os.open(self._path(file), os.O_RDONLY | os.O_NONBLOCK)
+        path = self._path(file)
         try:
-            _refuse_changed(opened, planned)
-            data = read_at(opened, size, offset)
-        finally:
-            os.close(opened)
+            # Not blocking: what was a file in the plan may be a pipe by now.
+            opened = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+            try:
+                _refuse_changed(opened, planned)
+                data = read_at(opened, size, offset)
+            finally:
+                os.close(opened)
+        except OSError as error:
+            error.filename = error.filename or path
+            raise
         if len(data) != size:
             raise Changed
         return data
 
     def peek(self, file: str, offset: int, size: int) -> bytes:
-        with self.open(file) as opened:
-            opened.seek(offset)
-            return opened.read(size)
+        try:
+            with self.open(file) as opened:
+                opened.seek(offset)
+                return opened.read(size)
+        except OSError as error:
+            error.filename = error.filename or self._path(file)
+            raise
 
     def open(self, file: str) -> BinaryIO:
         return Path(self._path(file)).open("rb")
@@ -63,6 +73,13 @@ class LocalTree(NamedTuple):
         found: list[File] = []
         _scan_folder(Path(self.root), "", frozenset(), found)
         return found
+
+    def is_there(self) -> bool:
+        try:
+            with os.scandir(self.root) as entries:
+                return next(entries, None) is not None
+        except OSError:
+            return False
 
     def names(self) -> set[str]:
         return set(os.listdir(self.root))  # noqa: PTH208 - names only
@@ -97,6 +114,8 @@ def _scan_folder(folder: Path, prefix: str, above: frozenset[tuple[int, int]], f
             raise ConvertError(
                 f"{folder}: cannot be listed ({error.strerror}); check its permissions"
             ) from error
+        if is_of_the_machine(error):
+            raise
         files.append(File(prefix.rstrip("/"), _UNKNOWN, f"unreadable folder: {error.strerror}"))
         return
     for entry in found:
@@ -115,6 +134,8 @@ def _file(entry: "os.DirEntry[str]", path: str) -> File:
     try:
         status = entry.stat()
     except OSError as error:
+        if is_of_the_machine(error):
+            raise
         return File(path, _UNKNOWN, f"unreadable: {error.strerror}")
     if not stat.S_ISREG(status.st_mode):
         return File(path, _UNKNOWN, "not a regular file: a pipe, socket or device")

@@ -115,6 +115,10 @@ class RemoteTree:
             for name, info in listed.items()
         ]
 
+    def is_there(self) -> bool:
+        """True: a store that says of a file that it is gone has answered."""
+        return True
+
     def names(self) -> set[str]:
         self._refuse_unlisted()
         listed = self._ask("", "ls", _LISTING_S, detail=False)

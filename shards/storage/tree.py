@@ -69,6 +69,9 @@ class Tree(Protocol):
     def files(self) -> list[File]:
         """All files below the root, in no order; what cannot be read has a fault."""
 
+    def is_there(self) -> bool:
+        """Whether the root can be seen: of a lost mount an empty folder is left, or nothing."""
+
     def names(self) -> set[str]:
         """What lies directly in the root: the names of its files and folders."""
 

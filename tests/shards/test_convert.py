@@ -331,3 +331,19 @@ def test_odd_images_are_all_written_or_quarantined_with_a_reason(tmp_path: Path)
     rows = {row["source"]: row for row in pq.read_table(tmp_path / "d" / "manifest.parquet").to_pylist()}
     assert rows["png_named_as.JPEG"]["ext"] == "png"
     assert (rows["bmp_named_as.jpg"]["ext"], rows["bmp_named_as.jpg"]["transcoded"]) == ("png", True)
+
+
+def test_a_source_that_is_lost_midway_ends_the_conversion_and_not_in_the_quarantine(tmp_path: Path) -> None:
+    source = write_tree(tmp_path / "source")
+    convert(source, tmp_path / "whole")
+    away = tmp_path / "away"
+
+    def lose(now: Progress) -> None:
+        if now.images == 4 and source.exists():
+            source.rename(away)
+
+    with pytest.raises(RuntimeError, match=r"No such file.*run the same command again"):
+        convert(source, tmp_path / "dataset", progress=lose)
+    away.rename(source)
+    convert(source, tmp_path / "dataset")
+    assert tree_hashes(tmp_path / "dataset") == tree_hashes(tmp_path / "whole")
