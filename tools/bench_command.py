@@ -117,20 +117,41 @@ def convert(
         "bench-convert.json"
     ),
     repeats: Annotated[int, typer.Option(min=1, help="Processes per peer; the figures are medians.")] = 5,
-    workers: Annotated[int, typer.Option(min=1, help="Of the conversion and of the plain loops.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Of every peer.")] = 1,
+    img2dataset: Annotated[
+        Path | None,
+        typer.Option(metavar="PYTHON", help="An interpreter with img2dataset: compare re-encoding with it."),
+    ] = None,
+    max_side: Annotated[
+        int | None,
+        typer.Option(min=1, help="Longer side that --img2dataset makes, pixels.", show_default="500"),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Compare conversion with loops that copy and hash the same files, with and without decoding them.
 
-    Copies are written below the system's temporary folder (TMPDIR), one at a time.
+    Copies are written below the system's temporary folder (TMPDIR), one at a time. img2dataset needs other
+    releases of some packages than this environment has, so it has one of its own:
+    python -m venv peers; peers/bin/pip install img2dataset; then --img2dataset peers/bin/python.
     """
     from viewmill.tools.bench.convert import run, table
 
     check_folder(out)
     if not source.is_dir():
         raise FileNotFoundError(f"{source}: no such folder; give a folder of images")
+    if max_side is not None and img2dataset is None:
+        raise ValueError("--max-side is of the comparison with img2dataset: give --img2dataset PYTHON too")
+    if img2dataset is not None and not img2dataset.is_file():
+        raise FileNotFoundError(f"{img2dataset}: no such interpreter; give a Python that has img2dataset")
     with told() as tell:
-        figures = run(source, repeats=repeats, workers=workers, progress=tell)
+        figures = run(
+            source,
+            repeats=repeats,
+            workers=workers,
+            img2dataset=img2dataset,
+            max_side=max_side or 500,
+            progress=tell,
+        )
     keep(figures, out, table, json)
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from rich.table import Table
+from viewmill.tools.bench import reencode
 from viewmill.tools.bench.convert_peers import MIB, PEERS, answer, files_below
 from viewmill.tools.bench.fingerprint import fingerprint
-from viewmill.tools.bench.memory import peaks_of_children
+from viewmill.tools.bench.memory import peaks_of_descendants
 from viewmill.tools.bench.spread import medians, spread
 
 # check: (ours, the plain loop), of PEERS.
@@ -27,6 +28,8 @@ def run(
     *,
     repeats: int = 5,
     workers: int = 1,
+    img2dataset: Path | None = None,
+    max_side: int = 500,
     progress: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Measures each peer in a process of its own, in turn, `repeats` times.
@@ -39,11 +42,14 @@ def run(
         source: a folder of images.
         repeats: processes per peer; the figures are medians over them.
         workers: of the conversion and of the plain loops.
+        img2dataset: an interpreter that has it; then re-encoding is measured beside it.
+        max_side: what re-encoding makes of the longer side, pixels.
         progress: told what is measured.
 
     Returns:
         JSON-able: settings, images, bytes, peers (seconds, CPU seconds, peak MiB), ratios (the share
-        of the plain loop's speed, by the clock and by CPU), goals, fingerprint.
+        of the plain loop's speed, by the clock and by CPU), goals, reencode (None: not measured),
+        fingerprint.
 
     Raises:
         ValueError: a setting below 1, or a folder without files.
@@ -60,6 +66,11 @@ def run(
             tell(f"round {number + 1} of {repeats}: {name}")
             measured[name].append(in_a_process(name, source, workers))
     peers = {name: medians(rows) for name, rows in measured.items()}
+    reencoded = None
+    if img2dataset is not None:
+        reencoded = reencode.run(
+            source, img2dataset, side=max_side, workers=workers, repeats=repeats, tell=tell
+        )
     return {
         "bench": "convert",
         "settings": {"workers": workers},
@@ -69,6 +80,7 @@ def run(
         "peers": peers,
         "ratios": {check: ratio(peers[ours], peers[plain]) for check, (ours, plain) in PAIRS.items()},
         "goals": GOALS,
+        "reencode": reencoded,
         "fingerprint": fingerprint("xxhash"),
     }
 
@@ -96,12 +108,13 @@ def in_a_process(name: str, source: Path, workers: int) -> dict[str, float]:
         peaks: dict[int, int] = {}
         try:
             while not ours.poll(POLL_S):
-                peaks |= peaks_of_children(process.pid or 0)
+                peaks |= peaks_of_descendants(process.pid or 0)
             found: dict[str, float] = ours.recv()
         except EOFError as error:
             raise RuntimeError(f"{name}: its process ended without an answer; its error is above") from error
         finally:
             process.join()
+    peaks.pop(process.pid or 0, None)  # it has sent its own
     return found | {"peak_mib": found["peak_mib"] + sum(peaks.values()) / MIB}
 
 
@@ -128,4 +141,6 @@ def table(result: dict[str, Any]) -> Table:
             f"{found['speed']:.2f} {goal}",
             f"{found['cpu']:.2f} {goal}",
         )
+    if result["reencode"] is not None:
+        reencode.add_rows(shown, result["reencode"])
     return shown

@@ -14,16 +14,24 @@ def peak_bytes(process: int | str = "self") -> int:
     return int(lines[0].split()[1]) * 1024 if lines else 0  # a process that has ended has no memory
 
 
-def peaks_of_children(process: int) -> dict[int, int]:
-    """`peak_bytes` of the children that a process has at this moment, without those that have ended."""
-    peaks: dict[int, int] = {}
+def peaks_of_descendants(process: int) -> dict[int, int]:
+    """`peak_bytes` of a process, its children and theirs, without those that have ended."""
+    parents: dict[int, int] = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             # The name in brackets may hold anything; the parent is the second field after it.
-            parent = int((folder / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1])
-            peak = peak_bytes(folder.name) if parent == process else 0
+            parents[int(folder.name)] = int(
+                (folder / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[1]
+            )
         except OSError:  # it has ended meanwhile
             continue
-        if peak:
-            peaks[int(folder.name)] = peak
-    return peaks
+    family = {process}
+    while grown := {child for child, parent in parents.items() if parent in family} - family:
+        family |= grown
+    peaks: dict[int, int] = {}
+    for member in family:
+        try:
+            peaks[member] = peak_bytes(member)
+        except OSError:
+            continue
+    return {member: peak for member, peak in peaks.items() if peak}
