@@ -1,11 +1,13 @@
 """The Loader: this rank's micro-batches, epoch after epoch, made ahead in a thread, resumable anywhere."""
 
 import itertools
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 from viewmill.pipelines.batches import Batch, BatchMaker
 from viewmill.pipelines.data_position import DataPosition
 from viewmill.pipelines.executor import make_executor
@@ -19,6 +21,8 @@ from viewmill.pipelines.views import preset
 from viewmill.shards.manifest import Dataset
 
 __all__ = ["Batch", "Loader"]
+
+_AHEAD = 8  # micro-batches whose samples are on their way from a remote store
 
 
 class Loader:
@@ -211,13 +215,39 @@ class _Share:
         )
 
 
+class _Planned(NamedTuple):
+    """A micro-batch before it is made, as `BatchMaker.make` takes it."""
+
+    epoch: int
+    position: int
+    ids: np.ndarray
+    step: int
+    micro: int
+
+
 def _batches(maker: BatchMaker, order: SampleOrder, share: _Share, at: DataPosition) -> Iterator[Batch]:
     """This rank's batches from a position on, epoch after epoch, without end."""
+    planned = _planned(order, share, at)
+    for batch in _announced(maker.dataset, planned) if maker.dataset.is_remote else planned:
+        yield maker.make(*batch)
+
+
+def _announced(dataset: Dataset, planned: Iterator[_Planned]) -> Iterator[_Planned]:
+    """The same batches; the data set fetches their samples while the `_AHEAD` batches before are made."""
+    waiting: deque[_Planned] = deque()
+    for batch in planned:
+        dataset.prefetch(batch.ids)
+        waiting.append(batch)
+        if len(waiting) > _AHEAD:
+            yield waiting.popleft()
+
+
+def _planned(order: SampleOrder, share: _Share, at: DataPosition) -> Iterator[_Planned]:
     first = at.position // share.micro_size
     for epoch in itertools.count(at.epoch):
         for index in range(first, share.num_steps * share.accumulation):
             step, micro = divmod(index, share.accumulation)
             here = share.positions(step, micro)
             ids = order.ids(epoch, here.start, here.stop)
-            yield maker.make(epoch, here.start, ids, epoch * share.num_steps + step, micro)
+            yield _Planned(epoch, here.start, ids, epoch * share.num_steps + step, micro)
         first = 0

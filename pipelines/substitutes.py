@@ -74,7 +74,7 @@ class Substitutes:
         if len(self._bad) <= self._max_substitutes and attempt < _MAX_ATTEMPTS:
             return
         raise RuntimeError(
-            f"{self._dataset.path}: {len(self._bad)} samples cannot be used, "
+            f"{self._dataset.shown}: {len(self._bad)} samples cannot be used, "
             f"{self._max_substitutes} are allowed (max_substitutes): {'; '.join(self._bad.values())}; "
-            f"run: viewmill verify {self._dataset.path}"
+            f"run: viewmill verify {self._dataset.shown}"
         )

@@ -4,11 +4,10 @@ manifest.parquet is the whole table; manifest.bin mirrors its fixed-width column
 """
 
 import hashlib
-import os
 import struct
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import TracebackType
 
@@ -16,12 +15,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
-from viewmill.shards.durable import read_at
 from viewmill.shards.errors import ShardError
 from viewmill.shards.images import MAX_BYTES
 from viewmill.shards.info import DataSetInfo, read_info
 from viewmill.shards.rows import RECORD as RECORD
 from viewmill.shards.rows import Rows
+from viewmill.shards.storage.cache import Cache
+from viewmill.shards.storage.mirror import mirrored
+from viewmill.shards.storage.remote import RemoteTree
+from viewmill.shards.storage.remote_shards import RemoteShards
+from viewmill.shards.storage.shard_files import Range, ShardFiles, Shards
+from viewmill.shards.storage.sources import named_source
 
 SCHEMA = pa.schema(
     [
@@ -43,7 +47,6 @@ QUARANTINE_SCHEMA = pa.schema(
     [("source", pa.string()), ("reason", pa.string()), ("xxh64", pa.uint64()), ("size", pa.int64())]
 )
 ROWS_PER_GROUP = 65_536
-_MAX_OPEN_SHARDS = 256  # beyond these a shard is opened for each batch; a process may hold 1,024 files
 _MAX_KEY_GROUPS = 4
 
 
@@ -83,42 +86,73 @@ def damage_named(path: Path, what: str) -> Iterator[None]:
 
 
 class Dataset:
-    """A data set on disk, read by offset; every image's hash is checked before its bytes are given out.
+    """A data set on disk or at a URL, read by offset; every image's hash is checked before it is given out.
 
     Safe to use from several threads. Close it, or use it as a context manager, to free its files.
+
+    path: the folder of its manifest, in the cache where the data set is remote. shown: its path or URL.
     """
 
-    def __init__(self, path: Path, info: DataSetInfo, rows: Rows) -> None:
+    def __init__(
+        self, path: Path, info: DataSetInfo, rows: Rows, shards: Shards, tree: RemoteTree | None = None
+    ) -> None:
         """Use `Dataset.open`."""
         self.path = path
+        self.shown = str(path) if tree is None else tree.base
         self.info = info
         self._manifest = rows
+        self._shards = shards
+        self._tree = tree
         self._shard_bytes = np.array([shard.bytes for shard in info.shards], dtype=np.int64)
         self._lock = threading.Lock()
-        self._files: dict[int, int] = {}
         self._keys: dict[int, list[str]] = {}
         self._closed = False
 
     @classmethod
-    def open(cls, path: str | Path) -> "Dataset":
+    def open(
+        cls, path: str | Path, *, cache_folder: Path | None = None, cache_bytes: int | None = None
+    ) -> "Dataset":
         """Opens a data set: dataset.json is checked, shards are there with their sizes, no row is read.
+
+        Of a URL dataset.json and the manifest are fetched into the cache, once; its shards are looked at
+        when they are read.
+
+        Args:
+            path: a folder or a URL.
+            cache_folder, cache_bytes: of a URL, see `Cache`.
 
         Raises:
             FileNotFoundError: no data set at this path.
             ShardError: a file that is missing, damaged or of another size; the message names it.
+            StorageError: the store at the URL does not answer; ValueError: a URL that is not read.
         """
-        folder = Path(path)
+        named = named_source(path)
+        if isinstance(named, Path):
+            return cls._open_local(named)
+        tree, cache = RemoteTree(named), Cache(cache_folder, cache_bytes)
+        folder, info = mirrored(tree, cache)
+        return cls(folder, info, _rows(folder, info), RemoteShards(tree, info.shards, cache), tree)
+
+    @classmethod
+    def _open_local(cls, folder: Path) -> "Dataset":
         info = read_info(folder)
         for file in info.files:
             _check_size(folder, file.name, file.bytes)
         for shard in info.shards:
             _check_size(folder, shard.name, shard.bytes)
-        if info.file("manifest.bin").bytes != info.num_samples * RECORD.itemsize:
-            raise ShardError(
-                f"{folder / 'manifest.bin'}: not {RECORD.itemsize} bytes for each of "
-                f"{info.num_samples} samples; run: viewmill verify {folder} --repair"
-            )
-        return cls(folder, info, Rows(folder / "manifest.bin"))
+        return cls(
+            folder, info, _rows(folder, info), ShardFiles(folder, [shard.name for shard in info.shards])
+        )
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether its shards are at a URL, so that `prefetch` is of use."""
+        return self._tree is not None
+
+    @property
+    def storage_counts(self) -> dict[str, int]:
+        """What was asked of the store since it was opened, see `Counts`; empty for a local data set."""
+        return {} if self._tree is None else self._tree.counts.as_dict()
 
     @property
     def manifest(self) -> np.ndarray:
@@ -168,15 +202,27 @@ class Dataset:
             ShardError: bytes that are missing or not those that were written.
         """
         rows = self._checked_rows(ids)
-        images: list[bytes] = []
-        borrowed: dict[int, int] = {}  # shards opened for this call only
+        with closing(self._shards.read(_ranges_of(rows))) as found:
+            return [
+                self._checked(int(sample), row, data)
+                for sample, row, data in zip(ids, rows, found, strict=True)
+            ]
+
+    def prefetch(self, ids: Sequence[int] | np.ndarray) -> None:
+        """Begins to fetch these samples, and nothing else, into the cache; does nothing for a local data set.
+
+        Neighbours in a shard are fetched by one request. What fails, or has no place in a shard, is left for
+        `read`, which says so.
+
+        Raises:
+            IndexError: an id outside the data set.
+        """
+        if not self.is_remote:
+            return
         try:
-            for sample, row in zip(ids, rows, strict=True):
-                images.append(self._read_one(int(sample), row, borrowed))
-        finally:
-            for file in borrowed.values():
-                os.close(file)
-        return images
+            self._shards.prefetch(_ranges_of(self._checked_rows(ids)))
+        except ShardError:
+            return
 
     def close(self) -> None:
         """Closes the shards and the manifest; the data set cannot be read after it."""
@@ -184,9 +230,7 @@ class Dataset:
             if not self._closed:
                 self._manifest.close()
             self._closed = True
-            for file in self._files.values():
-                os.close(file)
-            self._files.clear()
+        self._shards.close()
 
     def __enter__(self) -> "Dataset":
         return self
@@ -198,13 +242,13 @@ class Dataset:
 
     def _rows(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
         if self._closed:
-            raise ValueError(f"{self.path}: the data set is closed")
+            raise ValueError(f"{self.shown}: the data set is closed")
         wanted = np.asarray(ids, dtype=np.int64)
         if wanted.ndim != 1:
             raise ValueError(f"ids are one list of numbers, got shape {wanted.shape}")
         outside = wanted[(wanted < 0) | (wanted >= self.num_samples)]
         if outside.size:
-            raise IndexError(f"{self.path}: no sample {outside[0]}, ids go from 0 to {self.num_samples - 1}")
+            raise IndexError(f"{self.shown}: no sample {outside[0]}, ids go from 0 to {self.num_samples - 1}")
         return self._manifest.of(wanted)
 
     def _checked_rows(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
@@ -222,46 +266,36 @@ class Dataset:
             sample = int(np.asarray(ids)[bad][0])
             raise ShardError(
                 f"{self.path / 'manifest.bin'}: sample {sample} has {fault} "
-                f"({self.manifest[sample].item()}); run: viewmill verify {self.path} --repair"
+                f"({self.manifest[sample].item()}); "
+                + (f"delete {self.path}" if self.is_remote else f"{self._remedy} --repair")
             )
 
-    def _read_one(self, sample: int, row: np.void, borrowed: dict[int, int]) -> bytes:
-        shard, offset, size = int(row["shard"]), int(row["offset"]), int(row["size"])
-        data = read_at(self._file_of(shard, borrowed), size, offset)
-        found, expected = xxhash.xxh64_intdigest(data), int(row["xxh64"])
+    def _checked(self, sample: int, row: np.void, data: bytes) -> bytes:
+        """The bytes, if they are those of the manifest; a damaged one in the cache is fetched once more."""
+        shard, offset, size = _ranges_of([row])[0]
+        expected = int(row["xxh64"])
+        found = xxhash.xxh64_intdigest(data)
+        if (len(data) < size or found != expected) and self.is_remote:
+            data = self._shards.again(Range(shard, offset, size)) or b""
+            found = xxhash.xxh64_intdigest(data)
         if len(data) < size or found != expected:
             held = f"hash {found:016x}" if len(data) == size else f"only {len(data)} of {size} bytes"
+            name = f"{self.shown}/{self.info.shards[shard].name}"
             raise ShardError(
-                f"{self.path / self.info.shards[shard].name}: sample '{self._key_for_error(sample)}' at byte "
-                f"{offset} has {held}, the manifest says {expected:016x}; run: viewmill verify {self.path}"
+                f"{name}: sample '{self._key_for_error(sample)}' at byte {offset} "
+                f"has {held}, the manifest says {expected:016x}; {self._remedy}"
             )
         return data
+
+    @property
+    def _remedy(self) -> str:
+        return f"run: viewmill verify {self.path}" if self._tree is None else "copy it there again"
 
     def _key_for_error(self, sample: int) -> str:
         try:
             return self.keys([sample])[0]
         except (ShardError, OSError):  # the damage that is being reported may have reached the parquet too
             return f"id {sample}"
-
-    def _file_of(self, shard: int, borrowed: dict[int, int]) -> int:
-        if shard in borrowed:
-            return borrowed[shard]
-        with self._lock:
-            if self._closed:
-                raise ValueError(f"{self.path}: the data set is closed")
-            if shard not in self._files and len(self._files) < _MAX_OPEN_SHARDS:
-                self._files[shard] = self._open(shard)
-            if shard in self._files:
-                return self._files[shard]
-        borrowed[shard] = self._open(shard)
-        return borrowed[shard]
-
-    def _open(self, shard: int) -> int:
-        path = self.path / self.info.shards[shard].name
-        try:
-            return os.open(path, os.O_RDONLY)
-        except FileNotFoundError as error:
-            raise ShardError(f"{path}: the shard is gone; put it back or convert again") from error
 
     def _key_group(self, group: int) -> list[str]:
         with self._lock:
@@ -281,6 +315,19 @@ class Dataset:
                 f"{path}: row group {group} has {len(keys)} rows, expected {expected}; convert again"
             )
         return keys
+
+
+def _ranges_of(rows: Iterable[np.void] | np.ndarray) -> list[Range]:
+    return [Range(int(row["shard"]), int(row["offset"]), int(row["size"])) for row in rows]
+
+
+def _rows(folder: Path, info: DataSetInfo) -> Rows:
+    if info.file("manifest.bin").bytes != info.num_samples * RECORD.itemsize:
+        raise ShardError(
+            f"{folder / 'manifest.bin'}: not {RECORD.itemsize} bytes for each of "
+            f"{info.num_samples} samples; run: viewmill verify {folder} --repair"
+        )
+    return Rows(folder / "manifest.bin")
 
 
 def _check_size(folder: Path, name: str, expected: int) -> None:

@@ -16,8 +16,8 @@ def command(
     source: Annotated[
         str, typer.Argument(metavar="SOURCE", help="A run's folder, a checkpoint's folder, or timm:NAME.")
     ],
-    train: Annotated[Path, typer.Option(metavar="DATASET", help="Labelled images to learn classes from.")],
-    on: Annotated[Path, typer.Option(metavar="DATASET", help="Labelled images to classify.")],
+    train: Annotated[str, typer.Option(metavar="DATASET", help="Labelled images to learn classes from.")],
+    on: Annotated[str, typer.Option(metavar="DATASET", help="Labelled images to classify.")],
     tasks: Annotated[
         str, typer.Option(help="Of knn (k = 20 and 200), knn@K and linear, with commas between.")
     ] = "knn,linear",
@@ -40,10 +40,10 @@ def command(
     Several ranks share the work: torchrun --nproc_per_node 2 -m viewmill.tools.cli evaluate, and the same
     after it.
     """
-    from viewmill.shards.info import read_info
+    from viewmill.shards.storage.mirror import read_info_at
 
     for path in (train, on):
-        read_info(path)  # a wrong path is told before torch is imported
+        read_info_at(path)  # a wrong path is told before torch is imported
     from viewmill.engine.evaluation.evaluate import evaluate
     from viewmill.engine.world import start_world, stop_world
     from viewmill.shards.manifest import Dataset

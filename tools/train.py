@@ -15,7 +15,9 @@ def command(
     recipe: Annotated[
         str, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a shipped recipe.")
     ],
-    data: Annotated[Path, typer.Option(metavar="DATASET", help="The data set, made by viewmill convert.")],
+    data: Annotated[
+        str, typer.Option(metavar="DATASET", help="The data set, made by viewmill convert, or its URL.")
+    ],
     out: Annotated[Path, typer.Option(metavar="RUN", help="The run's folder.")],
     overrides: Annotated[
         list[str] | None,
@@ -34,11 +36,11 @@ def command(
     the run and end it with exit code 85; --resume goes on.
     """
     from viewmill.engine.config import load_config
-    from viewmill.shards.info import read_info
+    from viewmill.shards.storage.mirror import read_info_at
 
     check_local_rank(local_rank)
     config = load_config(recipe, overrides)
-    read_info(data)  # a wrong path is told before the seconds that torch and deepspeed take to import
+    read_info_at(data)  # a wrong path is told before the seconds that torch and deepspeed take to import
     from viewmill.engine.train import train
     from viewmill.engine.world import start_world, stop_world
 

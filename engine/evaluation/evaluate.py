@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from viewmill.engine.agreement import from_rank_zero
@@ -109,26 +109,26 @@ def check_data_sets(train: Dataset, test: Dataset, ks: Sequence[int]) -> None:
         ValueError: other classes in one of them, one and the same data set, unlabelled or too few images.
     """
     if train.classes != test.classes:
-        raise ValueError(f"{train.path} and {test.path} have other classes: {_difference(train, test)}")
+        raise ValueError(f"{train.shown} and {test.shown} have other classes: {_difference(train, test)}")
     if content_hash(train) == content_hash(test):
         raise ValueError(
-            f"{train.path} and {test.path} hold the same images: every image would find itself; give a "
+            f"{train.shown} and {test.shown} hold the same images: every image would find itself; give a "
             "test set"
         )
     for dataset in (train, test):
         unlabelled = int((labels_of(dataset) < 0).sum())
         if unlabelled:
             raise ValueError(
-                f"{dataset.path}: {unlabelled} of {dataset.num_samples} images have no label; convert from a "
-                "folder with one folder a class"
+                f"{dataset.shown}: {unlabelled} of {dataset.num_samples} images have no label; convert from "
+                "a folder with one folder a class"
             )
     if ks and max(ks) > train.num_samples:
         raise ValueError(
-            f"knn@{max(ks)} needs {max(ks)} training images, {train.path} has {train.num_samples}; "
+            f"knn@{max(ks)} needs {max(ks)} training images, {train.shown} has {train.num_samples}; "
             f"take a smaller k, such as the tasks knn@{min(20, train.num_samples)},linear"
         )
     if test.num_samples < 2:
-        raise ValueError(f"{test.path}: one image has no standard error; convert more images")
+        raise ValueError(f"{test.shown}: one image has no standard error; convert more images")
 
 
 def output_folder(found: BackboneSource, out: Path | str | None) -> Path:
@@ -218,5 +218,5 @@ def _difference(train: Dataset, test: Dataset) -> str:
         alone = [name for name in dataset.classes if name not in set(other.classes)]
         if alone:
             more = f" and {len(alone) - 5} more" if len(alone) > 5 else ""
-            told.append(f"only {dataset.path.name} has {', '.join(alone[:5])}{more}")
+            told.append(f"only {PurePath(dataset.shown).name} has {', '.join(alone[:5])}{more}")
     return "; ".join(told) or "the same names in another order; convert both with the same class level"

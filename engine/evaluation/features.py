@@ -172,7 +172,7 @@ def _own_share(
             target[torch.from_numpy(places)] = represent(model, batch.views[0], device)
         reading.tell(what, int(times_read.sum()), len(share))
     if not (times_read == 1).all():
-        raise RuntimeError(f"{dataset.path}: {int((times_read != 1).sum())} samples were not read once")
+        raise RuntimeError(f"{dataset.shown}: {int((times_read != 1).sum())} samples were not read once")
     return rows
 
 
@@ -181,6 +181,6 @@ def _refuse_not_finite(features: Tensor, dataset: Dataset) -> None:
     if len(bad):
         key = dataset.keys([int(bad[0])])[0]
         raise RuntimeError(
-            f"{dataset.path}: the representations of {len(bad)} samples are not finite, the first is "
+            f"{dataset.shown}: the representations of {len(bad)} samples are not finite, the first is "
             f"'{key}'; the weights have diverged, evaluate an earlier checkpoint"
         )

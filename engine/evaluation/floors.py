@@ -79,7 +79,7 @@ def _own_thumbnails(dataset: Dataset, reading: Reading, what: str) -> np.ndarray
             done = ids[-1] + 1 - share.start
             for sample, image in zip(ids, pool.map(_thumbnail, dataset.read(ids)), strict=True):
                 if isinstance(image, ImageError):
-                    raise ImageError(f"{dataset.path}: sample '{dataset.keys([sample])[0]}': {image}")
+                    raise ImageError(f"{dataset.shown}: sample '{dataset.keys([sample])[0]}': {image}")
                 small[sample - share.start] = image
             reading.tell(what, int(done), len(share))
     return small

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from viewmill.shards import manifest, rows
+from viewmill.shards import rows
 from viewmill.shards.convert import convert
 from viewmill.shards.errors import ShardError
 from viewmill.shards.images import probe
 from viewmill.shards.manifest import RECORD, Dataset
+from viewmill.shards.storage import shard_files
 from viewmill.shards.survey import quarantine_reasons, survey
 
 from tests.shards.pictures import write_tree
@@ -99,7 +100,7 @@ def test_many_threads_read_what_one_reads(whole: Path) -> None:
 def test_files_are_closed_however_many_may_stay_open(
     whole: Path, max_open: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(manifest, "_MAX_OPEN_SHARDS", max_open)
+    monkeypatch.setattr(shard_files, "_MAX_OPEN_SHARDS", max_open)
     before = open_files()
     with Dataset.open(whole) as dataset:
         for _ in range(3):

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import s3fs
 
 from tests.shards.remote.faulty_proxy import FaultyProxy
 from tests.shards.remote.servers import Web, create_bucket
@@ -15,6 +16,12 @@ QUICK = {
     "request_s": 0.6,
     "least_bytes_per_s": 1 << 20,
 }
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The user's own cache stays as it is."""
+    monkeypatch.setenv("VIEWMILL_CACHE", str(tmp_path / "default_cache"))
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +46,7 @@ def shared_proxy(s3_port: int) -> Iterator[FaultyProxy]:
     with pytest.MonkeyPatch.context() as patch:
         # s3fs and the workers of a conversion take the address from here.
         patch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        s3fs.S3FileSystem.clear_instance_cache()  # those of another module have another address
         yield proxy
     proxy.close()
 

@@ -78,6 +78,7 @@ def write_parquet(path: Path) -> None:
         ("parquet/rows.parquet", "parquet", NO_OPTIONS),
         ("binary", "binary", SourceOptions(subset="test")),
         ("binary/test_batch.bin", "binary", NO_OPTIONS),
+        ("dataset", "dataset", NO_OPTIONS),
     ],
 )
 def test_a_bucket_gives_the_bytes_that_the_disk_gives(

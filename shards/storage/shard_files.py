@@ -1,0 +1,92 @@
+"""Where a data set's samples are read from: shards in a local folder, opened as they are needed."""
+
+import os
+import threading
+from collections.abc import Generator, Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from viewmill.shards.durable import read_at
+from viewmill.shards.errors import ShardError
+
+_MAX_OPEN_SHARDS = 256  # beyond these a shard is opened for each batch; a process may hold 1,024 files
+
+
+class Range(NamedTuple):
+    """The bytes of one sample; shard: its number."""
+
+    shard: int
+    offset: int
+    size: int
+
+
+class Shards(Protocol):
+    """Gives ranges of shards, unchecked; safe in several threads."""
+
+    def read(self, ranges: Sequence[Range]) -> Generator[bytes, None, None]:
+        """The bytes of each range, in order, fewer where a shard is cut short.
+
+        Raises:
+            ShardError: a shard is gone; ValueError: closed; StorageError: a remote store does not answer.
+        """
+
+    def again(self, wanted: Range) -> bytes | None:
+        """The bytes from where they came first, or None where they came from there already."""
+
+    def prefetch(self, ranges: Sequence[Range]) -> None:
+        """Gets these ranges nearer, in the background."""
+
+    def close(self) -> None:
+        """Frees files and threads."""
+
+
+class ShardFiles:
+    """Shards of these names in a folder."""
+
+    def __init__(self, folder: Path, names: Sequence[str]) -> None:
+        self._paths = [folder / name for name in names]
+        self._lock = threading.Lock()
+        self._files: dict[int, int] = {}
+        self._closed = False
+
+    def read(self, ranges: Sequence[Range]) -> Generator[bytes, None, None]:
+        borrowed: dict[int, int] = {}  # shards opened for this call only
+        try:
+            for shard, offset, size in ranges:
+                yield read_at(self._file_of(shard, borrowed), size, offset)
+        finally:
+            for file in borrowed.values():
+                os.close(file)
+
+    def again(self, wanted: Range) -> bytes | None:
+        return None
+
+    def prefetch(self, ranges: Sequence[Range]) -> None:
+        """Nothing: the system reads ahead."""
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            for file in self._files.values():
+                os.close(file)
+            self._files.clear()
+
+    def _file_of(self, shard: int, borrowed: dict[int, int]) -> int:
+        if shard in borrowed:
+            return borrowed[shard]
+        with self._lock:
+            if self._closed:
+                raise ValueError(f"{self._paths[shard].parent}: the data set is closed")
+            if shard not in self._files and len(self._files) < _MAX_OPEN_SHARDS:
+                self._files[shard] = self._open(shard)
+            if shard in self._files:
+                return self._files[shard]
+        borrowed[shard] = self._open(shard)
+        return borrowed[shard]
+
+    def _open(self, shard: int) -> int:
+        path = self._paths[shard]
+        try:
+            return os.open(path, os.O_RDONLY)
+        except FileNotFoundError as error:
+            raise ShardError(f"{path}: the shard is gone; put it back or convert again") from error
