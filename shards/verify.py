@@ -7,12 +7,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
+from viewmill.shards.checks.betons import beton_faults
 from viewmill.shards.checks.faults import Fault as Fault
 from viewmill.shards.checks.tars import structure_faults
+from viewmill.shards.containers.beton import image_file
 from viewmill.shards.durable import sha256_of, written_whole
-from viewmill.shards.errors import ImageError
 from viewmill.shards.images import decode_rgb
-from viewmill.shards.info import FILE_NAME, DataSetInfo, FileInfo, ShardInfo, read_info
+from viewmill.shards.info import FILE_NAME, KINDS, DataSetInfo, FileInfo, ShardInfo, read_info
 from viewmill.shards.manifest import RECORD, SCHEMA, hash_of_data_set, records_of
 
 _MAX_FAULTS_OF_A_SHARD = 20  # more say nothing new: the shard is to be replaced
@@ -150,7 +151,9 @@ def _shard_faults(
         faults += damaged[:_MAX_FAULTS_OF_A_SHARD]
         if len(damaged) > _MAX_FAULTS_OF_A_SHARD:
             faults.append(Fault(shard.name, f"has {len(damaged)} damaged samples, the first of them above"))
-    if not faults:
+    if not faults and path.suffix == ".beton":
+        faults += beton_faults(path, number, table)
+    elif not faults:
         faults += structure_faults(path, number, table, repair)
     return faults
 
@@ -170,17 +173,18 @@ def _damaged_images(
                     f"sample {name} at byte {row['offset']} has hash {found:016x}, the manifest says "
                     f"{int(row['xxh64']):016x}; take the shard from a copy or convert again",
                 )
-            elif decode and (reason := _does_not_decode(data, int(row["width"]), int(row["height"]))):
+            elif decode and (reason := _does_not_decode(path, data, int(row["width"]), int(row["height"]))):
                 yield Fault(
                     path.name,
                     f"sample {name} at byte {row['offset']}: {reason}; convert again with --check decode",
                 )
 
 
-def _does_not_decode(data: bytes, width: int, height: int) -> str | None:
+def _does_not_decode(path: Path, data: bytes, width: int, height: int) -> str | None:
     try:
-        found = decode_rgb(data).shape[1::-1]
-    except ImageError as error:
+        image = image_file(data, width, height) if path.suffix == ".beton" else data
+        found = decode_rgb(image).shape[1::-1]
+    except ValueError as error:  # an ImageError, or neither JPEG nor raw pixels
         return str(error)
     if found != (width, height):
         return f"is {found[0]}x{found[1]} pixels, the manifest says {width}x{height}"
@@ -190,7 +194,13 @@ def _does_not_decode(data: bytes, width: int, height: int) -> str | None:
 def _strangers(folder: Path, info: DataSetInfo) -> list[str]:
     """Shards and indexes in the folder that dataset.json does not list: other tools would read them."""
     known = {FILE_NAME} | {file.name for file in info.files} | {shard.name for shard in info.shards}
-    known |= {Path(shard.name).with_suffix(".idx").name for shard in info.shards}
-    return sorted(path.name for path in folder.glob("*.tar") if path.name not in known) + sorted(
-        path.name for path in folder.glob("*.idx") if path.name not in known
-    )
+    known |= {
+        Path(shard.name).with_suffix(ending).name for shard in info.shards for ending in KINDS[info.kind]
+    }
+    endings = [ending for kind in KINDS.values() for ending in kind]
+    return [
+        name
+        for ending in endings
+        for name in sorted(path.name for path in folder.glob(f"*{ending}"))
+        if name not in known
+    ]

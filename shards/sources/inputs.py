@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from viewmill.shards.errors import ConvertError
-from viewmill.shards.images import format_of
+from viewmill.shards.images import MAX_BYTES, MAX_RAW_BYTES, format_of
 
 ENCODED = "encoded"  # the form of bytes that are an image file
 NOT_STATED = -1  # the time of a file that the conversion itself writes
@@ -27,6 +27,11 @@ class Place(NamedTuple):
     mtime_ns: int
     form: str = ENCODED
     xxh64: int | None = None
+
+    @property
+    def limit(self) -> int:
+        """Most bytes that an input of this form may have."""
+        return MAX_BYTES if self.form == ENCODED else MAX_RAW_BYTES
 
 
 class Input(NamedTuple):

@@ -6,7 +6,6 @@ import stat
 
 import xxhash
 from viewmill.shards.durable import read_at
-from viewmill.shards.images import MAX_BYTES
 from viewmill.shards.sources.inputs import NOT_STATED, Place
 
 # Not the file's fault: these end the conversion instead of filling the quarantine.
@@ -49,8 +48,8 @@ def _read_unchanged(file: int, place: Place) -> bytes:
     now, planned = (status.st_size, time), (place.file_size, place.mtime_ns)
     if not stat.S_ISREG(status.st_mode) or now != planned:
         raise Unusable("changed: the file was changed while the conversion ran")
-    if place.size > MAX_BYTES:
-        reason = f"too large: {place.size} bytes, the limit is {MAX_BYTES // 10**6} MB"
+    if place.size > place.limit:
+        reason = f"too large: {place.size} bytes, the limit is {place.limit // 10**6} MB"
         raise Unusable(reason, _hash_of(file, place))
     data = read_at(file, place.size, place.offset)
     if len(data) != place.size:
