@@ -13,11 +13,11 @@ TEMPORARY = ".tmp-"  # in the name of every file that is still being written
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[BinaryIO]:
-    """A new file to write; it takes the place of `path` when the block ends well, and vanishes otherwise."""
+    """A new file to write and read; it takes the place of `path` if the block ends well, or else vanishes."""
     # An unpredictable name: a process that outlived its parent may still be writing the same file.
     temporary = path.with_name(f"{path.name}{TEMPORARY}{secrets.token_hex(8)}")
     try:
-        with temporary.open("xb") as file:
+        with temporary.open("x+b") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -50,8 +50,14 @@ def read_at(file: int, size: int, offset: int) -> bytes:
 
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
+        return sha256_of_open(file)
+
+
+def sha256_of_open(file: BinaryIO) -> str:
+    """SHA-256 of all bytes of an open file, in hexadecimal; leaves it at its end."""
+    digest = hashlib.sha256()
+    file.seek(0)
+    while block := file.read(1 << 20):
+        digest.update(block)
     return digest.hexdigest()

@@ -19,6 +19,8 @@ from viewmill.shards.png import encode_png as encode_png
 
 MAX_PIXELS = 64_000_000
 MAX_BYTES = 64_000_000
+MAX_RAW_BYTES = 3 * MAX_PIXELS  # of pixels without compression, three channels of 8 bits
+_PPM_HEADER_BYTES = 32  # more than that of the raw images of a data set, which are read behind one
 # The names Pillow knows these formats by; no other decoder ever sees a byte of the input.
 SIGNATURES = {
     "JPEG": (b"\xff\xd8\xff",),
@@ -145,9 +147,10 @@ def _opened(data: bytes) -> Iterator[tuple[Image.Image, str]]:
 def _checked_format(data: bytes) -> str:
     if not data:
         raise ImageError("empty file")
-    if len(data) > MAX_BYTES:
-        raise ImageError(f"too large: {len(data)} bytes, the limit is {MAX_BYTES // 10**6} MB")
     name = format_of(data[:16])
+    limit = MAX_RAW_BYTES + _PPM_HEADER_BYTES if name == "PPM" else MAX_BYTES
+    if len(data) > limit:
+        raise ImageError(f"too large: {len(data)} bytes, the limit is {limit // 10**6} MB")
     if name is None:
         raise ImageError("no image: the first bytes are of no known image format")
     return name

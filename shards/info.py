@@ -14,7 +14,8 @@ FORMAT_VERSION = 1
 # Of the order that gives samples their ids: ascending xxh64 of the key with the seed, then the key itself.
 ORDER_VERSION = 1
 MAX_JSON_BYTES = 256_000_000
-KINDS = ("webdataset", "ffcv")
+# The endings of a shard's files: the shard itself, and DALI's index of it.
+KINDS = {"webdataset": (".tar", ".idx"), "ffcv": (".beton",)}
 MANIFEST_FILES = ("manifest.bin", "manifest.parquet", "quarantine.parquet")
 _OWN_HASH = "sha256"
 PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
@@ -205,6 +206,9 @@ def _check_counts(info: DataSetInfo, fields: _Fields) -> None:
     files = [file.name for file in info.files]
     if len(set(names)) != len(names) or set(names) & {FILE_NAME, *MANIFEST_FILES, *files}:
         raise fields.refuse("shards", "different names that are not the manifest's")
+    ending = KINDS[info.kind][0]
+    if not all(name.endswith(ending) for name in names):
+        raise fields.refuse("kind", f"that of the shards, whose names do not all end in {ending}")
     others = sorted(set(files) - set(MANIFEST_FILES))
     if len(files) != len(MANIFEST_FILES) + len(others) or not all(map(_REFUSED_NAME.fullmatch, others)):
         raise fields.refuse("files", f"one entry for each of {', '.join(MANIFEST_FILES)}")

@@ -15,8 +15,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
+from viewmill.shards.containers.beton import image_file
 from viewmill.shards.errors import ShardError
-from viewmill.shards.images import MAX_BYTES
+from viewmill.shards.images import MAX_BYTES, MAX_RAW_BYTES
 from viewmill.shards.info import DataSetInfo, read_info
 from viewmill.shards.rows import RECORD as RECORD
 from viewmill.shards.rows import Rows
@@ -195,7 +196,9 @@ class Dataset:
         return [self._key_group(int(i) // ROWS_PER_GROUP)[int(i) % ROWS_PER_GROUP] for i in ids]
 
     def read(self, ids: Sequence[int] | np.ndarray) -> list[bytes]:
-        """The stored bytes of these images, in the order asked for, each checked against its xxh64.
+        """These images as files, in the order asked for, the stored bytes checked against their xxh64.
+
+        Raw pixels of a beton come behind a header that makes them a PPM; all else is as it is stored.
 
         Raises:
             IndexError: an id outside the data set.
@@ -258,7 +261,8 @@ class Dataset:
         ends = rows["offset"] + rows["size"]  # cannot overflow where the two tests before it hold
         room = self._shard_bytes[np.where(known, rows["shard"], 0)]
         inside = (rows["offset"] >= 0) & (rows["offset"] <= room) & (rows["size"] > 0) & (ends <= room)
-        self._refuse_rows(ids, ~(known & inside & (rows["size"] <= MAX_BYTES)), "no place in a shard")
+        limit = MAX_RAW_BYTES if self.kind == "ffcv" else MAX_BYTES
+        self._refuse_rows(ids, ~(known & inside & (rows["size"] <= limit)), "no place in a shard")
         return rows
 
     def _refuse_rows(self, ids: Sequence[int] | np.ndarray, bad: np.ndarray, fault: str) -> None:
@@ -285,7 +289,16 @@ class Dataset:
                 f"{name}: sample '{self._key_for_error(sample)}' at byte {offset} "
                 f"has {held}, the manifest says {expected:016x}; {self._remedy}"
             )
-        return data
+        return data if self.kind != "ffcv" else self._image_file(sample, row, data)
+
+    def _image_file(self, sample: int, row: np.void, data: bytes) -> bytes:
+        try:
+            return image_file(data, int(row["width"]), int(row["height"]))
+        except ValueError as error:
+            raise ShardError(
+                f"{self.path / 'manifest.bin'}: sample '{self._key_for_error(sample)}' is {error}; "
+                f"run: viewmill verify {self.path} --repair"
+            ) from error
 
     @property
     def _remedy(self) -> str:

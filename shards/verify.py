@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import xxhash
+from viewmill.shards.checks.betons import beton_faults
 from viewmill.shards.checks.faults import Fault as Fault
 from viewmill.shards.checks.files import description_faults, file_faults, strangers
 from viewmill.shards.checks.remake import Source as Source
 from viewmill.shards.checks.repair import mend
 from viewmill.shards.checks.tables import read_manifest, refused_sources
 from viewmill.shards.checks.tars import faults_in_place, structure_faults
-from viewmill.shards.errors import ImageError
+from viewmill.shards.containers.beton import image_file
 from viewmill.shards.images import decode_rgb
 from viewmill.shards.info import DataSetInfo, ShardInfo, read_info
 from viewmill.shards.manifest import RECORD, records_of
@@ -84,6 +85,8 @@ def _faults(folder: Path, info: DataSetInfo, decode: bool, progress: Tell | None
         own = _shard_faults(folder, number, shard, table, rows, decode)
         if not own and info.in_place:
             own += faults_in_place(folder / shard.name, number, table, refused)
+        elif not own and info.kind == "ffcv":
+            own += beton_faults(folder / shard.name, number, table)
         elif not own:
             own += structure_faults(folder / shard.name, number, table)
         faults += own
@@ -134,17 +137,18 @@ def _damaged_images(
                     f"sample {name} at byte {row['offset']} has hash {found:016x}, the manifest says "
                     f"{int(row['xxh64']):016x}; take the shard from a copy or convert again",
                 )
-            elif decode and (reason := _does_not_decode(data, int(row["width"]), int(row["height"]))):
+            elif decode and (reason := _does_not_decode(path, data, int(row["width"]), int(row["height"]))):
                 yield Fault(
                     path.name,
                     f"sample {name} at byte {row['offset']}: {reason}; convert again with --check decode",
                 )
 
 
-def _does_not_decode(data: bytes, width: int, height: int) -> str | None:
+def _does_not_decode(path: Path, data: bytes, width: int, height: int) -> str | None:
     try:
-        found = decode_rgb(data).shape[1::-1]
-    except ImageError as error:
+        image = image_file(data, width, height) if path.suffix == ".beton" else data
+        found = decode_rgb(image).shape[1::-1]
+    except ValueError as error:  # an ImageError, or neither JPEG nor raw pixels
         return str(error)
     if found != (width, height):
         return f"is {found[0]}x{found[1]} pixels, the manifest says {width}x{height}"

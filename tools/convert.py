@@ -87,7 +87,16 @@ def command(
         str | None,
         typer.Option(metavar="short=N|max=N", help="Make larger images smaller.", show_default="as they are"),
     ] = None,
-    quality: Annotated[int, typer.Option(min=1, max=100, help="Of the JPEGs that --resize writes.")] = 90,
+    quality: Annotated[
+        int, typer.Option(min=1, max=100, help="Of the JPEGs that --resize or --beton-images jpeg writes.")
+    ] = 90,
+    format: Annotated[
+        Literal["webdataset", "ffcv"], typer.Option(help="Shards are tars, or betons for FFCV's own loader.")
+    ] = "webdataset",
+    beton_images: Annotated[
+        Literal["mixed", "jpeg", "raw"],
+        typer.Option(help="In betons: keep JPEGs and all else raw; all else as JPEG, with loss; all raw."),
+    ] = "mixed",
     labels: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Classes of a folder's or tar's images: a line each, or by name."),
@@ -119,7 +128,7 @@ def command(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Convert images into WebDataset shards with a manifest.
+    """Convert images into shards, WebDataset's or FFCV's, with a manifest.
 
     SOURCE is a folder of images, a table of paths (.csv, .tsv, .jsonl), a tar or a folder of tars
     (WebDataset's, ImageNet's), parquet with images, CIFAR's or STL-10's binary files, or a data set.
@@ -152,6 +161,7 @@ def command(
                 "--label-column": label_column is not None,
                 "--limit": limit is not None,
                 "--resize": resize is not None,
+                "--format": format != "webdataset",
                 "--split": split is not None,
                 "--quarantine-bytes": quarantine_bytes,
                 "--part": part is not None,
@@ -174,6 +184,8 @@ def command(
         quality=quality,
         label_map=() if label_map is None else read_label_map(label_map),
         quarantine_bytes=quarantine_bytes,
+        format=format,
+        beton_images=beton_images,
     )
     reading = SourceOptions(
         kind=kind,

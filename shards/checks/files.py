@@ -1,11 +1,12 @@
 """Whole files against dataset.json: there, of the right size, of the right SHA-256; and what is too much."""
 
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 from viewmill.shards.checks.faults import Fault
 from viewmill.shards.durable import TEMPORARY, sha256_of
-from viewmill.shards.info import FILE_NAME, DataSetInfo, FileInfo, ShardInfo
+from viewmill.shards.info import FILE_NAME, KINDS, DataSetInfo, FileInfo, ShardInfo
 
 ASIDE = ".repair"  # where a repair writes what it does not trust yet
 _FROM_SOURCE = "take it from a copy, or make it again from its source: verify --repair --source SOURCE"
@@ -43,7 +44,7 @@ def is_sound(folder: Path, file: FileInfo | ShardInfo) -> bool:
 def strangers(folder: Path, info: DataSetInfo) -> Iterator[Fault]:
     """Shards and indexes that dataset.json does not list (other tools would read them); a repair's rests."""
     known = _names_of(info)
-    for ending in (".tar", ".idx"):
+    for ending in chain.from_iterable(KINDS.values()):
         for path in sorted(folder.glob(f"*{ending}")):
             if path.name not in known:
                 yield Fault(path.name, "is no part of this data set; move it away")
@@ -61,5 +62,5 @@ def leftovers(folder: Path, info: DataSetInfo) -> list[str]:
 
 def _names_of(info: DataSetInfo) -> set[str]:
     shards = {shard.name for shard in info.shards}
-    indexes = {Path(name).with_suffix(".idx").name for name in shards}
-    return {FILE_NAME} | {file.name for file in info.files} | shards | indexes
+    beside = {Path(name).with_suffix(ending).name for name in shards for ending in KINDS[info.kind]}
+    return {FILE_NAME} | {file.name for file in info.files} | shards | beside

@@ -12,7 +12,7 @@ from viewmill.shards.conversion.journal import (
     ShardRecord,
     read_record,
     staged_refused,
-    staged_tar,
+    staged_shard,
 )
 from viewmill.shards.conversion.plan import Options, Plan, make_plan
 from viewmill.shards.conversion.publish import (
@@ -74,8 +74,6 @@ def remake(
 def _remake_written(
     folder: Path, info: DataSetInfo, wanted: set[str], source: Source, aside: Path
 ) -> dict[str, str]:
-    if info.kind != "webdataset":
-        raise ConvertError(f"shards of kind '{info.kind}' are not made again; convert again")
     plan = _same_plan(info, source, make_plan(source.path, *recorded_options(info, source)))
     conversion = Conversion(source.path, folder, aside, plan, workers=1, progress=None)
     hashes = {shard.sha256: shard for shard in info.shards if shard.name in wanted}
@@ -85,15 +83,16 @@ def _remake_written(
         record = read_record(aside, number)
         assert record is not None  # the journal's last step
         records[number] = record
+        staged = staged_shard(aside, number, info.kind)[0]
         if record.sha256 in hashes:
-            _put(staged_tar(aside, number), folder / hashes[record.sha256].name)
-        staged_tar(aside, number).unlink(missing_ok=True)  # a sound shard's, or one that nobody states
+            _put(staged, folder / hashes[record.sha256].name)
+        staged.unlink(missing_ok=True)  # a sound shard's, or one that nobody states
         refused = f"quarantine-{number:06d}.tar"
         if refused in wanted and staged_refused(aside, number).exists():
             _put_if_same(staged_refused(aside, number), folder, info, refused)
     if wanted & {*TABLES}:
         in_order = [records[number] for number in range(len(plan.shards))]
-        _remake_tables(folder, info, wanted, plan, in_order, final_names(in_order), aside)
+        _remake_tables(folder, info, wanted, plan, in_order, final_names(in_order, info.kind), aside)
     return {}
 
 

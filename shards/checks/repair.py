@@ -18,7 +18,7 @@ from viewmill.shards.checks.tars import written_members
 from viewmill.shards.containers.tar import index_bytes
 from viewmill.shards.durable import sha256_of, sync_folder, written_whole
 from viewmill.shards.errors import ConvertError, ShardError
-from viewmill.shards.info import FILE_NAME, DataSetInfo, FileInfo, read_info
+from viewmill.shards.info import FILE_NAME, KINDS, DataSetInfo, FileInfo, read_info
 from viewmill.shards.manifest import records_of
 from viewmill.shards.sources.tars import members_of_tar
 
@@ -69,7 +69,7 @@ def mend(folder: Path, info: DataSetInfo, faults: list[Fault], source: Source | 
         _rebuild_bin(folder, info, mended)
         for shard in info.shards:
             touched = {shard.name, Path(shard.name).with_suffix(".idx").name} & unsound
-            if touched and is_sound(folder, shard):
+            if touched and ".idx" in KINDS[info.kind] and is_sound(folder, shard):
                 _rebuild_index(folder / shard.name, info, mended)
     return mended
 
@@ -99,7 +99,10 @@ def _rebuilt_manifest(
 ) -> DataSetInfo:
     """The description after manifest.parquet was rebuilt from the shards, or why it was not."""
     name = "manifest.parquet"
-    if info.kind != "webdataset" or info.in_place:
+    if info.in_place:
+        return info
+    if info.kind != "webdataset":
+        mended.refusals[name] = "betons hold no keys: make it again with --source SOURCE"
         return info
     damaged = next((shard.name for shard in info.shards if not is_sound(folder, shard)), None)
     if damaged is not None:

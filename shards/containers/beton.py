@@ -1,156 +1,241 @@
-"""FFCV's file format, version 2, with one RGB image and one label a sample.
+"""FFCV's `.beton` file, version 2, of an image and a label a sample: written, and walked with our own checks.
 
-A file is a header, two descriptors of fields, a table of samples, the images, and a table of their places.
-FFCV reads in pages, so no image crosses a multiple of the page size. Its own writer pads; here images begin
-right after the tables, and the last page ends with its last image. Each image is kept off the multiples of
-the least power of two that holds it, so one page size fits all, however late it is known.
+A header, two field descriptors, a row of metadata a sample, zeros up to a page, pages of image bytes, and the
+allocation table; all numbers little-endian. No image crosses a page. Source: the ffcv 1.0.2 package (`types`,
+`writer`, `memory_allocator`, `fields`); tests compare the files with those that FFCV writes itself.
 """
 
-from typing import BinaryIO, NamedTuple
+import struct
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
 
 import numpy as np
+from viewmill.shards.durable import sha256_of_open
 from viewmill.shards.errors import ShardError
+from viewmill.shards.jpeg_header import plain_jpeg_header
 
 VERSION = 2
+PAGE_BYTES = 1 << 23  # FFCV's default; a larger image makes the pages of its file larger
+MAX_PAGE_BYTES = 1 << 31  # a power of two that fits the header's 32 bits
+MAX_SIDE = 65_535  # widths and heights have 16 bits
 JPEG, RAW = 0, 1  # the modes of an image
-MAX_SIDE = 65_535
-LEAST_PAGE = 8 << 20  # FFCV's default
-MAX_PAGE = 1 << 31
-ALIGNMENT = 4096  # of the first image
-HEADER = np.dtype(
-    [
-        ("version", "<u2"),
-        ("num_fields", "<u2"),
-        ("page_size", "<u4"),
-        ("num_samples", "<u8"),
-        ("allocations", "<u8"),
-    ]
-)
-FIELD = np.dtype([("type", "u1"), ("name", "S16"), ("arguments", "V1024")])
-# 'padding' is what alignment leaves before a number of 8 bytes.
-SAMPLE = np.dtype(
+_HEADER = struct.Struct("<HHIQQ")  # version, fields, bytes of a page, samples, offset of the allocation table
+_FIELD = struct.Struct("<B16s1024x")  # type, name; an image and a label take no arguments
+_FIELDS = _FIELD.pack(2, b"image") + _FIELD.pack(1, b"label")
+_METADATA_AT = _HEADER.size + len(_FIELDS)
+_METADATA = np.dtype(
     [
         ("mode", "u1"),
         ("width", "<u2"),
         ("height", "<u2"),
         ("offset", "<u8"),
-        ("padding", "V3"),
+        ("zeros", "u1", (3,)),  # FFCV aligns the label
         ("label", "<i8"),
     ]
 )
-ALLOCATION = np.dtype([("sample", "<u8"), ("offset", "<u8"), ("size", "<u8")])
-_INT, _RGB_IMAGE = 1, 2
-FIELDS = np.array([(_RGB_IMAGE, b"image", bytes(1024)), (_INT, b"label", bytes(1024))], FIELD)
-TABLE_START = HEADER.itemsize + FIELDS.nbytes
+_ALLOCATION = np.dtype([("sample", "<u8"), ("offset", "<u8"), ("size", "<u8")])
+SAMPLE = np.dtype(
+    [
+        ("offset", "<i8"),
+        ("size", "<i8"),
+        ("raw", "?"),
+        ("width", "<i4"),
+        ("height", "<i4"),
+        ("label", "<i8"),
+    ]
+)
+_JPEG_BEGINS = b"\xff\xd8\xff"
+_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True)
+class BetonSummary:
+    """What dataset.json needs to know of a finished file."""
+
+    bytes: int
+    sha256: str
 
 
 class BetonWriter:
-    """Writes samples one after another; the same samples and capacity give the same bytes on any machine."""
+    """Writes images one after another; the same images and capacity give the same bytes on any machine.
+
+    Only the tables are held in memory, 56 bytes a sample. Zeros between images are left as holes.
+
+    Args:
+        file: new, seekable, open for reading and writing.
+        capacity: most samples that will be added; room for their metadata is left before the first page.
+    """
 
     def __init__(self, file: BinaryIO, capacity: int) -> None:
-        """A new file; `capacity` samples at most will follow."""
         self._file = file
         self._capacity = capacity
-        self._samples: list[tuple[int, int, int, int, bytes, int]] = []
-        self._allocations: list[tuple[int, int, int]] = []
-        self._page_size = LEAST_PAGE
-        self._position = _aligned(TABLE_START + capacity * SAMPLE.itemsize, ALIGNMENT)
-        file.write(bytes(self._position))
+        self._page = PAGE_BYTES
+        self._position = _aligned(_METADATA_AT + capacity * _METADATA.itemsize, self._page)
+        self._file.seek(self._position)
+        self._columns = {name: array("q") for name in ("offset", "size", "mode", "width", "height", "label")}
 
-    def add(self, data: bytes, *, raw: bool, width: int, height: int, label: int) -> int:
-        """Appends an image, JPEG bytes or rows of RGB pixels; returns the offset of its first byte.
+    def add(self, data: bytes, *, width: int, height: int, label: int) -> int:
+        """Appends an image and returns the offset of its first byte.
+
+        Args:
+            data: raw pixels, (height, width, 3) uint8, where they are 3 * width * height bytes; else a JPEG.
 
         Raises:
-            ValueError: more than the capacity, a side that the format cannot state, or too many bytes.
+            ValueError: sides that the format has no room for, no byte, or more samples than the capacity.
         """
-        if len(self._samples) == self._capacity:
-            raise ValueError(f"the file was begun for {self._capacity} samples")
-        if max(width, height) > MAX_SIDE or len(data) > MAX_PAGE:
-            raise ValueError(f"{width}x{height} and {len(data)} bytes do not fit into FFCV's format")
-        offset = self._place_of(len(data))
-        self._file.write(bytes(offset - self._position))
+        size = len(data)
+        if not (0 < width <= MAX_SIDE and 0 < height <= MAX_SIDE and 0 < size <= MAX_PAGE_BYTES):
+            raise ValueError(f"a beton has no room for {width}x{height} pixels in {size} bytes")
+        if len(self._columns["size"]) == self._capacity:
+            raise ValueError(f"a beton made for {self._capacity} samples is full")
+        while self._page < size:  # an image within a small page is within a larger one too
+            self._page *= 2
+        room = self._page - self._position % self._page
+        if size > room:
+            self._position += room
+            self._file.seek(self._position)
+        offset = self._position
         self._file.write(data)
-        self._allocations.append((len(self._samples), offset, len(data)))
-        self._samples.append((RAW if raw else JPEG, width, height, offset, b"", label))
-        self._position = offset + len(data)
+        self._position += size
+        mode = RAW if is_raw(size, width, height) else JPEG
+        for column, value in zip(
+            self._columns.values(), (offset, size, mode, width, height, label), strict=True
+        ):
+            column.append(value)
         return offset
 
-    def finish(self) -> int:
-        """Writes the tables and the header; returns the file's bytes."""
-        start = self._position
-        self._file.write(np.array(self._allocations, ALLOCATION).tobytes())
-        header = np.array([(VERSION, len(FIELDS), self._page_size, len(self._samples), start)], HEADER)
+    def finish(self) -> BetonSummary:
+        """Writes the tables; the file itself is the caller's to flush and close."""
+        columns = {name: np.array(column, np.int64) for name, column in self._columns.items()}
+        count = len(columns["size"])
+        metadata, allocations = np.zeros(count, _METADATA), np.zeros(count, _ALLOCATION)
+        for name in ("mode", "width", "height", "offset", "label"):
+            metadata[name] = columns[name]
+        allocations["sample"] = np.arange(count)
+        allocations["offset"], allocations["size"] = columns["offset"], columns["size"]
+        table = _aligned(self._position, self._page)
+        self._file.truncate(table)  # longer: the last page is whole even where it has no table after it
+        self._file.seek(table)
+        self._file.write(allocations.tobytes())
         self._file.seek(0)
-        self._file.write(header.tobytes() + FIELDS.tobytes() + np.array(self._samples, SAMPLE).tobytes())
-        return start + len(self._allocations) * ALLOCATION.itemsize
-
-    def _place_of(self, size: int) -> int:
-        """The next offset from which so many bytes cross no page, of whatever size the pages become."""
-        page = max(LEAST_PAGE, 1 << max(size - 1, 0).bit_length())
-        self._page_size = max(self._page_size, page)
-        crosses = self._position // page != (self._position + size - 1) // page
-        return _aligned(self._position, page) if crosses else self._position
+        self._file.write(_HEADER.pack(VERSION, 2, self._page, count, table) + _FIELDS + metadata.tobytes())
+        # Not while writing: the header, which comes first, is known last.
+        return BetonSummary(table + allocations.nbytes, sha256_of_open(self._file))
 
 
-class BetonTables(NamedTuple):
-    """What a file says of itself: (N,) SAMPLE and (N,) ALLOCATION rows, in the order of the samples."""
-
-    page_size: int
-    samples: np.ndarray
-    allocations: np.ndarray
+def is_raw(size: int, width: int, height: int) -> bool:
+    """Whether stored bytes are raw pixels: no JPEG is stored whose size would say the same."""
+    return width > 0 and height > 0 and size == 3 * width * height
 
 
-def read_tables(file: BinaryIO, shard: str) -> BetonTables:
-    """The tables of a file that `BetonWriter` may have written; every entry lies inside the file.
+def image_file(data: bytes, width: int, height: int) -> bytes:
+    """Stored bytes as an image that any decoder reads: a JPEG as it is, raw pixels behind a PPM header.
 
     Raises:
-        ShardError: another version or other fields, tables cut short or outside the file, images that
-            overlap, lie outside their region or cross a page; the message names the shard.
+        ValueError: they can be neither, so the width or height is not the one that was written.
     """
-    file.seek(0, 2)
-    end = file.tell()
-    header = _rows(file, HEADER, 0, 1, end, shard)[0]
-    if (header["version"], header["num_fields"]) != (VERSION, len(FIELDS)):
+    if is_raw(len(data), width, height):
+        if spells_jpeg(data):
+            raise ValueError(f"a JPEG, not the pixels of {width}x{height}")
+        return b"P6\n%d %d\n255\n" % (width, height) + data
+    if not data.startswith(_JPEG_BEGINS):
+        raise ValueError(f"neither a JPEG nor the pixels of {width}x{height}")
+    return data
+
+
+def spells_jpeg(pixels: bytes) -> bool:
+    """Whether raw pixels happen to be the bytes of a JPEG; such an image is not stored."""
+    return pixels.startswith(_JPEG_BEGINS) and plain_jpeg_header(pixels) is not None
+
+
+def walk(file: BinaryIO, shard: str) -> np.ndarray:
+    """The samples of a beton, checked to be what `BetonWriter` writes whatever the images are: (n,) `SAMPLE`.
+
+    Every byte outside the images is compared, except widths, heights and labels, which the manifest knows.
+
+    Args:
+        file: the shard, open for reading and seekable.
+        shard: its name, for errors.
+
+    Raises:
+        ShardError: a cut file, another version or field, tables that contradict each other or point outside,
+            images that overlap or cross a page, bytes between them.
+    """
+    end = file.seek(0, 2)
+    page, count, table = _checked_header(file, shard, end)
+    metadata = np.frombuffer(_read(file, _METADATA_AT, count * _METADATA.itemsize), _METADATA)
+    allocations = np.frombuffer(_read(file, table, count * _ALLOCATION.itemsize), _ALLOCATION)
+    metadata_end = _METADATA_AT + metadata.nbytes
+    _refuse(
+        (allocations["sample"] != np.arange(count)) | (allocations["offset"] != metadata["offset"]),
+        f"{shard}: the allocation table and the metadata differ at sample",
+    )
+    inside = (allocations["offset"] <= table) & (allocations["size"] <= table) & (allocations["size"] > 0)
+    _refuse(~inside, f"{shard}: the tables point outside the pages at sample")
+    offsets, sizes = allocations["offset"].astype(np.int64), allocations["size"].astype(np.int64)
+    ends = offsets + sizes
+    gaps_from = np.concatenate([[metadata_end], ends])
+    gaps_to = np.concatenate([offsets, [table]])
+    _refuse(np.diff(gaps_to) < sizes, f"{shard}: an image overlaps the next, or the table, at sample")
+    if gaps_to[0] < metadata_end:
+        raise ShardError(f"{shard}: the first image lies in the metadata, at byte {gaps_to[0]}")
+    _refuse(offsets // page != (ends - 1) // page, f"{shard}: an image crosses a page at sample")
+    raw = sizes == 3 * metadata["width"].astype(np.int64) * metadata["height"]
+    wrong_mode = metadata["mode"] != np.where(raw, RAW, JPEG)
+    _refuse(wrong_mode | metadata["zeros"].any(axis=1), f"{shard}: the metadata are changed at sample")
+    for begin, stop in zip(gaps_from.tolist(), gaps_to.tolist(), strict=True):
+        _check_zeros(file, begin, stop, shard)
+    found = np.zeros(count, SAMPLE)
+    for name in ("width", "height", "label"):
+        found[name] = metadata[name]
+    found["offset"], found["size"], found["raw"] = offsets, sizes, raw
+    return found
+
+
+def _checked_header(file: BinaryIO, shard: str, end: int) -> tuple[int, int, int]:
+    """Bytes of a page, number of samples, offset of the allocation table."""
+    head = _read(file, 0, min(end, _METADATA_AT))
+    if len(head) < _METADATA_AT:
+        raise ShardError(f"{shard}: cut short at byte {len(head)}, within the header of a beton")
+    version, _, page, count, table = _HEADER.unpack_from(head)
+    if version != VERSION:
+        raise ShardError(f"{shard}: a beton of version {version}, expected {VERSION}; or no beton at all")
+    if head != head[: _HEADER.size] + _FIELDS or head[2:4] != b"\2\0":
+        raise ShardError(f"{shard}: its fields are not one image and one label")
+    if page < PAGE_BYTES or page > MAX_PAGE_BYTES or page & (page - 1):
+        raise ShardError(f"{shard}: pages of {page} bytes, expected a power of two from {PAGE_BYTES} on")
+    if table + count * _ALLOCATION.itemsize != end or table % page:
         raise ShardError(
-            f"{shard}: FFCV version {header['version']} with {header['num_fields']} fields, "
-            f"expected version {VERSION} with {len(FIELDS)}"
+            f"{shard}: {count} samples and a table at byte {table} do not fit {end} bytes; the file is cut"
         )
-    if _rows(file, FIELD, HEADER.itemsize, len(FIELDS), end, shard).tobytes() != FIELDS.tobytes():
-        raise ShardError(f"{shard}: its fields are not one RGB image and one label")
-    count, start = int(header["num_samples"]), int(header["allocations"])
-    samples = _rows(file, SAMPLE, TABLE_START, count, end, shard)
-    allocations = _rows(file, ALLOCATION, start, count, end, shard)
-    if start + allocations.nbytes != end:
-        raise ShardError(f"{shard}: {end} bytes, and its tables end at {start + allocations.nbytes}")
-    tables = BetonTables(int(header["page_size"]), samples, allocations)
-    _check_places(tables, TABLE_START + samples.nbytes, start, shard)
-    return tables
+    if count < 1 or _METADATA_AT + count * _METADATA.itemsize > table:
+        raise ShardError(f"{shard}: {count} samples do not fit the {table} bytes before the allocation table")
+    return page, count, table
 
 
-def _rows(file: BinaryIO, row: np.dtype, offset: int, count: int, end: int, shard: str) -> np.ndarray:
-    size = count * row.itemsize
-    if offset + size > end:
-        raise ShardError(f"{shard}: cut short, or damaged: {size} bytes of a table from byte {offset}")
+def _refuse(bad: np.ndarray, fault: str) -> None:
+    if bad.any():
+        raise ShardError(f"{fault} {int(bad.argmax())}")
+
+
+def _check_zeros(file: BinaryIO, begin: int, end: int, shard: str) -> None:
+    for at, block in _blocks(file, begin, end):
+        if block.strip(b"\0"):
+            place = at + len(block) - len(block.lstrip(b"\0"))
+            raise ShardError(f"{shard}: byte {place} belongs to no image and is not zero")
+
+
+def _blocks(file: BinaryIO, begin: int, end: int) -> Iterator[tuple[int, bytes]]:
+    for at in range(begin, end, _BLOCK):
+        yield at, _read(file, at, min(_BLOCK, end - at))
+
+
+def _read(file: BinaryIO, offset: int, size: int) -> bytes:
     file.seek(offset)
-    return np.frombuffer(file.read(size), row)
+    return file.read(size)
 
 
-def _check_places(tables: BetonTables, begin: int, end: int, shard: str) -> None:
-    """Images lie in order between the tables, each where both tables say, and on one page."""
-    page, rows = tables.page_size, tables.allocations
-    if page < LEAST_PAGE or page & (page - 1):
-        raise ShardError(f"{shard}: a page size of {page}, which is no power of two from {LEAST_PAGE} on")
-    limit = np.uint64(end)
-    offsets, sizes = rows["offset"], rows["size"]
-    inside = (offsets >= begin) & (offsets < limit) & (sizes > 0) & (sizes <= limit)
-    last = offsets + sizes - np.uint64(1)  # cannot overflow where the tests before it hold
-    good = inside & (last < limit) & (offsets // np.uint64(page) == last // np.uint64(page))
-    good &= (rows["sample"] == np.arange(len(rows))) & (tables.samples["offset"] == offsets)
-    good[1:] &= offsets[1:] > last[:-1]
-    if not good.all():
-        sample = int(np.argmin(good))
-        raise ShardError(f"{shard}: sample {sample} of the shard has no place of its own in the file")
-
-
-def _aligned(position: int, size: int) -> int:
-    return -(-position // size) * size
+def _aligned(offset: int, page: int) -> int:
+    return -(-offset // page) * page

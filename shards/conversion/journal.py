@@ -2,7 +2,7 @@
 
 - DATASET/.convert.json: the plan's fingerprint and options. Locked while a conversion runs (the system frees
   the lock of a dead process), and the last file to go.
-- DATASET/.convert/000000.tar and .idx: a finished shard, until it is published under its name.
+- DATASET/.convert/000000.tar and .idx, or .beton: a finished shard, until it is published under its name.
 - DATASET/.convert/000000.refused: a tar of the bytes that were refused, where they are kept.
 - DATASET/.convert/spill/: images of a source that has no byte ranges (parquet), as plain files.
 - DATASET/.convert/000000.json: its record, written last: what is stored where, what is quarantined.
@@ -23,6 +23,7 @@ from viewmill.shards.conversion.parts import Part
 from viewmill.shards.conversion.plan import Plan
 from viewmill.shards.durable import TEMPORARY, sync_folder
 from viewmill.shards.errors import ConvertError
+from viewmill.shards.info import KINDS
 
 FOLDER = ".convert"
 PLAN = ".convert.json"
@@ -52,7 +53,7 @@ class QuarantinedRow(NamedTuple):
 
 @dataclass(frozen=True)
 class ShardRecord:
-    """A finished shard: its tar's bytes and SHA-256, and what became of each of its inputs."""
+    """A finished shard: its bytes and SHA-256, and what became of each of its inputs."""
 
     bytes: int
     sha256: str
@@ -89,8 +90,9 @@ def spill_folder(workspace: Path) -> Path:
     return workspace / "spill"
 
 
-def staged_tar(workspace: Path, number: int) -> Path:
-    return workspace / f"{number:06d}.tar"
+def staged_shard(workspace: Path, number: int, kind: str) -> list[Path]:
+    """The files of a shard in the order of `info.KINDS`: the shard itself, then its index if it has one."""
+    return [workspace / f"{number:06d}{ending}" for ending in KINDS[kind]]
 
 
 def staged_index(workspace: Path, number: int) -> Path:

@@ -17,8 +17,7 @@ from viewmill.shards.conversion.label_map import Pairs, renamed
 from viewmill.shards.conversion.resize import Resize
 from viewmill.shards.conversion.splits import Split
 from viewmill.shards.errors import ConvertError
-from viewmill.shards.images import MAX_BYTES
-from viewmill.shards.info import FORMAT_VERSION, ORDER_VERSION
+from viewmill.shards.info import FORMAT_VERSION, KINDS, ORDER_VERSION
 from viewmill.shards.keys import printable
 from viewmill.shards.sources.inputs import Input, Listing, Place, Spill, begins_like_an_image
 from viewmill.shards.sources.open import SourceOptions, kind_of, list_source
@@ -26,6 +25,7 @@ from viewmill.shards.sources.suffixes import IMAGE_SUFFIXES
 from viewmill.shards.storage.tree import Tree, for_each
 
 CHECKS = ("decode", "header")
+BETON_IMAGES = ("mixed", "jpeg", "raw")
 DEFAULT_SOURCE = SourceOptions()
 MEBIBYTE = 1 << 20
 # Without a wish: about 16 shards, so that small data sets too keep several workers busy.
@@ -39,9 +39,11 @@ class Options:
 
     shuffle_seed: None keeps the source's order. check: 'decode' decodes each image once, 'header' trusts the
     body of those that are kept as they are. shard_bytes: aimed at, of source bytes; None is a sixteenth of
-    the whole, 4 to 256 MiB. limit: only so many inputs, the first of the order. resize, quality: see
-    `Resize`. label_map: see `label_map.renamed`; empty is none. split: only its inputs. quarantine_bytes:
-    keep what is refused. in_place: the shards are the source's tars as they are, see `in_place.py`.
+    the whole, 4 to 256 MiB. limit: only so many inputs, the first of the order. resize: see `Resize`.
+    quality: of the JPEGs that are written. label_map: see `label_map.renamed`; empty is none. split: only its
+    inputs. quarantine_bytes: keep what is refused. format: of the shards, one of `info.KINDS`. beton_images:
+    what a beton holds: 'mixed' keeps upright JPEGs and stores all else as raw pixels, 'jpeg' encodes all else
+    as JPEG, 'raw' decodes everything. in_place: the shards are the source's tars, see `in_place.py`.
     """
 
     shuffle_seed: int | None = 0
@@ -54,6 +56,8 @@ class Options:
     split: Split | None = None
     quarantine_bytes: bool = False
     in_place: bool = False
+    format: str = "webdataset"
+    beton_images: str = "mixed"
 
     def __post_init__(self) -> None:
         if self.check not in CHECKS:
@@ -64,7 +68,15 @@ class Options:
             raise ValueError(f"shards have at least 1 byte, got {self.shard_bytes}")
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"the limit is at least 1 input, got {self.limit}")
-        Resize.parse(self.resize, self.quality)
+        if not 1 <= self.quality <= 100:
+            raise ValueError(f"the JPEG quality lies in 1..100, got {self.quality}")
+        if self.format not in KINDS:
+            raise ValueError(f"the format is one of {', '.join(KINDS)}, got '{self.format}'")
+        if self.beton_images not in BETON_IMAGES:
+            raise ValueError(f"images in a beton are {', '.join(BETON_IMAGES)}, got '{self.beton_images}'")
+        if self.format != "ffcv" and self.beton_images != "mixed":
+            raise ValueError(f"'{self.beton_images}' images are for the format ffcv, got '{self.format}'")
+        Resize.parse(self.resize)
 
 
 class PlannedImage(NamedTuple):
@@ -201,7 +213,7 @@ def _ordered(inputs: list[Input], labels: Mapping[str | None, int], options: Opt
 def _cut(images: list[PlannedImage], shard_bytes: int | None) -> tuple[tuple[PlannedImage, ...], ...]:
     """Runs of images of about equal source bytes: the first byte of an image decides its shard."""
     # Files over the limit will be quarantined: they take no room in a shard.
-    costs = [_TAR_OVERHEAD + (image.size if image.size <= MAX_BYTES else 0) for image in images]
+    costs = [_TAR_OVERHEAD + (image.size if image.size <= image.place.limit else 0) for image in images]
     total = sum(costs)
     wished = shard_bytes or min(max(total // _DEFAULT_SHARDS, _LEAST_SHARD), _LARGEST_SHARD)
     num_shards = -(-total // wished)

@@ -6,25 +6,26 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from viewmill.shards.conversion.journal import ShardRecord, staged_index, staged_refused, staged_tar
+from viewmill.shards.conversion.journal import ShardRecord, staged_refused, staged_shard
 from viewmill.shards.conversion.plan import Plan
 from viewmill.shards.durable import sha256_of, sync_folder, written_whole
-from viewmill.shards.info import FILE_NAME, MANIFEST_FILES, DataSetInfo, FileInfo, ShardInfo
+from viewmill.shards.info import FILE_NAME, KINDS, MANIFEST_FILES, DataSetInfo, FileInfo, ShardInfo
 from viewmill.shards.keys import printable
 from viewmill.shards.manifest import QUARANTINE_SCHEMA, ROWS_PER_GROUP, SCHEMA, hash_of_data_set, records_of
 
 
-def final_names(records: list[ShardRecord]) -> dict[int, str]:
+def final_names(records: list[ShardRecord], kind: str) -> dict[int, str]:
     """File names of the shards by their number in the plan; a shard without samples gets none."""
     kept = [number for number, record in enumerate(records) if record.samples]
-    return {number: f"train-{place:06d}.tar" for place, number in enumerate(kept)}
+    return {number: f"train-{place:06d}{KINDS[kind][0]}" for place, number in enumerate(kept)}
 
 
 def publish(dataset: Path, workspace: Path, plan: Plan, records: list[ShardRecord]) -> DataSetInfo:
     """Makes the data set out of finished shards; done again after a crash, it gives the same files."""
-    names = final_names(records)
+    kind = plan.options.format
+    names = final_names(records, kind)
     for number, name in names.items():
-        for staged in (staged_index(workspace, number), staged_tar(workspace, number)):
+        for staged in reversed(staged_shard(workspace, number, kind)):
             if staged.exists():  # not so where a crash came after this move
                 staged.replace((dataset / name).with_suffix(staged.suffix))
     refused = list(_publish_refused(dataset, workspace, len(records)))
@@ -46,7 +47,7 @@ def describe(
     write_parquet(dataset / "manifest.parquet", table)
     write_parquet(dataset / "quarantine.parquet", quarantine_table(plan, records))
     info = DataSetInfo(
-        kind="webdataset",
+        kind=plan.options.format,
         num_inputs=plan.num_inputs,
         num_samples=table.num_rows,
         num_quarantined=plan.num_inputs - table.num_rows,

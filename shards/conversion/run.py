@@ -11,8 +11,7 @@ from viewmill.shards.conversion.journal import (
     read_record,
     remove_workspace,
     spill_folder,
-    staged_index,
-    staged_tar,
+    staged_shard,
 )
 from viewmill.shards.conversion.plan import Plan
 from viewmill.shards.conversion.publish import final_names, publish
@@ -73,19 +72,19 @@ class Conversion:
         return publish(self.dataset, self.workspace, self.plan, records)
 
     def done(self, numbers: Iterable[int]) -> dict[int, ShardRecord]:
-        """Those that an earlier, killed run finished: a record, and a tar with the hash that it states."""
+        """Those that an earlier, killed run finished: a record, and a shard with the hash that it states."""
         records = {number: read_record(self.workspace, number) for number in numbers}
         present = {number: record for number, record in records.items() if record is not None}
-        # Publishing begins when all are there, so only then may a tar lie under its final name.
-        names = final_names(list(present.values())) if len(present) == len(self.plan.shards) else {}
+        kind = self.plan.options.format
+        # Publishing begins when all are there, so only then may a shard lie under its final name.
+        names = final_names(list(present.values()), kind) if len(present) == len(self.plan.shards) else {}
         done = {}
         for number, record in present.items():
-            tar, index = staged_tar(self.workspace, number), staged_index(self.workspace, number)
+            files = staged_shard(self.workspace, number, kind)
             if number in names:
                 final = self.dataset / names[number]
-                tar = tar if tar.exists() else final
-                index = index if index.exists() else final.with_suffix(".idx")
-            if index.exists() and tar.exists() and sha256_of(tar) == record.sha256:
+                files = [file if file.exists() else final.with_suffix(file.suffix) for file in files]
+            if all(file.exists() for file in files) and sha256_of(files[0]) == record.sha256:
                 done[number] = record
         return done
 

@@ -1,28 +1,24 @@
-"""One shard, written by one worker: inputs read, checked, stored or refused; the tar, index and record."""
+"""One shard, written by one worker: inputs read, checked, stored or refused; the shard, index and record."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import xxhash
-from viewmill.shards.containers.tar import TarWriter, index_text
+from viewmill.shards.containers.shard_writer import Sample, ShardWriter, shard_writer
+from viewmill.shards.containers.tar import TarWriter
 from viewmill.shards.conversion.journal import (
     QuarantinedRow,
     SampleRow,
     ShardRecord,
     record_path,
-    staged_index,
     staged_refused,
-    staged_tar,
+    staged_shard,
 )
 from viewmill.shards.conversion.plan import Options, PlannedImage
-from viewmill.shards.conversion.resize import Resize
+from viewmill.shards.conversion.stored import Stored, to_store
 from viewmill.shards.durable import written_whole
 from viewmill.shards.errors import ImageError
-from viewmill.shards.images import MAX_BYTES, check_decodes, decode_rgb, encode_png, probe
-from viewmill.shards.raw import picture
-from viewmill.shards.sources.inputs import ENCODED
 from viewmill.shards.sources.reading import Unusable, read_input
 from viewmill.shards.storage.local import LocalTree
 from viewmill.shards.storage.tree import Tree
@@ -57,34 +53,27 @@ class _Refused(Exception):
         self.data = data  # None where it could not be read, or is too large to be kept
 
 
-class _Stored(NamedTuple):
-    data: bytes
-    ext: str
-    width: int
-    height: int
-    xxh64: int
-    transcoded: bool
-
-
 def write_shard(job: ShardJob, tell: Tell) -> None:
-    """Writes a shard, its DALI index and, last, the record that says it is done; each is whole or absent."""
+    """Writes a shard, its index and, last, the record that says it is done; each is whole or absent."""
     workspace = Path(job.workspace)
     samples: list[SampleRow] = []
     quarantined: list[QuarantinedRow] = []
     refused_bytes: list[tuple[str, bytes]] = []
-    with written_whole(staged_tar(workspace, job.number)) as file:
-        tar = TarWriter(file)
+    shard, *index = staged_shard(workspace, job.number, job.options.format)
+    with written_whole(shard) as file:
+        writer = shard_writer(job.options.format, file, capacity=len(job.images))
         for position, image in enumerate(job.images):
             try:
-                samples.append(_add(tar, position, image, _converted(job, image)))
+                samples.append(_add(writer, position, image, _converted(job, image)))
             except _Refused as refused:
                 quarantined.append(QuarantinedRow(position, refused.reason, refused.xxh64))
                 if job.options.quarantine_bytes and refused.data is not None:
                     refused_bytes.append((f"{image.key}.bytes", refused.data))
             tell(image.size, bool(quarantined) and quarantined[-1].position == position)
-        summary = tar.finish()
-    with written_whole(staged_index(workspace, job.number)) as file:
-        file.write(index_text(summary.members).encode())
+        summary = writer.finish()
+    if summary.index_text is not None:
+        with written_whole(index[0]) as file:
+            file.write(summary.index_text.encode())
     if refused_bytes:
         _keep(staged_refused(workspace, job.number), refused_bytes)
     record = ShardRecord(summary.bytes, summary.sha256, tuple(samples), tuple(quarantined))
@@ -101,17 +90,16 @@ def _keep(path: Path, refused: list[tuple[str, bytes]]) -> None:
         tar.finish()
 
 
-def _add(tar: TarWriter, position: int, image: PlannedImage, stored: _Stored) -> SampleRow:
-    offset = tar.add(f"{image.key}.{stored.ext}", stored.data)
-    tar.add(f"{image.key}.cls", str(image.label).encode())
-    size = len(stored.data)
+def _add(writer: ShardWriter, position: int, image: PlannedImage, stored: Stored) -> SampleRow:
+    sample = Sample(image.key, image.label, stored.ext, stored.data, stored.width, stored.height)
+    offset, size = writer.add(sample), len(stored.data)
     return SampleRow(
         position, offset, size, stored.ext, stored.width, stored.height, stored.xxh64, stored.transcoded
     )
 
 
-def _converted(job: ShardJob, image: PlannedImage) -> _Stored:
-    """The bytes to store, by the table of images.py.
+def _converted(job: ShardJob, image: PlannedImage) -> Stored:
+    """The bytes to store of an input.
 
     Raises:
         _Refused: the input is quarantined.
@@ -121,32 +109,6 @@ def _converted(job: ShardJob, image: PlannedImage) -> _Stored:
     except Unusable as unusable:
         raise _Refused(str(unusable), unusable.xxh64) from unusable
     try:
-        if image.place.form != ENCODED:
-            data = encode_png(picture(data, image.place.form))
-            return _stored(data, job.options)._replace(transcoded=True)
-        return _stored(data, job.options)
+        return to_store(data, image.place.form, job.options)
     except ImageError as error:
         raise _Refused(str(error), xxhash.xxh64_intdigest(data), data) from error
-
-
-def _stored(data: bytes, options: Options) -> _Stored:
-    info = probe(data)
-    resize = Resize.parse(options.resize, options.quality)
-    width, height = info.width, info.height
-    kept = info.keep
-    if resize is not None and resize.shrinks(width, height):
-        smaller = resize.apply(decode_rgb(data))
-        height, width = smaller.shape[:2]
-        ext, data = resize.encode(smaller, info.format)
-        kept = False
-    elif not kept:
-        ext, data = "png", encode_png(decode_rgb(data))
-    else:
-        ext = info.ext
-        if options.check == "decode":
-            check_decodes(data)
-    if len(data) > MAX_BYTES:
-        raise ImageError(
-            f"too large: {len(data)} bytes as lossless PNG, the limit is {MAX_BYTES // 10**6} MB"
-        )
-    return _Stored(data, ext, width, height, xxhash.xxh64_intdigest(data), not kept)

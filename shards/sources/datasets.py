@@ -2,12 +2,15 @@
 
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
+from viewmill.shards.containers.beton import is_raw
 from viewmill.shards.durable import sha256_of
-from viewmill.shards.errors import ConvertError, ShardError
+from viewmill.shards.errors import ShardError
 from viewmill.shards.info import FILE_NAME
 from viewmill.shards.manifest import Dataset
-from viewmill.shards.sources.inputs import Input, Listing, Place
+from viewmill.shards.raw import rgb_form
+from viewmill.shards.sources.inputs import ENCODED, Input, Listing, Place
 from viewmill.shards.storage.sources import tree_at
 from viewmill.shards.storage.tree import for_each, has_file
 
@@ -16,14 +19,10 @@ def list_dataset(source: str | Path) -> Listing:
     """The samples of a data set in id order, with their keys, sources, classes and hashes.
 
     Raises:
-        ConvertError: not a data set of tars; FileNotFoundError, ShardError: as `Dataset.open`, or a damaged
-            manifest.
+        FileNotFoundError, ShardError: as `Dataset.open`, or a damaged manifest.
     """
     with Dataset.open(source) as dataset:
-        if dataset.info.kind != "webdataset":
-            raise ConvertError(
-                f"{source}: a data set of kind '{dataset.info.kind}' cannot be converted again"
-            )
+        kind = dataset.kind
         _refuse_damaged_manifest(dataset)
         classes = dataset.classes
         tree = tree_at(source)
@@ -35,10 +34,18 @@ def list_dataset(source: str | Path) -> Listing:
     rows_of_text = zip(texts.column("key").to_pylist(), texts.column("source").to_pylist(), strict=True)
     for (key, path), row in zip(rows_of_text, rows, strict=True):
         name, state = shards[int(row["shard"])]
-        place = Place(name, int(row["offset"]), int(row["size"]), *state, xxh64=int(row["xxh64"]))
+        offset, size = int(row["offset"]), int(row["size"])
+        place = Place(name, offset, size, *state, _form(kind, row), xxh64=int(row["xxh64"]))
         label = int(row["label"])
         inputs.append(Input(path, key, None if label < 0 else classes[label], place))
     return Listing(tree, inputs, tuple(classes))
+
+
+def _form(kind: str, row: np.void) -> str:
+    """What `Place.form` says of a stored image."""
+    width, height = int(row["width"]), int(row["height"])
+    raw = kind == "ffcv" and is_raw(int(row["size"]), width, height)
+    return rgb_form(width, height) if raw else ENCODED
 
 
 def _refuse_damaged_manifest(dataset: Dataset) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from viewmill.shards.errors import ConvertError
-from viewmill.shards.images import format_of
+from viewmill.shards.images import MAX_BYTES, MAX_RAW_BYTES, format_of
 from viewmill.shards.storage.faults import is_of_the_machine
 from viewmill.shards.storage.tree import FileState, NoRegularFile, Tree
 
@@ -31,6 +31,11 @@ class Place(NamedTuple):
     def state(self) -> FileState:
         """The whole file's, when the plan was made."""
         return FileState(self.file_size, self.stamp)
+
+    @property
+    def limit(self) -> int:
+        """Most bytes that an input of this form may have."""
+        return MAX_BYTES if self.form == ENCODED else MAX_RAW_BYTES
 
 
 class Input(NamedTuple):

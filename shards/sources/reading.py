@@ -1,7 +1,6 @@
 """An input's bytes, read when its shard is written: as they were in the plan, or not at all."""
 
 import xxhash
-from viewmill.shards.images import MAX_BYTES
 from viewmill.shards.sources.inputs import Place
 from viewmill.shards.storage.faults import is_of_the_machine
 from viewmill.shards.storage.tree import Changed, Tree
@@ -25,8 +24,8 @@ def read_input(tree: Tree, place: Place) -> bytes:
             the whole source is gone; StorageError: the remote store is at fault.
     """
     try:
-        if place.size > MAX_BYTES:
-            reason = f"too large: {place.size} bytes, the limit is {MAX_BYTES // 10**6} MB"
+        if place.size > place.limit:
+            reason = f"too large: {place.size} bytes, the limit is {place.limit // 10**6} MB"
             raise Unusable(reason, _hash_of(tree, place))
         data = tree.read(place.file, place.offset, place.size, place.state)
     except Changed as changed:

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from viewmill.shards.conversion.plan import Options
 from viewmill.shards.conversion.resize import Resize
 from viewmill.shards.convert import convert
 from viewmill.shards.images import decode_rgb, probe
@@ -87,9 +88,9 @@ def test_quality_decides_on_the_bytes(source: Path) -> None:
 @pytest.mark.parametrize(("text", "quality"), [("short=0", 90), ("500", 90), ("min=3", 90), ("max=10", 0)])
 def test_what_is_no_size_is_refused(text: str, quality: int) -> None:
     with pytest.raises(ValueError, match="got"):
-        Resize.parse(text, quality)
+        Options(resize=text, quality=quality)
 
 
 def test_one_pixel_remains_of_a_thin_picture() -> None:
-    resize = Resize("max", 10, 90)
+    resize = Resize("max", 10)
     assert resize.apply(picture(0, 2000, 3)).shape == (10, 1, 3)
