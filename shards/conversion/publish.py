@@ -125,7 +125,9 @@ def _refused_at_plan(plan: Plan) -> Iterator[dict[str, str | int | None]]:
 def write_parquet(path: Path, table: pa.Table) -> None:
     """Writes one of the data set's tables; equal tables give equal bytes."""
     with written_whole(path) as file:
-        pq.write_table(table, file, row_group_size=ROWS_PER_GROUP, compression="zstd")
+        pq.write_table(
+            table, file, row_group_size=ROWS_PER_GROUP, compression="zstd", write_page_checksum=True
+        )
 
 
 def _described(path: Path) -> FileInfo:

@@ -1,5 +1,6 @@
 """Reading a data set: by offset, checked, from several threads, and nothing on disk is trusted."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -20,6 +21,7 @@ from viewmill.shards.storage import shard_files
 from viewmill.shards.survey import quarantine_reasons, survey
 
 from tests.shards.pictures import write_tree
+from tests.shards.restating import restate
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +119,33 @@ def test_few_rows_and_many_are_the_same_rows(whole: Path, monkeypatch: pytest.Mo
         monkeypatch.setattr(rows, "_FEW", 0)
         assert few == [dataset.sizes(ids).tolist(), dataset.labels(ids).tolist(), dataset.read(ids)]
         assert few[0] == [[int(row["width"]), int(row["height"])] for row in dataset.manifest[ids]]
+
+
+def test_a_flipped_label_is_noticed_before_it_is_used(whole: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(whole, copy)
+    rows = np.fromfile(copy / "manifest.bin", RECORD)
+    rows["label"][3] ^= 1
+    rows.tofile(copy / "manifest.bin")
+    with pytest.raises(ShardError, match=r"manifest\.bin: its SHA-256 is not .* verify .* --repair"):
+        Dataset.open(copy)
+
+
+def test_a_flipped_letter_of_a_key_is_noticed_before_it_is_used(whole: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(whole, copy)
+    content = (copy / "manifest.parquet").read_bytes()
+    wrong = []
+    with Dataset.open(copy) as dataset:
+        ids = range(dataset.num_samples)
+        keys = dataset.keys(ids)
+    for byte in range(0, len(content), 41):
+        damaged = bytearray(content)
+        damaged[byte] ^= 4
+        (copy / "manifest.parquet").write_bytes(damaged)
+        with contextlib.suppress(ShardError), Dataset.open(copy) as dataset:
+            wrong += [byte] * (dataset.keys(ids) != keys)
+    assert wrong == []
 
 
 def test_a_manifest_cut_while_it_is_open_is_noticed(whole: Path, tmp_path: Path) -> None:
@@ -225,6 +254,7 @@ def test_a_row_that_leaves_its_shard_is_refused(copy: Path, column: str, value: 
     rows = np.fromfile(copy / "manifest.bin", RECORD)
     rows[4][column] = value
     rows.tofile(copy / "manifest.bin")
+    restate(copy, "manifest.bin")
     with Dataset.open(copy) as dataset:
         with pytest.raises(ShardError, match=r"manifest\.bin: sample 4 has no place in a shard"):
             dataset.read([3, 4])
@@ -236,6 +266,7 @@ def test_a_row_of_impossible_values_is_refused(copy: Path, column: str, value: i
     rows = np.fromfile(copy / "manifest.bin", RECORD)
     rows[4][column] = value
     rows.tofile(copy / "manifest.bin")
+    restate(copy, "manifest.bin")
     with Dataset.open(copy) as dataset, pytest.raises(ShardError, match="sample 4 has an"):
         (dataset.labels if column == "label" else dataset.sizes)([4])
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.table import Table
 from viewmill.pipelines.order import SampleOrder
+from viewmill.shards.durable import sha256_of
 from viewmill.shards.info import FILE_NAME, DataSetInfo, FileInfo, ShardInfo
 from viewmill.shards.manifest import QUARANTINE_SCHEMA, RECORD, ROWS_PER_GROUP, SCHEMA, Dataset
 from viewmill.tools.bench.fingerprint import fingerprint
@@ -100,7 +101,7 @@ def write_data_set(path: Path, rows: int, parquet: bool) -> None:
         num_quarantined=0,
         classes=tuple(str(label) for label in range(CLASSES)),
         shards=tuple(shards),
-        files=(*files, FileInfo(binary.name, binary.stat().st_size, "0" * 64)),
+        files=(*files, FileInfo(binary.name, binary.stat().st_size, sha256_of(binary))),
         options={},
         data_set_hash="0" * 64,
     )

@@ -69,5 +69,5 @@ def test_a_flipped_bit_of_the_manifest_is_an_error_and_no_new_label(
     content = bytearray((first / name).read_bytes())
     content[16] ^= 1  # the first label, in manifest.bin
     (first / name).write_bytes(content)
-    with pytest.raises(ShardError, match=rf"{name}: is not what dataset\.json states; run: viewmill verify"):
+    with pytest.raises(ShardError, match=rf"{name}: .*dataset\.json states; run: viewmill verify"):
         convert(first, tmp_path / "second")
