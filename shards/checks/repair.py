@@ -99,7 +99,10 @@ def _rebuilt_manifest(
 ) -> DataSetInfo:
     """The description after manifest.parquet was rebuilt from the shards, or why it was not."""
     name = "manifest.parquet"
-    if info.kind != "webdataset" or info.in_place:
+    if info.in_place:
+        return info  # its tars were its source just now
+    if info.kind != "webdataset":
+        mended.refusals[name] = f"shards of kind '{info.kind}' hold no keys; take it from a copy"
         return info
     damaged = next((shard.name for shard in info.shards if not is_sound(folder, shard)), None)
     if damaged is not None:

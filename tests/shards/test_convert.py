@@ -7,9 +7,7 @@ import signal
 import subprocess
 import sys
 import tarfile
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -145,17 +143,6 @@ def test_dalis_reader_reads_the_shards_by_their_indexes(dataset: Path) -> None:
         ids = range(opened.num_samples)
         assert [images.at(row).tobytes() for row in ids] == opened.read(ids)
         assert [int(labels.at(row).tobytes()) for row in ids] == opened.labels(ids).tolist()
-
-
-@pytest.fixture
-def fast_folder(tmp_path: Path) -> Iterator[Path]:
-    """A folder in memory where there is one: hundreds of fsyncs cost nothing there."""
-    shared_memory = Path("/dev/shm")
-    if not os.access(shared_memory, os.W_OK):
-        yield tmp_path
-        return
-    with tempfile.TemporaryDirectory(dir=shared_memory) as folder:
-        yield Path(folder)
 
 
 @pytest.mark.slow
