@@ -82,7 +82,7 @@ def _faults(folder: Path, info: DataSetInfo, decode: bool, progress: Tell | None
     refused = refused_sources(folder) if "quarantine.parquet" in sound else None
     done, total = 0, sum(shard.bytes for shard in info.shards)
     for number, shard in enumerate(info.shards):
-        own = _shard_faults(folder, number, shard, table, rows, decode)
+        own = _shard_faults(folder, number, shard, table, rows, decode, info.in_place)
         if not own and info.in_place:
             own += faults_in_place(folder / shard.name, number, table, refused)
         elif not own and info.kind == "ffcv":
@@ -110,8 +110,9 @@ def _shard_faults(
     table: pa.Table | None,
     rows: np.ndarray | None,
     decode: bool,
+    in_place: bool,
 ) -> list[Fault]:
-    faults = list(file_faults(folder, shard))
+    faults = list(file_faults(folder, shard, in_place))
     if (folder / shard.name).is_file() and rows is not None:
         keys = None if table is None else table.column("key")
         ids = np.flatnonzero(rows["shard"] == number)

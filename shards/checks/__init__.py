@@ -1,1 +1,1 @@
-"""What `verify` looks at, a file for each subject."""
+"""What `verify` looks at and what it mends, a file for each subject."""

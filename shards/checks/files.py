@@ -10,6 +10,7 @@ from viewmill.shards.info import FILE_NAME, KINDS, DataSetInfo, FileInfo, ShardI
 
 ASIDE = ".repair"  # where a repair writes what it does not trust yet
 _FROM_SOURCE = "take it from a copy, or make it again from its source: verify --repair --source SOURCE"
+IN_PLACE = "the tar itself is the data: take it from a copy"
 _REMEDIES = {
     "manifest.bin": "verify --repair rebuilds it",
     "manifest.parquet": "verify --repair rebuilds it from sound shards",
@@ -22,9 +23,10 @@ def description_faults(folder: Path, info: DataSetInfo) -> Iterator[Fault]:
         yield Fault(FILE_NAME, "is not as it was written; take it from a copy or convert again")
 
 
-def file_faults(folder: Path, file: FileInfo | ShardInfo) -> Iterator[Fault]:
-    """At most one fault: missing, of another size, of another hash."""
-    path, remedy = folder / file.name, _REMEDIES.get(file.name, _FROM_SOURCE)
+def file_faults(folder: Path, file: FileInfo | ShardInfo, in_place: bool = False) -> Iterator[Fault]:
+    """At most one fault: missing, of another size, of another hash; in_place: a tar that was only indexed."""
+    path = folder / file.name
+    remedy = IN_PLACE if in_place else _REMEDIES.get(file.name, _FROM_SOURCE)
     if not path.is_file():
         found = "a link to a file that is gone" if path.is_symlink() else "missing"
         yield Fault(file.name, f"is {found}; {remedy}")

@@ -58,7 +58,7 @@ def remake(
     Returns:
         The names of those that were made, and of the others why they were not.
     """
-    wanted &= {shard.name for shard in info.shards} | {file.name for file in info.files} - {"manifest.bin"}
+    wanted = {file.name for file in _files(info, wanted)} - {"manifest.bin"}
     if not wanted:
         return set(), {}
     refusals: dict[str, str] = {}
@@ -90,7 +90,8 @@ def _remake_written(
         refused = f"quarantine-{number:06d}.tar"
         if refused in wanted and staged_refused(aside, number).exists():
             _put_if_same(staged_refused(aside, number), folder, info, refused)
-    if wanted & {*TABLES}:
+    # A source whose inputs are all refused, at a wrong root for example, makes no table at all.
+    if wanted & {*TABLES} and any(record.samples for record in records.values()):
         in_order = [records[number] for number in range(len(plan.shards))]
         _remake_tables(folder, info, wanted, plan, in_order, final_names(in_order, info.kind), aside)
     return {}
@@ -138,7 +139,7 @@ def _remake_in_place(
         plan = _same_plan(info, source, plan)
         records = Indexing(folder, names, folder, aside, plan, workers=1, progress=None).records()
         _remake_tables(folder, info, wanted, plan, records, dict(enumerate(names)), aside)
-    told = dict.fromkeys(unsound, "the tar itself is the data: take it from a copy")
+    told = dict.fromkeys(unsound, "--source with a folder that holds this tar restores a link, no file")
     if unsound:
         told |= dict.fromkeys(TABLES, f"'{unsound[0]}' is not sound: repair that first")
     return told

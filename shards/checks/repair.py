@@ -100,7 +100,7 @@ def _rebuilt_manifest(
     """The description after manifest.parquet was rebuilt from the shards, or why it was not."""
     name = "manifest.parquet"
     if info.in_place:
-        return info
+        return info  # its tars were its source just now
     if info.kind != "webdataset":
         mended.refusals[name] = "betons hold no keys: make it again with --source SOURCE"
         return info

@@ -18,7 +18,9 @@ from viewmill.shards.convert import convert
 from tests.shards.pictures import tree_hashes
 
 # Raised before the operation: files opened, renamed, removed; folders made, listed, removed.
-OPERATIONS = ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.listdir", "os.scandir")
+OPERATIONS = (
+    "open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.symlink", "os.listdir", "os.scandir",
+)  # fmt: skip
 
 
 def run(source: Path, dataset: Path) -> None:
@@ -35,16 +37,28 @@ def killed_at(point: int, source: Path, dataset: Path) -> bool:
     return os.waitpid(child, 0)[1] == signal.SIGKILL
 
 
-def killer(point: int, folder: str) -> Callable[[str, tuple[Any, ...]], None]:
+def killer(point: int, folder: str, only_changes: bool = False) -> Callable[[str, tuple[Any, ...]], None]:
+    """An audit hook that kills this process before its operation number `point` on the folder.
+
+    only_changes: count what changes the folder; between two of those a kill leaves the same files.
+    """
     seen = [0]
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
-        if event in OPERATIONS and str(arguments[0]).startswith(folder):
+        if event not in OPERATIONS or not str(arguments[event == "os.symlink"]).startswith(folder):
+            return
+        if not only_changes or _changes(event, arguments):
             seen[0] += 1
             if seen[0] == point:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     return hook
+
+
+def _changes(event: str, arguments: tuple[Any, ...]) -> bool:
+    if event == "open":
+        return bool(arguments[2] & (os.O_WRONLY | os.O_RDWR))
+    return event not in ("os.listdir", "os.scandir")
 
 
 def finished(source: Path, dataset: Path) -> dict[str, str] | None:

@@ -25,7 +25,7 @@ def in_a_child(point: int, tars: Path, dataset: Path) -> int:
     child = os.fork()
     if child == 0:
         if point:
-            sys.addaudithook(killer(point, str(dataset)))
+            sys.addaudithook(killer(point, str(dataset), only_changes=True))
         run(tars, dataset)
         os._exit(0)
     return os.waitpid(child, 0)[1]
