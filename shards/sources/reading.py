@@ -5,7 +5,7 @@ import errno
 import xxhash
 from viewmill.shards.images import MAX_BYTES
 from viewmill.shards.sources.inputs import Place
-from viewmill.shards.storage.tree import Changed, Tree
+from viewmill.shards.storage.tree import Changed, Readable
 
 # Not the file's fault: these end the conversion instead of filling the quarantine.
 _MACHINE_ERRORS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
@@ -20,7 +20,7 @@ class Unusable(Exception):
         self.xxh64 = xxh64
 
 
-def read_input(tree: Tree, place: Place) -> bytes:
+def read_input(tree: Readable, place: Place) -> bytes:
     """The bytes of an input, which are what they were when the plan was made.
 
     Raises:
@@ -43,7 +43,7 @@ def read_input(tree: Tree, place: Place) -> bytes:
     return data
 
 
-def _hash_of(tree: Tree, place: Place) -> int:
+def _hash_of(tree: Readable, place: Place) -> int:
     digest = xxhash.xxh64()
     end = place.offset + place.size
     for at in range(place.offset, end, _BLOCK):

@@ -73,7 +73,8 @@ class Cache:
         temporary = path.with_name(f"{path.name}{TEMPORARY}{secrets.token_hex(8)}")
         self._reserve(temporary, len(data))
         try:
-            temporary.write_bytes(data)
+            with temporary.open("r+b") as file:  # "wb" would make it empty first, and not be counted
+                file.write(data)
             temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)

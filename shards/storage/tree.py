@@ -36,12 +36,23 @@ class NoRegularFile(OSError):
     """A folder, pipe, socket or device stands where a file is expected."""
 
 
-class Tree(Protocol):
-    """Files by their paths below a root, '/' between folders; it can be sent to a spawned process."""
+class Readable(Protocol):
+    """Files whose ranges can be read."""
 
     @property
     def waits(self) -> bool:
         """Whether a call waits for a network, so that several are better made at once."""
+
+    def read(self, file: str, offset: int, size: int, planned: FileState) -> bytes:
+        """Exactly this range of a file that is what it was.
+
+        Raises:
+            Changed: it is not; OSError, StorageError: as `Tree.state`.
+        """
+
+
+class Tree(Readable, Protocol):
+    """Files by their paths below a root, '/' between folders; it can be sent to a spawned process."""
 
     def shown(self, file: str) -> str:
         """The file's path or URL, for people."""
@@ -51,13 +62,6 @@ class Tree(Protocol):
 
         Raises:
             NoRegularFile, or another OSError: the file is not there; StorageError: the store does not answer.
-        """
-
-    def read(self, file: str, offset: int, size: int, planned: FileState) -> bytes:
-        """Exactly this range of a file that is what it was.
-
-        Raises:
-            Changed: it is not; OSError, StorageError: as `state`.
         """
 
     def peek(self, file: str, offset: int, size: int) -> bytes:
