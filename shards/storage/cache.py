@@ -101,9 +101,10 @@ class Cache:
     def _used(self) -> int:
         """Bytes in the cache; too many where ranges were dropped, until they are counted again."""
         try:
-            return int((self.folder / "usage").read_text())
-        except (FileNotFoundError, ValueError):
-            return self._evict(self.max_bytes)
+            text = (self.folder / "usage").read_text()
+        except FileNotFoundError:
+            text = ""
+        return int(text) if text.isascii() and text.isdigit() else self._evict(self.max_bytes)
 
     def _evict(self, target: int) -> int:
         """Deletes what was not used for longest until `target` bytes are left; returns those left."""
