@@ -216,10 +216,11 @@ class Dataset:
             ShardError: bytes that are missing or not those that were written.
         """
         rows = self._checked_rows(ids)
-        with closing(self._shards.read(_ranges_of(rows))) as found:
+        ranges, hashes = _ranges_of(rows), rows["xxh64"].tolist()
+        with closing(self._shards.read(ranges)) as found:
             return [
-                self._checked(int(sample), row, data)
-                for sample, row, data in zip(ids, rows, found, strict=True)
+                self._checked(int(sample), wanted, xxh64, data)
+                for sample, wanted, xxh64, data in zip(ids, ranges, hashes, found, strict=True)
             ]
 
     def prefetch(self, ids: Sequence[int] | np.ndarray) -> None:
@@ -285,13 +286,12 @@ class Dataset:
                 + (f"delete {self.path}" if self.is_remote else f"{self._remedy} --repair")
             )
 
-    def _checked(self, sample: int, row: np.void, data: bytes) -> bytes:
+    def _checked(self, sample: int, wanted: Range, expected: int, data: bytes) -> bytes:
         """The bytes, if they are those of the manifest; a damaged one in the cache is fetched once more."""
-        shard, offset, size = _ranges_of([row])[0]
-        expected = int(row["xxh64"])
+        shard, offset, size = wanted
         found = xxhash.xxh64_intdigest(data)
         if (len(data) < size or found != expected) and self.is_remote:
-            data = self._shards.again(Range(shard, offset, size)) or b""
+            data = self._shards.again(wanted) or b""
             found = xxhash.xxh64_intdigest(data)
         if len(data) < size or found != expected:
             held = f"hash {found:016x}" if len(data) == size else f"only {len(data)} of {size} bytes"
@@ -341,8 +341,9 @@ class Dataset:
         return keys
 
 
-def _ranges_of(rows: Iterable[np.void] | np.ndarray) -> list[Range]:
-    return [Range(int(row["shard"]), int(row["offset"]), int(row["size"])) for row in rows]
+def _ranges_of(rows: np.ndarray) -> list[Range]:
+    columns = (rows[name].tolist() for name in Range._fields)
+    return [Range(*numbers) for numbers in zip(*columns, strict=True)]
 
 
 def _rows(folder: Path, info: DataSetInfo) -> Rows:

@@ -1,7 +1,7 @@
 """One shard, written by one worker: inputs read, checked, stored or refused; the shard, index and record."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import xxhash
@@ -21,7 +21,8 @@ from viewmill.shards.durable import written_whole
 from viewmill.shards.errors import ImageError
 from viewmill.shards.sources.reading import Unusable, read_input
 from viewmill.shards.storage.local import LocalTree
-from viewmill.shards.storage.tree import Tree
+from viewmill.shards.storage.read_ahead import Planned, reading_ahead
+from viewmill.shards.storage.tree import Readable
 
 # Told after each input: source bytes, and whether it was quarantined. May raise to stop the shard.
 Tell = Callable[[int, bool], None]
@@ -32,7 +33,7 @@ class ShardJob:
     """What a worker needs: all of it plain values, so that a spawned process can have it."""
 
     number: int
-    tree: Tree
+    tree: Readable
     workspace: str
     options: Options
     images: tuple[PlannedImage, ...]
@@ -55,6 +56,13 @@ class _Refused(Exception):
 
 def write_shard(job: ShardJob, tell: Tell) -> None:
     """Writes a shard, its index and, last, the record that says it is done; each is whole or absent."""
+    places = (image.place for image in job.images if image.size <= image.place.limit)  # others: only hashed
+    planned = (Planned(place.file, place.offset, place.size, place.state) for place in places)
+    with reading_ahead(job.tree, planned) as tree:
+        _write_shard(replace(job, tree=tree), tell)
+
+
+def _write_shard(job: ShardJob, tell: Tell) -> None:
     workspace = Path(job.workspace)
     samples: list[SampleRow] = []
     quarantined: list[QuarantinedRow] = []

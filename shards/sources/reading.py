@@ -3,7 +3,7 @@
 import xxhash
 from viewmill.shards.sources.inputs import Place
 from viewmill.shards.storage.faults import is_of_the_machine
-from viewmill.shards.storage.tree import Changed, Tree
+from viewmill.shards.storage.tree import Changed, Readable
 
 _BLOCK = 8 << 20
 
@@ -16,7 +16,7 @@ class Unusable(Exception):
         self.xxh64 = xxh64
 
 
-def read_input(tree: Tree, place: Place) -> bytes:
+def read_input(tree: Readable, place: Place) -> bytes:
     """The bytes of an input, which are what they were when the plan was made.
 
     Raises:
@@ -39,7 +39,7 @@ def read_input(tree: Tree, place: Place) -> bytes:
     return data
 
 
-def _hash_of(tree: Tree, place: Place) -> int:
+def _hash_of(tree: Readable, place: Place) -> int:
     digest = xxhash.xxh64()
     end = place.offset + place.size
     for at in range(place.offset, end, _BLOCK):

@@ -73,7 +73,8 @@ class Cache:
         temporary = path.with_name(f"{path.name}{TEMPORARY}{secrets.token_hex(8)}")
         self._reserve(temporary, len(data))
         try:
-            temporary.write_bytes(data)
+            with temporary.open("r+b") as file:  # "wb" would make it empty first, and not be counted
+                file.write(data)
             temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)
@@ -100,9 +101,10 @@ class Cache:
     def _used(self) -> int:
         """Bytes in the cache; too many where ranges were dropped, until they are counted again."""
         try:
-            return int((self.folder / "usage").read_text())
-        except (FileNotFoundError, ValueError):
-            return self._evict(self.max_bytes)
+            text = (self.folder / "usage").read_text()
+        except FileNotFoundError:
+            text = ""
+        return int(text) if text.isascii() and text.isdigit() else self._evict(self.max_bytes)
 
     def _evict(self, target: int) -> int:
         """Deletes what was not used for longest until `target` bytes are left; returns those left."""

@@ -5,7 +5,7 @@ import errno
 import io
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from datetime import datetime, timezone
 from typing import Any, BinaryIO, TypeVar, cast
 
@@ -14,6 +14,7 @@ from viewmill.shards.storage.counts import Counts
 from viewmill.shards.storage.retry import PATIENCE, Incomplete, Patience, persistently
 from viewmill.shards.storage.tree import Changed, File, FileState, NoRegularFile
 from viewmill.shards.storage.urls import filesystem_of, is_http, protocol_of
+from viewmill.shards.storage.web import web_range
 
 T = TypeVar("T")
 # What is read ahead where a file is read through: several headers of a tar, yet not its images.
@@ -83,10 +84,15 @@ class RemoteTree:
         if size == 0:
             return b""
 
+        url, limit_s = self._url(file), self.patience.limit_s(size)
+
         def attempt() -> bytes:
-            data: bytes = self._call(
-                file, "cat_file", self.patience.limit_s(size), start=offset, end=offset + size
-            )
+            data: bytes
+            if is_http(url):
+                filesystem = self._filesystem(url)
+                data = _awaited(filesystem, web_range(filesystem, url, offset, size), limit_s)
+            else:
+                data = self._call(file, "cat_file", limit_s, start=offset, end=offset + size)
             if len(data) != size:
                 raise Incomplete(f"{len(data)} bytes came of {size} from byte {offset}")
             return data
@@ -157,8 +163,7 @@ class RemoteTree:
         try:
             if not filesystem.async_impl:
                 return getattr(filesystem, method)(path, **options)
-            call = asyncio.wait_for(getattr(filesystem, f"_{method}")(path, **options), limit_s)
-            return asyncio.run_coroutine_threadsafe(call, filesystem.loop).result()
+            return _awaited(filesystem, getattr(filesystem, f"_{method}")(path, **options), limit_s)
         except FileNotFoundError as error:
             cause = error.__cause__
             # fsspec's web file system calls every failure of a HEAD a missing file.
@@ -183,6 +188,11 @@ class RemoteTree:
         if not file:
             return self.base
         return f"{self.base}/{file.replace('#', '%23') if is_http(self.base) else file}"
+
+
+def _awaited(filesystem: Any, call: Coroutine[Any, Any, T], limit_s: float) -> T:
+    """What a call of an asynchronous file system gives, in its thread, within `limit_s` seconds."""
+    return asyncio.run_coroutine_threadsafe(asyncio.wait_for(call, limit_s), filesystem.loop).result()
 
 
 class _Ranges(io.RawIOBase):

@@ -1,5 +1,6 @@
 """Requests that fail are made again: a few times, at intervals that are known beforehand."""
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, TypeVar
@@ -57,7 +58,7 @@ def persistently(
         except (FileNotFoundError, IsADirectoryError, StorageError):
             raise
         except Exception as error:  # each store's library raises what it likes
-            text = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}".rstrip(": ")
+            text = f"{type(error).__name__}: {_plain(str(error))}".rstrip(": ")
             if _is_final(error):
                 raise StorageError(
                     f"{shown}: refused ({text}); check the address and access to it"
@@ -70,6 +71,11 @@ def persistently(
                 ) from error
         on_retry()
         time.sleep(wait_s)
+
+
+def _plain(text: str) -> str:
+    """One short line, without the queries of URLs: they may be signatures."""
+    return re.sub(r"(://[^\s?'\"]*)\?[^\s'\")]*", r"\1", " ".join(text.split()))[:200]
 
 
 def _is_final(error: Exception) -> bool:

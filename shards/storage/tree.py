@@ -36,12 +36,26 @@ class NoRegularFile(OSError):
     """A folder, pipe, socket or device stands where a file is expected."""
 
 
-class Tree(Protocol):
-    """Files by their paths below a root, '/' between folders; it can be sent to a spawned process."""
+class Readable(Protocol):
+    """Files whose ranges can be read."""
 
     @property
     def waits(self) -> bool:
         """Whether a call waits for a network, so that several are better made at once."""
+
+    def read(self, file: str, offset: int, size: int, planned: FileState) -> bytes:
+        """Exactly this range of a file that is what it was.
+
+        Raises:
+            Changed: it is not; OSError, StorageError: as `Tree.state`.
+        """
+
+    def is_there(self) -> bool:
+        """Whether the root can be seen: of a lost mount an empty folder is left, or nothing."""
+
+
+class Tree(Readable, Protocol):
+    """Files by their paths below a root, '/' between folders; it can be sent to a spawned process."""
 
     def shown(self, file: str) -> str:
         """The file's path or URL, for people."""
@@ -53,13 +67,6 @@ class Tree(Protocol):
             NoRegularFile, or another OSError: the file is not there; StorageError: the store does not answer.
         """
 
-    def read(self, file: str, offset: int, size: int, planned: FileState) -> bytes:
-        """Exactly this range of a file that is what it was.
-
-        Raises:
-            Changed: it is not; OSError, StorageError: as `state`.
-        """
-
     def peek(self, file: str, offset: int, size: int) -> bytes:
         """These bytes, whatever the file has become, fewer at a local one's end; errors: as `state`."""
 
@@ -68,9 +75,6 @@ class Tree(Protocol):
 
     def files(self) -> list[File]:
         """All files below the root, in no order; what cannot be read has a fault."""
-
-    def is_there(self) -> bool:
-        """Whether the root can be seen: of a lost mount an empty folder is left, or nothing."""
 
     def names(self) -> set[str]:
         """What lies directly in the root: the names of its files and folders."""

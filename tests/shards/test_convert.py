@@ -111,17 +111,6 @@ def test_another_seed_is_another_data_set(source: Path, dataset: Path, tmp_path:
     assert other.data_set_hash != json.loads((dataset / "dataset.json").read_text())["data_set_hash"]
 
 
-@pytest.fixture
-def fast_folder(tmp_path: Path) -> Iterator[Path]:
-    """A folder in memory where there is one: hundreds of fsyncs cost nothing there."""
-    shared_memory = Path("/dev/shm")
-    if not os.access(shared_memory, os.W_OK):
-        yield tmp_path
-        return
-    with tempfile.TemporaryDirectory(dir=shared_memory) as folder:
-        yield Path(folder)
-
-
 @pytest.mark.slow
 def test_killed_before_any_file_operation_a_rerun_gives_the_same_bytes(fast_folder: Path) -> None:
     source = write_tree(fast_folder / "source", num_classes=2, per_class=2)

@@ -78,6 +78,15 @@ def test_a_store_that_is_gone_while_the_plan_is_made_leaves_nothing(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_signature_is_not_told() -> None:
+    def attempt() -> None:
+        raise PermissionError("403, url='https://host/x.tar?signature=secret'")
+
+    with pytest.raises(StorageError, match=r"https://host/x\.tar'") as found:
+        persistently("https://host/x.tar", attempt, Patience())
+    assert "secret" not in str(found.value)
+
+
 def test_waits_double_up_to_the_longest() -> None:
     patience = Patience(tries=5, first_wait_s=1, longest_wait_s=3)
     assert list(patience.waits_s()) == [1, 2, 3, 3]
