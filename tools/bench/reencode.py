@@ -42,7 +42,8 @@ def run(
         workers: processes of both.
 
     Returns:
-        JSON-able: settings, versions, peers (seconds, CPU seconds, peak MiB), written bytes, ratio.
+        JSON-able: settings, versions, peers (seconds, CPU seconds, peak MiB, written bytes, refused images),
+        seconds_by_threads, ratio, goal.
 
     Raises:
         RuntimeError: a program failed, or lost an image.
@@ -89,7 +90,10 @@ def measure_ours(source: Path, images: int, side: int, workers: int) -> dict[str
         info = read_info(target)
         if info.num_inputs != images:
             raise RuntimeError(f"{OURS}: {info.num_inputs} inputs of {images}")
-        return found | {"written_bytes": float(sum(shard.bytes for shard in info.shards))}
+        return found | {
+            "written_bytes": float(sum(shard.bytes for shard in info.shards)),
+            "refused": float(info.num_quarantined),
+        }
 
 
 def measure_theirs(
@@ -119,15 +123,17 @@ def measure_theirs(
             "extract_exif": False,
             "compute_hash": None,
         }
-        found = run_program([str(python), "-c", DOWNLOAD, json.dumps(settings)])
+        found = run_program([str(python), "-c", DOWNLOAD, json.dumps(settings)], peers_environment())
         reports = [json.loads(path.read_text()) for path in target.glob("*_stats.json")]
         if sum(report["count"] for report in reports) != len(files):
             raise RuntimeError(f"{THEIRS}: its reports count other files than the {len(files)} given")
-        written = float(sum(tar.stat().st_size for tar in target.glob("*.tar")))
-        return found | {"written_bytes": written}
+        return found | {
+            "written_bytes": float(sum(tar.stat().st_size for tar in target.glob("*.tar"))),
+            "refused": float(sum(report["count"] - report["successes"] for report in reports)),
+        }
 
 
-def environment() -> dict[str, str]:
+def peers_environment() -> dict[str, str]:
     """Without our module path, and without a look for a newer release of one of its libraries."""
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     return kept | {"NO_ALBUMENTATIONS_UPDATE": "1"}
@@ -139,20 +145,21 @@ def output_of(command: list[str]) -> str:
     Raises:
         RuntimeError: it lacks img2dataset.
     """
-    done = subprocess.run(command, capture_output=True, text=True, env=environment(), check=False)
+    done = subprocess.run(command, capture_output=True, text=True, env=peers_environment(), check=False)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise RuntimeError(f"{command[0]}: {reason}; run: {command[0]} -m pip install img2dataset")
     return done.stdout
 
 
-def run_program(command: list[str]) -> dict[str, float]:
+def run_program(command: list[str], environment: dict[str, str] | None = None) -> dict[str, float]:
     """Seconds, CPU seconds and peak MiB of a program with all processes that it starts.
+
+    CPU seconds lack processes that nobody waited for; the peak is the sum of each process's own.
 
     Raises:
         RuntimeError: it failed; the message ends in its last line.
     """
-    ours = command[0] == sys.executable
     began, peaks = time.perf_counter(), dict[int, int]()
     with tempfile.TemporaryFile("w+", errors="replace") as errors:
         process = subprocess.Popen(
@@ -160,7 +167,7 @@ def run_program(command: list[str]) -> dict[str, float]:
             stdout=subprocess.DEVNULL,
             stderr=errors,
             stdin=subprocess.DEVNULL,
-            env=None if ours else environment(),
+            env=environment,
         )
         while True:
             # Not process.wait: it throws away the CPU time of the program and of those it waited for.
