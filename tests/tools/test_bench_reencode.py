@@ -54,21 +54,21 @@ def source(tmp_path: Path) -> Path:
 
 def test_the_peer_gets_every_file_by_its_address_in_several_shards(source: Path, tmp_path: Path) -> None:
     files = sorted(source.iterdir())
-    found = reencode.measure_theirs(files, interpreter(tmp_path), side=32, workers=1, threads=4)
+    found = reencode.measure_theirs(files, interpreter(tmp_path), side=32, quality=95, workers=1, threads=4)
     assert found["written_bytes"] == sum(path.stat().st_size for path in files)
     assert min(found["seconds"], found["cpu_seconds"], found["peak_mib"]) > 0
 
 
 def test_a_file_that_the_peer_loses_is_an_error(source: Path, tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="count other files than the 6 given"):
-        reencode.measure_theirs(sorted(source.iterdir()), interpreter(tmp_path, lost=1), 32, 1, 4)
+        reencode.measure_theirs(sorted(source.iterdir()), interpreter(tmp_path, lost=1), 32, 95, 1, 4)
 
 
 def test_an_interpreter_without_the_peer_is_named(source: Path, tmp_path: Path) -> None:
     if "img2dataset" in sys.modules:
         pytest.skip("img2dataset is installed beside the tests")
     with pytest.raises(RuntimeError, match=r"No package metadata was found .*pip install img2dataset"):
-        reencode.run(source, Path(sys.executable), side=32, workers=1, repeats=1, tell=lambda _: None)
+        reencode.run(source, Path(sys.executable), side=32, quality=95, workers=1, repeats=1, tell=print)
 
 
 def test_a_program_that_fails_is_an_error_with_its_last_line() -> None:
@@ -103,11 +103,13 @@ def test_the_command_shows_and_keeps_both(
     assert "img2dataset" in capsys.readouterr().out
     kept = json.loads(out.read_text())["reencode"]
     assert set(kept["peers"]) == {reencode.OURS, reencode.THEIRS}
-    assert kept["settings"]["max_side"] == 32
+    assert (kept["settings"]["max_side"], kept["settings"]["quality"]) == (32, 95)
     assert kept["settings"]["threads"] in reencode.THREADS
     assert kept["versions"] == {"img2dataset": "1.0", "opencv-python-headless": "1.0"}
     ours, theirs = kept["peers"][reencode.OURS], kept["peers"][reencode.THEIRS]
     assert kept["ratio"]["speed"] == pytest.approx(theirs["seconds"] / ours["seconds"])
+    more = ours["cpu_seconds"] - kept["single"][reencode.OURS]["cpu_seconds"]
+    assert kept["cpu_ms_per_image"][reencode.OURS] == pytest.approx(1000 * more / 5)
     assert str(tmp_path) not in out.read_text()
 
 
