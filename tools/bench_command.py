@@ -126,6 +126,10 @@ def convert(
         int | None,
         typer.Option(min=1, help="Longer side that --img2dataset makes, pixels.", show_default="500"),
     ] = None,
+    quality: Annotated[
+        int | None,
+        typer.Option(min=1, max=100, help="Of the JPEGs that --img2dataset writes.", show_default="95"),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Compare conversion with loops that copy and hash the same files, with and without decoding them.
@@ -139,8 +143,10 @@ def convert(
     check_folder(out)
     if not source.is_dir():
         raise FileNotFoundError(f"{source}: no such folder; give a folder of images")
-    if max_side is not None and img2dataset is None:
-        raise ValueError("--max-side is of the comparison with img2dataset: give --img2dataset PYTHON too")
+    if (max_side is not None or quality is not None) and img2dataset is None:
+        raise ValueError(
+            "--max-side and --quality are of the comparison with img2dataset: give --img2dataset PYTHON too"
+        )
     if img2dataset is not None and not img2dataset.is_file():
         raise FileNotFoundError(f"{img2dataset}: no such interpreter; give a Python that has img2dataset")
     with told() as tell:
@@ -150,6 +156,7 @@ def convert(
             workers=workers,
             img2dataset=img2dataset,
             max_side=max_side or 500,
+            quality=quality or 95,
             progress=tell,
         )
     keep(figures, out, table, json)

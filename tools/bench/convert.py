@@ -30,6 +30,7 @@ def run(
     workers: int = 1,
     img2dataset: Path | None = None,
     max_side: int = 500,
+    quality: int = 95,
     progress: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Measures each peer in a process of its own, in turn, `repeats` times.
@@ -43,7 +44,7 @@ def run(
         repeats: processes per peer; the figures are medians over them.
         workers: of the conversion and of the plain loops.
         img2dataset: an interpreter that has it; then re-encoding is measured beside it.
-        max_side: what re-encoding makes of the longer side, pixels.
+        max_side: what re-encoding makes of the longer side, pixels. quality: of its JPEGs.
         progress: told what is measured.
 
     Returns:
@@ -69,7 +70,13 @@ def run(
     reencoded = None
     if img2dataset is not None:
         reencoded = reencode.run(
-            source, img2dataset, side=max_side, workers=workers, repeats=repeats, tell=tell
+            source,
+            img2dataset,
+            side=max_side,
+            quality=quality,
+            workers=workers,
+            repeats=repeats,
+            tell=tell,
         )
     return {
         "bench": "convert",
