@@ -218,10 +218,16 @@ class Dataset:
         rows = self._checked_rows(ids)
         ranges, hashes = _ranges_of(rows), rows["xxh64"].tolist()
         with closing(self._shards.read(ranges)) as found:
-            return [
+            stored = [
                 self._checked(int(sample), wanted, xxh64, data)
                 for sample, wanted, xxh64, data in zip(ids, ranges, hashes, found, strict=True)
             ]
+        if self.kind != "ffcv":
+            return stored
+        return [
+            self._image_file(int(sample), row, data)
+            for sample, row, data in zip(ids, rows, stored, strict=True)
+        ]
 
     def prefetch(self, ids: Sequence[int] | np.ndarray) -> None:
         """Begins to fetch these samples, and nothing else, into the cache; does nothing for a local data set.
@@ -300,15 +306,14 @@ class Dataset:
                 f"{name}: sample '{self._key_for_error(sample)}' at byte {offset} "
                 f"has {held}, the manifest says {expected:016x}; {self._remedy}"
             )
-        return data if self.kind != "ffcv" else self._image_file(sample, row, data)
+        return data
 
     def _image_file(self, sample: int, row: np.void, data: bytes) -> bytes:
         try:
             return image_file(data, int(row["width"]), int(row["height"]))
         except ValueError as error:
             raise ShardError(
-                f"{self.path / 'manifest.bin'}: sample '{self._key_for_error(sample)}' is {error}; "
-                f"run: viewmill verify {self.path} --repair"
+                f"{self.path / 'manifest.bin'}: sample '{self._key_for_error(sample)}' is {error}; {self._remedy}"
             ) from error
 
     @property
