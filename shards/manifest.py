@@ -313,7 +313,8 @@ class Dataset:
             return image_file(data, int(row["width"]), int(row["height"]))
         except ValueError as error:
             raise ShardError(
-                f"{self.path / 'manifest.bin'}: sample '{self._key_for_error(sample)}' is {error}; {self._remedy}"
+                f"{self.path / 'manifest.bin'}: sample '{self._key_for_error(sample)}' is {error}; "
+                f"{self._remedy}"
             ) from error
 
     @property
