@@ -9,20 +9,11 @@ import pytest
 from viewmill.shards.storage import cache as cache_module
 from viewmill.shards.storage.cache import Cache
 
+from tests.shards.remote.cached_bytes import bytes_below
+
 
 def files_of(cache: Cache) -> list[Path]:
     return [path for path in (cache.folder / "ranges").rglob("*") if path.is_file()]
-
-
-def bytes_of(cache: Cache) -> int:
-    sizes = {}
-    for path in files_of(cache):
-        try:
-            status = path.stat()
-        except FileNotFoundError:  # evicted, or given its name, by a thread
-            continue
-        sizes[status.st_ino] = status.st_size  # a file may be seen under both of its names
-    return sum(sizes.values())
 
 
 def test_what_was_not_used_for_longest_goes_first(tmp_path: Path) -> None:
@@ -34,7 +25,7 @@ def test_what_was_not_used_for_longest_goes_first(tmp_path: Path) -> None:
     cache.put("4", bytes(25))
     assert cache.get("1") is None
     assert cache.get("0") == bytes(25)
-    assert bytes_of(cache) <= 100
+    assert bytes_below(cache.folder) <= 100
 
 
 def test_what_is_larger_than_the_cache_is_not_kept(tmp_path: Path) -> None:
@@ -53,7 +44,7 @@ def test_a_damaged_count_is_made_again(usage: str | None, tmp_path: Path) -> Non
         (tmp_path / "usage").write_text(usage)
     cache = Cache(tmp_path, max_bytes=100)
     cache.put("b", bytes(90))
-    assert bytes_of(cache) == 90
+    assert bytes_below(cache.folder) == 90
 
 
 def test_what_a_crash_left_counts_and_goes_after_an_hour(tmp_path: Path) -> None:
@@ -64,7 +55,7 @@ def test_what_a_crash_left_counts_and_goes_after_an_hour(tmp_path: Path) -> None
     (tmp_path / "usage").unlink()
     cache.put("c", bytes(30))
     assert left.exists()
-    assert bytes_of(cache) <= 100
+    assert bytes_below(cache.folder) <= 100
     os.utime(left, (time.time() - 4000, time.time() - 4000))
     for number in range(5):
         cache.put(f"d{number}", bytes(30))
@@ -82,7 +73,7 @@ def test_threads_keep_the_bound_and_read_whole_ranges(tmp_path: Path) -> None:
             if data is not None and data != name.encode() * 50:
                 faults.append(name)
             cache.put(name, name.encode() * 50)
-            if bytes_of(cache) > bound:
+            if bytes_below(cache.folder) > bound:
                 faults.append("bound")
 
     threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]

@@ -17,6 +17,7 @@ from viewmill.shards.storage.remote_shards import runs
 from viewmill.shards.storage.shard_files import Range
 
 from tests.shards.pictures import encoded, noise, tree_hashes
+from tests.shards.remote.cached_bytes import bytes_below
 from tests.shards.remote.faulty_proxy import FAULTS, FaultyProxy
 from tests.shards.remote.servers import Web, upload
 
@@ -57,10 +58,6 @@ def wait_for_prefetching(dataset: Dataset) -> None:
     while dataset._shards._coming:  # type: ignore[attr-defined]
         assert time.monotonic() < deadline
         time.sleep(0.01)
-
-
-def cached_bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in (folder / "ranges").rglob("*") if path.is_file())
 
 
 def test_it_is_the_data_set_that_was_uploaded(opened: Dataset, local: Path, images: list[bytes]) -> None:
@@ -212,10 +209,10 @@ def test_the_bound_of_the_cache_is_kept(
             for sample in range(SAMPLES):
                 dataset.prefetch([(sample + 1) % SAMPLES])
                 assert dataset.read([sample]) == [images[sample]]
-                assert cached_bytes(tmp_path / "cache") <= bound
+                assert bytes_below(tmp_path / "cache") <= bound
         dataset.prefetch(range(SAMPLES))  # half of the cache at the most
         wait_for_prefetching(dataset)
-        assert 0 < cached_bytes(tmp_path / "cache") <= bound
+        assert 0 < bytes_below(tmp_path / "cache") <= bound
 
 
 READER = """
@@ -240,7 +237,7 @@ def test_two_processes_share_a_cache(
     readers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     found = [reader.communicate(timeout=60)[0].strip() for reader in readers]
     assert found == [hashlib.sha256(b"".join(images) * 3).hexdigest()] * 2
-    assert cached_bytes(tmp_path / "cache") <= bound
+    assert bytes_below(tmp_path / "cache") <= bound
 
 
 def test_a_loader_makes_the_batches_of_the_local_data_set(opened: Dataset, local: Path) -> None:
