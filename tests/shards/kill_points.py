@@ -1,6 +1,7 @@
 """Converts a folder again and again, killed at every file operation in turn; run as a process of its own.
 
-Prints, as JSON, how many points there were and those after which a rerun gave other files.
+Arguments: the folder, one to work in, and the format. Prints, as JSON, how many points there were and those
+after which a rerun gave other files.
 """
 
 import json
@@ -13,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from viewmill.shards.conversion.journal import PLAN
-from viewmill.shards.convert import convert
+from viewmill.shards.conversion.plan import Options
+from viewmill.shards.convert import convert_with
 
 from tests.shards.pictures import tree_hashes
 
@@ -24,7 +26,7 @@ OPERATIONS = (
 
 
 def run(source: Path, dataset: Path) -> None:
-    convert(source, dataset, shard_bytes=12_000)
+    convert_with(source, dataset, Options(shard_bytes=12_000, format=sys.argv[3]))
 
 
 def killed_at(point: int, source: Path, dataset: Path) -> bool:

@@ -1,11 +1,13 @@
 """FFCV's own Loader reads our betons: the pixels and labels that the data set has."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from viewmill.shards.conversion.plan import Options
 from viewmill.shards.convert import convert_with
@@ -15,7 +17,13 @@ from viewmill.shards.manifest import Dataset
 
 from tests.shards.pictures import SHARED_DATA, encoded, exif_with_orientation, noise, picture
 
-pytestmark = pytest.mark.slow  # numba compiles for seconds when FFCV is imported, and for each pipeline
+pytestmark = [
+    pytest.mark.slow,  # numba compiles for seconds when FFCV is imported, and for each pipeline
+    # numba's own, when compiled functions go that share a type; nothing of theirs or ours is wrong
+    pytest.mark.filterwarnings(
+        "ignore:Exception ignored in. <finalize:pytest.PytestUnraisableExceptionWarning"
+    ),
+]
 
 # FFCV decodes JPEGs with the fast DCT, Pillow with the exact one: 1 of 255 in the mean, 2 at quality 100.
 MEAN_TOLERANCE, LARGEST_TOLERANCE = 1.5, 16
@@ -23,7 +31,7 @@ MEAN_TOLERANCE, LARGEST_TOLERANCE = 1.5, 16
 
 @pytest.fixture(scope="module")
 def decoders() -> Any:
-    pytest.importorskip("ffcv", reason="FFCV is not installed")
+    pytest.importorskip("ffcv", exc_type=ImportError, reason="FFCV is not installed")
     import ffcv.fields.decoders
 
     return ffcv.fields.decoders
@@ -117,13 +125,27 @@ def test_its_cache_of_pages_finds_images_on_larger_pages(tmp_path: Path, decoder
     assert max(differences.values()) < MEAN_TOLERANCE
 
 
+def test_the_example_of_the_guide_trains(
+    tmp_path: Path, decoders: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    convert_with(write_source(tmp_path / "in", 300, 400), tmp_path / "dataset", Options(format="ffcv"))
+    guide = (Path(__file__).resolve().parents[2] / "shards" / "README.md").read_text()
+    (example,) = (block for block in re.findall(r"```python\n(.*?)```", guide, re.DOTALL) if "ffcv" in block)
+    monkeypatch.chdir(tmp_path)
+    found: dict[str, Any] = {}
+    exec(example.replace("batch_size=64", "batch_size=14"), found)  # noqa: S102 - our own guide
+    assert (found["images"].shape, found["images"].dtype) == ((14, 3, 224, 224), torch.uint8)
+    assert sorted(found["labels"].tolist()) == [0] * 5 + [1] * 6 + [2] * 3
+
+
 @pytest.mark.skipif(not (SHARED_DATA / "odd_images.tar").is_file(), reason="the shared data are not here")
-def test_every_odd_image_that_is_kept_is_one_that_ffcv_decodes(tmp_path: Path, decoders: Any) -> None:
+@pytest.mark.parametrize("source", ["odd_images.tar", "imagenet_sample.tar"])
+def test_every_jpeg_that_is_kept_is_one_that_ffcv_decodes(tmp_path: Path, decoders: Any, source: str) -> None:
     """Sizes differ, so the largest square of each is compared, as FFCV's own resize shows it."""
     found = {}
     for mode in ("mixed", "raw"):
         options = Options(format="ffcv", beton_images=mode, shard_bytes=1 << 40)
-        convert_with(SHARED_DATA / "odd_images.tar", tmp_path / mode, options)
+        convert_with(SHARED_DATA / source, tmp_path / mode, options)
         (shard,) = read_info(tmp_path / mode).shards
         square = decoders.CenterCropRGBImageDecoder((32, 32), 1)
         found[mode] = list(loaded(tmp_path / mode / shard.name, square, decoders, os_cache=True))

@@ -131,3 +131,23 @@ def test_what_would_change_tars_is_refused_with_the_reason(
 def test_without_in_place_a_destination_is_needed(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, _, said = run(capsys, source)
     assert (code, said.startswith("error: Missing argument 'DATASET'")) == (2, True)
+
+
+def test_betons_are_the_same_data_set(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("--format", "ffcv", "--beton-images", "raw")
+    code, betons, _ = run(capsys, source, tmp_path / "betons", *words)
+    assert (code, betons["shards"]) == (0, 1)
+    _, tars, _ = run(capsys, source, tmp_path / "tars")
+    assert betons["data_set_hash"] == tars["data_set_hash"]
+    options = json.loads((tmp_path / "betons" / "dataset.json").read_text())["options"]
+    assert (options["format"], options["beton_images"]) == ("ffcv", "raw")
+
+
+def test_what_betons_hold_is_refused_for_tars(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, said = run(capsys, source, tmp_path / "out", "--beton-images", "raw")
+    assert code == 2
+    assert "'raw' images are for the format ffcv" in said

@@ -206,7 +206,7 @@ def test_stored_bytes_are_given_out_as_an_image_or_not_at_all() -> None:
 
 @pytest.mark.slow  # FFCV compiles for ten seconds when it is imported
 def test_the_file_is_the_one_that_ffcv_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("ffcv", reason="FFCV is not installed")
+    pytest.importorskip("ffcv", exc_type=ImportError, reason="FFCV is not installed")
     from ffcv.fields import IntField, RGBImageField
     from ffcv.writer import DatasetWriter
 
