@@ -13,15 +13,18 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from viewmill.shards.images import decode_rgb
 from viewmill.shards.sources.open import SourceOptions
 from viewmill.shards.verify import verify
 
 from tests.shards.pictures import SHARED_DATA
-from tests.shards.readers import CONTAINERS, Sample, by_manifest
+from tests.shards.readers import CONTAINERS, Picture, Sample, as_ffcv_shows, by_manifest
 
 FORMATS = sorted(CONTAINERS)
+MEAN_TOLERANCE = 3.0  # of 255: FFCV decodes JPEGs with the fast DCT, and mostly with simple chroma upsampling
 
 
 class Original(NamedTuple):
@@ -115,7 +118,7 @@ def drill(container: str, collection: Collection, folder: Path) -> None:
     watch, dataset = Watch(), folder / "dataset"
     reading = SourceOptions(labels=labels_file(collection, folder / "labels.tsv"))
     source = linked(collection, folder / "source")
-    CONTAINERS[container].write(source, dataset, workers=2, limit=collection.limit, reading=reading)
+    CONTAINERS[container].write(source, dataset, collection.limit, reading)
     watch.lap("convert")
     assert verify(dataset) == []
     watch.lap("verify")
@@ -126,13 +129,16 @@ def drill(container: str, collection: Collection, folder: Path) -> None:
     for name, reader in CONTAINERS[container].readers.items():
         compare_reader(name, reader(dataset), samples)
         watch.lap(name)
+    for name, viewer in CONTAINERS[container].viewers.items():
+        compare_viewer(name, viewer(dataset), samples)
+        watch.lap(name)
     print(f"\n{container}, {len(samples)} samples: {watch}")
 
 
 def compare_with_source(
     dataset: Path, samples: list[Sample], expected: dict[str, Original], limit: int | None
 ) -> None:
-    """Every image is a sample or quarantined; what was not re-encoded has the source's bytes."""
+    """Every image is a sample or quarantined, with the source's bytes, or its pixels where re-encoded."""
     columns = ["key", "source", "label", "transcoded"]
     rows = pq.read_table(dataset / "manifest.parquet", columns=columns).to_pylist()
     refused = pq.read_table(dataset / "quarantine.parquet").column("source").to_pylist()
@@ -143,7 +149,10 @@ def compare_with_source(
     for row, sample in zip(rows, samples, strict=True):
         original = expected[row["source"]]
         assert (sample.key, sample.label) == (row["key"], original.label)
-        assert row["transcoded"] or sample.data == original.data, row["source"]
+        same = sample.data == original.data
+        if row["transcoded"]:
+            same = np.array_equal(decode_rgb(sample.data), decode_rgb(original.data))
+        assert same, row["source"]
 
 
 def compare_reader(name: str, given: Iterable[Sample], samples: list[Sample]) -> None:
@@ -154,6 +163,18 @@ def compare_reader(name: str, given: Iterable[Sample], samples: list[Sample]) ->
         assert expected is not None, f"{name} goes on after {number} samples"
         assert (found.key, found.label) == (expected.key, expected.label), f"{name}, sample {number}"
         assert found.data == expected.data, f"{name}, sample {number}, '{expected.key}': other bytes"
+
+
+def compare_viewer(name: str, given: Iterable[Picture], samples: list[Sample]) -> None:
+    """The viewer shows these samples in their order: raw pixels exactly, JPEGs as another decoder does."""
+    for number, (found, expected) in enumerate(zip_longest(given, samples)):
+        assert found is not None, f"{name} ends after {number} samples"
+        assert expected is not None, f"{name} goes on after {number} samples"
+        assert found.label == expected.label, f"{name}, sample {number}"
+        shown = as_ffcv_shows(decode_rgb(expected.data)).astype(int)
+        difference = float(np.abs(shown - found.pixels).mean())
+        limit = 0.0 if expected.data.startswith(b"P6") else MEAN_TOLERANCE
+        assert difference <= limit, f"{name}, sample {number}, '{expected.key}': off by {difference:.1f}"
 
 
 class Watch:

@@ -24,7 +24,7 @@ from viewmill.shards.errors import ShardError
 from viewmill.shards.manifest import RECORD, Dataset
 
 from tests.pipelines.photographs import write_dataset
-from tests.shards.restating import restate
+from tests.shards.restating import describe_again
 
 NUM_SAMPLES = 24
 SPEC = preset("hydes@32")
@@ -49,7 +49,7 @@ def cut(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         manifest["size"][sample] -= 300
         manifest["xxh64"][sample] = xxhash.xxh64_intdigest(image[:-300])
     manifest.flush()
-    restate(folder, "manifest.bin")
+    describe_again(folder, "manifest.bin")
     return folder
 
 

@@ -7,13 +7,17 @@ over the entries compare each reader with the manifest.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import numpy as np
 import pytest
-from viewmill.shards.convert import convert
+from viewmill.shards.conversion.plan import DEFAULT_SOURCE, Options
+from viewmill.shards.convert import convert_with
 from viewmill.shards.manifest import Dataset
+from viewmill.shards.sources.open import SourceOptions
 
 DALI_BATCH = 64
+SIDE = 32
 
 
 class Sample(NamedTuple):
@@ -27,12 +31,25 @@ class Sample(NamedTuple):
 Reader = Callable[[Path], Iterator[Sample]]
 
 
+class Picture(NamedTuple):
+    """What a reader shows of one sample: its middle square, scaled to `SIDE` pixels."""
+
+    label: int
+    pixels: np.ndarray
+
+
 @dataclass(frozen=True)
 class Container:
-    """A container format: `write(source, dataset, **options of convert)`; by name, what else reads it."""
+    """A container format: the option that writes it; by name, what reads its bytes or shows its pixels."""
 
-    write: Callable[..., Any]
+    format: str
     readers: dict[str, Reader]
+    viewers: dict[str, Callable[[Path], Iterator[Picture]]]
+
+    def write(
+        self, source: Path, dataset: Path, limit: int | None = None, reading: SourceOptions = DEFAULT_SOURCE
+    ) -> None:
+        convert_with(source, dataset, Options(limit=limit, format=self.format), reading=reading, workers=2)
 
 
 def by_manifest(path: Path) -> Iterator[Sample]:
@@ -83,9 +100,38 @@ def by_dali(path: Path) -> Iterator[Sample]:
         left -= min(left, DALI_BATCH)
 
 
+def by_ffcv(path: Path) -> Iterator[Picture]:
+    """FFCV's own Loader, one shard after another."""
+    pytest.importorskip("ffcv", reason="FFCV is not installed")
+    from ffcv.fields.decoders import CenterCropRGBImageDecoder, IntDecoder
+    from ffcv.loader import Loader, OrderOption
+
+    for shard in sorted(path.glob("train-*.beton")):
+        square = CenterCropRGBImageDecoder((SIDE, SIDE), 1)
+        loader = Loader(
+            str(shard),
+            batch_size=1,  # a larger one would put images of different sizes into one buffer
+            num_workers=1,
+            os_cache=True,
+            order=OrderOption.SEQUENTIAL,
+            pipelines={"image": [square], "label": [IntDecoder()]},
+        )
+        for images, labels in loader:
+            yield Picture(int(labels[0, 0]), np.array(images[0]))
+
+
+def as_ffcv_shows(rgb: np.ndarray) -> np.ndarray:
+    """A picture's middle square, scaled by FFCV's own function: (SIDE, SIDE, 3) uint8."""
+    from ffcv.fields.rgb_image import get_center_crop
+    from ffcv.libffcv import resize_crop
+
+    top, left, height, width = get_center_crop(*rgb.shape[:2], None, 1)
+    shown = np.zeros((SIDE, SIDE, 3), np.uint8)
+    resize_crop(rgb, top, top + height, left, left + width, shown)
+    return shown
+
+
 CONTAINERS = {
-    "webdataset": Container(
-        write=convert,
-        readers={"webdataset": by_webdataset, "DALI": by_dali},
-    ),
+    "webdataset": Container("webdataset", {"webdataset": by_webdataset, "DALI": by_dali}, {}),
+    "ffcv": Container("ffcv", {}, {"FFCV": by_ffcv}),
 }

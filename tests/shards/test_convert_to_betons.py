@@ -32,7 +32,7 @@ from tests.shards.pictures import (
     tree_hashes,
     write_tree,
 )
-from tests.shards.test_verify import describe_again
+from tests.shards.restating import describe_again
 
 MODES = ("mixed", "jpeg", "raw")
 
@@ -235,6 +235,7 @@ def test_a_manifest_with_another_width_gives_no_pixels(betons: Path, tmp_path: P
     with Dataset.open(betons) as dataset:
         sample = next(i for i in range(dataset.num_samples) if dataset.keys([i]) == ["odd/kept"])
     flip(tmp_path / "copy" / "manifest.bin", 8 * (36 * sample + 20))  # the lowest bit of its width
+    describe_again(tmp_path / "copy", "manifest.bin")
     with Dataset.open(tmp_path / "copy") as dataset, pytest.raises(ShardError, match="neither a JPEG nor"):
         dataset.read([sample])
 

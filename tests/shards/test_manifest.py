@@ -21,7 +21,7 @@ from viewmill.shards.storage import shard_files
 from viewmill.shards.survey import quarantine_reasons, survey
 
 from tests.shards.pictures import write_tree
-from tests.shards.restating import restate
+from tests.shards.restating import describe_again
 
 
 @pytest.fixture(scope="module")
@@ -254,7 +254,7 @@ def test_a_row_that_leaves_its_shard_is_refused(copy: Path, column: str, value: 
     rows = np.fromfile(copy / "manifest.bin", RECORD)
     rows[4][column] = value
     rows.tofile(copy / "manifest.bin")
-    restate(copy, "manifest.bin")
+    describe_again(copy, "manifest.bin")
     with Dataset.open(copy) as dataset:
         with pytest.raises(ShardError, match=r"manifest\.bin: sample 4 has no place in a shard"):
             dataset.read([3, 4])
@@ -266,7 +266,7 @@ def test_a_row_of_impossible_values_is_refused(copy: Path, column: str, value: i
     rows = np.fromfile(copy / "manifest.bin", RECORD)
     rows[4][column] = value
     rows.tofile(copy / "manifest.bin")
-    restate(copy, "manifest.bin")
+    describe_again(copy, "manifest.bin")
     with Dataset.open(copy) as dataset, pytest.raises(ShardError, match="sample 4 has an"):
         (dataset.labels if column == "label" else dataset.sizes)([4])
 

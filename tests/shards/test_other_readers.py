@@ -68,6 +68,7 @@ def test_every_reader_of_a_container_reads_a_single_sample(tmp_path: Path) -> No
         container.write(tmp_path / "in", tmp_path / name)
         for reader in container.readers.values():
             assert list(reader(tmp_path / name)) == [Sample("0", -1, JPEGS[0])]
+        assert list(by_manifest(tmp_path / name)) == [Sample("0", -1, JPEGS[0])]
 
 
 def test_gnu_tar_lists_the_same_members(dataset: Path) -> None:

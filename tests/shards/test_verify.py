@@ -1,6 +1,5 @@
 """Verification names every fault, and repairs what can be rebuilt."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -9,15 +8,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from viewmill.shards.convert import convert
-from viewmill.shards.durable import sha256_of
 from viewmill.shards.errors import ShardError
-from viewmill.shards.info import read_info
 from viewmill.shards.manifest import Dataset
 from viewmill.shards.sources.open import SourceOptions
 from viewmill.shards.survey import survey
 from viewmill.shards.verify import verify
 
 from tests.shards.pictures import encoded, picture, tree_hashes, write_tree
+from tests.shards.restating import describe_again
 
 
 @pytest.fixture(scope="module")
@@ -31,17 +29,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def copy(whole: Path, tmp_path: Path) -> Path:
     """A data set that a test may damage."""
     return shutil.copytree(whole, tmp_path / "dataset")
-
-
-def describe_again(dataset: Path, name: str) -> None:
-    """Makes dataset.json state the hash and size that a file has now, as a forger would."""
-    tree = json.loads((dataset / "dataset.json").read_text())
-    for entry in (*tree["files"], *tree["shards"]):
-        if entry["name"] == name:
-            entry.update(bytes=(dataset / name).stat().st_size, sha256=sha256_of(dataset / name))
-    del tree["sha256"]  # of this file itself: written again from what it says now
-    (dataset / "dataset.json").write_text(json.dumps(tree))
-    (dataset / "dataset.json").write_text(read_info(dataset).to_json())
 
 
 def test_a_sound_data_set_has_no_fault(whole: Path) -> None:

@@ -36,7 +36,7 @@ from viewmill.tools.inspection.charts import (
 from viewmill.tools.inspection.plots import draw, write_plots
 
 from tests.shards.pictures import encoded, picture
-from tests.shards.restating import restate
+from tests.shards.restating import describe_again
 from tests.tools.test_report import Page
 
 EVIL = "<script>alert(1)<img src=http:x>&lt;b&gt;"
@@ -255,7 +255,7 @@ def test_an_impossible_row_is_named_and_not_counted(
     rows = np.fromfile(tmp_path / "ds" / "manifest.bin", RECORD)
     rows[field][3] = value
     rows.tofile(tmp_path / "ds" / "manifest.bin")
-    restate(tmp_path / "ds", "manifest.bin")
+    describe_again(tmp_path / "ds", "manifest.bin")
     with (
         Dataset.open(tmp_path / "ds") as opened,
         pytest.raises(ShardError, match="sample 3 has an impossible"),
