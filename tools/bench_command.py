@@ -1,5 +1,6 @@
 """`viewmill bench NAME`: measures a part beside its peers, prints a table and stores the figures."""
 
+import importlib.util
 import json as json_text
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -122,13 +123,16 @@ def convert(
         Path | None,
         typer.Option(metavar="PYTHON", help="An interpreter with img2dataset: compare re-encoding with it."),
     ] = None,
+    ffcv: Annotated[
+        bool, typer.Option("--ffcv", help="Compare writing betons with FFCV's writer, which is needed.")
+    ] = False,
     max_side: Annotated[
         int | None,
-        typer.Option(min=1, help="Longer side that --img2dataset makes, pixels.", show_default="500"),
+        typer.Option(min=1, help="Longer side that re-encoding makes, pixels.", show_default="500"),
     ] = None,
     quality: Annotated[
         int | None,
-        typer.Option(min=1, max=100, help="Of the JPEGs that --img2dataset writes.", show_default="95"),
+        typer.Option(min=1, max=100, help="Of the JPEGs that re-encoding writes.", show_default="95"),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
@@ -143,10 +147,12 @@ def convert(
     check_folder(out)
     if not source.is_dir():
         raise FileNotFoundError(f"{source}: no such folder; give a folder of images")
-    if (max_side is not None or quality is not None) and img2dataset is None:
+    if (max_side is not None or quality is not None) and img2dataset is None and not ffcv:
         raise ValueError(
-            "--max-side and --quality are of the comparison with img2dataset: give --img2dataset PYTHON too"
+            "--max-side and --quality are of re-encoding: give --img2dataset PYTHON or --ffcv too"
         )
+    if ffcv and importlib.util.find_spec("ffcv") is None:
+        raise ModuleNotFoundError("--ffcv needs FFCV; run: pip install 'viewmill[ffcv]'")
     if img2dataset is not None and not img2dataset.is_file():
         raise FileNotFoundError(f"{img2dataset}: no such interpreter; give a Python that has img2dataset")
     with told() as tell:
@@ -155,6 +161,7 @@ def convert(
             repeats=repeats,
             workers=workers,
             img2dataset=img2dataset,
+            ffcv=ffcv,
             max_side=max_side or 500,
             quality=quality or 95,
             progress=tell,

@@ -115,6 +115,6 @@ def test_the_command_shows_and_keeps_both(
 
 def test_settings_without_the_peer_are_refused(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_app(app, ["bench", "convert", "--source", str(source), "--max-side", "32"]) == 2
-    assert "give --img2dataset PYTHON too" in capsys.readouterr().err
+    assert "give --img2dataset PYTHON or --ffcv too" in capsys.readouterr().err
     assert run_app(app, ["bench", "convert", "--source", str(source), "--img2dataset", "/no/python"]) == 2
     assert "no such interpreter" in capsys.readouterr().err

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.table import Table
-from viewmill.tools.bench import reencode
+from viewmill.tools.bench import beton_writer, reencode
 from viewmill.tools.bench.convert_peers import MIB, PEERS, answer, files_below
 from viewmill.tools.bench.fingerprint import fingerprint
 from viewmill.tools.bench.memory import peaks_of_descendants
@@ -29,6 +29,7 @@ def run(
     repeats: int = 5,
     workers: int = 1,
     img2dataset: Path | None = None,
+    ffcv: bool = False,
     max_side: int = 500,
     quality: int = 95,
     progress: Callable[[str], None] | None = None,
@@ -44,12 +45,13 @@ def run(
         repeats: processes per peer; the figures are medians over them.
         workers: of the conversion and of the plain loops.
         img2dataset: an interpreter that has it; then re-encoding is measured beside it.
+        ffcv: measure writing betons beside FFCV's writer, which must be installed.
         max_side: what re-encoding makes of the longer side, pixels. quality: of its JPEGs.
         progress: told what is measured.
 
     Returns:
         JSON-able: settings, images, bytes, peers (seconds, CPU seconds, peak MiB), ratios (the share
-        of the plain loop's speed, by the clock and by CPU), goals, reencode (None: not measured),
+        of the plain loop's speed, by the clock and by CPU), goals, reencode and betons (None: not measured),
         fingerprint.
 
     Raises:
@@ -78,6 +80,11 @@ def run(
             repeats=repeats,
             tell=tell,
         )
+    betons = None
+    if ffcv:
+        betons = beton_writer.run(
+            source, side=max_side, quality=quality, workers=workers, repeats=repeats, tell=tell
+        )
     return {
         "bench": "convert",
         "settings": {"workers": workers},
@@ -88,6 +95,7 @@ def run(
         "ratios": {check: ratio(peers[ours], peers[plain]) for check, (ours, plain) in PAIRS.items()},
         "goals": GOALS,
         "reencode": reencoded,
+        "betons": betons,
         "fingerprint": fingerprint("xxhash"),
     }
 
@@ -150,4 +158,6 @@ def table(result: dict[str, Any]) -> Table:
         )
     if result["reencode"] is not None:
         reencode.add_rows(shown, result["reencode"])
+    if result["betons"] is not None:
+        beton_writer.add_rows(shown, result["betons"])
     return shown
