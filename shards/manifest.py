@@ -50,7 +50,7 @@ QUARANTINE_SCHEMA = pa.schema(
 )
 ROWS_PER_GROUP = 65_536
 # No image guards its row's label, width and height. A manifest.bin up to this size, of 7 million samples, is
-# hashed whenever it is opened (0.2 s at most); for a larger one `verify` answers.
+# hashed whenever it is opened; for a larger one `verify` answers.
 HASHED_AT_OPEN = 256 << 20
 _MAX_KEY_GROUPS = 4
 

@@ -52,7 +52,7 @@ def command(
     check: Annotated[
         Literal["decode", "header"], typer.Option(help="Decode every image once, or trust its body.")
     ] = "decode",
-    shard_mb: Annotated[
+    shard_size: Annotated[
         int | None, typer.Option(min=1, help="MiB of images in a shard.", show_default="by the whole size")
     ] = None,
     kind: Annotated[
@@ -83,6 +83,9 @@ def command(
     limit: Annotated[
         int | None, typer.Option(min=1, help="Only so many images, the first of the order.")
     ] = None,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Keep the images' bytes where the format can, the default.")
+    ] = False,
     resize: Annotated[
         str | None,
         typer.Option(metavar="short=N|max=N", help="Make larger images smaller.", show_default="as they are"),
@@ -147,11 +150,13 @@ def command(
     from viewmill.shards.convert import convert_part, convert_splits, convert_with
     from viewmill.shards.sources.open import SourceOptions
 
+    if keep and (resize is not None or beton_images != "mixed"):
+        raise ValueError("--keep leaves images as they are: leave it out to --resize or re-encode them")
     if in_place:
         refuse_in_place(
             {
                 "--shuffle": shuffle is not None,
-                "--shard-mb": shard_mb is not None,
+                "--shard-size": shard_size is not None,
                 "--from": kind not in (None, "tar"),
                 "--class-level": class_level is not None,
                 "--subset": subset is not None,
@@ -178,7 +183,7 @@ def command(
     options = Options(
         shuffle_seed=seed_of(shuffle or "0"),
         check=check,
-        shard_bytes=None if shard_mb is None else shard_mb * MEBIBYTE,
+        shard_bytes=None if shard_size is None else shard_size * MEBIBYTE,
         limit=limit,
         resize=resize,
         quality=quality,

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 NOT_IN_PLACE = {
     "--shuffle": "the samples' order is that of the tars; training shuffles them in every epoch",
-    "--shard-mb": "the tars are the shards",
+    "--shard-size": "the tars are the shards",
     "--limit": "a tar is taken whole",
     "--resize": "no image is rewritten",
     "--format": "the shards stay tars",

@@ -27,7 +27,7 @@ def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, Any, s
 
 
 def test_parts_and_their_merge(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out, size = tmp_path / "out", ("--shard-mb", 1)
+    out, size = tmp_path / "out", ("--shard-size", 1)
     for index in (1, 0):
         code, part, _ = run(capsys, source, out, "--part", f"{index}/2", *size)
         assert (code, part["part"]) == (0, f"{index}/2")
@@ -115,7 +115,7 @@ def test_tars_are_indexed_in_place(tmp_path: Path, capsys: pytest.CaptureFixture
         (("--part", "0/2"), "nothing is written that takes several machines"),
         (("--merge",), "there are no parts"),
         (("--limit", "5"), "a tar is taken whole"),
-        (("--shard-mb", "5"), "the tars are the shards"),
+        (("--shard-size", "5"), "the tars are the shards"),
         (("--quarantine-bytes",), "what is refused is still in the tars"),
         (("--class-level", "1"), "it is an option of other sources than tars"),
     ],
@@ -151,3 +151,13 @@ def test_what_betons_hold_is_refused_for_tars(
     code, _, said = run(capsys, source, tmp_path / "out", "--beton-images", "raw")
     assert code == 2
     assert "'raw' images are for the format ffcv" in said
+
+
+def test_keeping_the_bytes_excludes_changing_them(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, kept, _ = run(capsys, source, tmp_path / "kept", "--keep")
+    assert (code, kept["data_set_hash"]) == (0, run(capsys, source, tmp_path / "out")[1]["data_set_hash"])
+    for words in (("--resize", "max=20"), ("--format", "ffcv", "--beton-images", "raw")):
+        code, _, said = run(capsys, source, tmp_path / "new", "--keep", *words)
+        assert (code, "--keep leaves images as they are" in said) == (2, True)
