@@ -100,6 +100,20 @@ def decode_rgb(data: bytes) -> np.ndarray:
         return turn_upright(rgb, info.orientation)
 
 
+def decode_picture(data: bytes) -> Image.Image:
+    """What `decode_rgb` gives, as Pillow's RGB image; an upright JPEG does not become an array on the way.
+
+    Raises:
+        ImageError: as `decode_rgb`.
+    """
+    info = probe(data)
+    if info.format != "JPEG" or not info.keep or info.orientation != UPRIGHT:
+        return Image.fromarray(decode_rgb(data))
+    with _opened(data) as (image, name), _decoding(name):
+        image.load()
+        return image if image.mode == "RGB" else image.convert("RGB")
+
+
 def check_decodes(data: bytes) -> None:
     """Decodes an image and drops the pixels; a JPEG's, which all have an RGB, never become an array.
 

@@ -36,12 +36,13 @@ class Resize(NamedTuple):
         """Whether an image of this size is made smaller."""
         return self._deciding(width, height) > self.pixels
 
-    def apply(self, rgb: np.ndarray) -> np.ndarray:
-        """(H, W, 3) uint8 to its smaller size, by Pillow's antialiased bicubic filter."""
-        height, width = rgb.shape[:2]
+    def apply(self, picture: Image.Image) -> np.ndarray:
+        """The smaller picture, (H, W, 3) uint8, by Pillow's antialiased Hamming filter."""
+        width, height = picture.size
         factor = self.pixels / self._deciding(width, height)
         size = max(1, round(width * factor)), max(1, round(height * factor))
-        return np.asarray(Image.fromarray(rgb).resize(size, Image.Resampling.BICUBIC))
+        # Sharper than bilinear at the same cost; bicubic weighs twice as many pixels and was half the work.
+        return np.asarray(picture.resize(size, Image.Resampling.HAMMING))
 
     def _deciding(self, width: int, height: int) -> int:
         return min(width, height) if self.side == "short" else max(width, height)

@@ -7,12 +7,21 @@ from typing import NamedTuple
 
 import numpy as np
 import xxhash
+from PIL import Image
 from viewmill.shards.containers.beton import MAX_SIDE, is_raw, spells_jpeg
 from viewmill.shards.conversion.plan import Options
 from viewmill.shards.conversion.resize import Resize
 from viewmill.shards.errors import ImageError
 from viewmill.shards.exif import UPRIGHT
-from viewmill.shards.images import MAX_BYTES, ImageInfo, check_decodes, decode_rgb, encode_png, probe
+from viewmill.shards.images import (
+    MAX_BYTES,
+    ImageInfo,
+    check_decodes,
+    decode_picture,
+    decode_rgb,
+    encode_png,
+    probe,
+)
 from viewmill.shards.jpeg import MAX_JPEG_SIDE, encode_jpeg
 from viewmill.shards.jpeg_header import plain_jpeg_header
 from viewmill.shards.raw import is_rgb, picture, size_of
@@ -44,9 +53,10 @@ def to_store(data: bytes, form: str, options: Options) -> Stored:
         if form == ENCODED and options.check == "decode":
             check_decodes(data)
         return _checked(kept_as, data, info.width, info.height)
-    rgb = decode_rgb(data) if form == ENCODED else picture(data, form)
     if resize is not None and shrinks:
-        rgb = resize.apply(rgb)
+        rgb = resize.apply(decode_picture(data) if form == ENCODED else Image.fromarray(picture(data, form)))
+    else:
+        rgb = decode_rgb(data) if form == ENCODED else picture(data, form)
     height, width = rgb.shape[:2]
     ext, encoded = _encoded(rgb, options, lossy=shrinks and info.format == "JPEG")
     return _checked(ext, encoded, width, height)._replace(transcoded=True)

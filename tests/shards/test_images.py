@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from viewmill.shards.errors import ImageError
-from viewmill.shards.images import MAX_BYTES, check_decodes, decode_rgb, encode_png, probe
+from viewmill.shards.images import MAX_BYTES, check_decodes, decode_picture, decode_rgb, encode_png, probe
 
 from tests.shards.pictures import SHARED_DATA, encoded, exif_with_orientation, noise, picture
 
@@ -236,6 +236,19 @@ BY_POLICY = {
     "webp_lossless_alpha.webp": "alpha over white",
     "png_gray16.png": "16 bits scaled, not clipped",
 }
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_a_picture_shows_what_the_array_holds(name: str) -> None:
+    data = TABLE[name][0]
+    shown = decode_picture(data)
+    assert shown.mode == "RGB"
+    assert np.array_equal(np.asarray(shown), decode_rgb(data))
+
+
+def test_a_cut_jpeg_is_no_picture() -> None:
+    with pytest.raises(ImageError, match="JPEG does not decode"):
+        decode_picture(encoded(noise(0, 60, 60), "JPEG")[:-500])
 
 
 @pytest.mark.skipif(not (SHARED_DATA / "odd_images.tar").is_file(), reason="odd_images.tar is not here")

@@ -70,14 +70,14 @@ def test_jpegs_stay_jpegs_and_the_rest_stays_lossless(source: Path) -> None:
         "tall": "PNG",
     }
     full = Image.fromarray(decode_rgb((source / "tall.png").read_bytes()))
-    assert np.array_equal(decode_rgb(found["tall"]), full.resize((15, 45), Image.Resampling.BICUBIC))
+    assert np.array_equal(decode_rgb(found["tall"]), full.resize((15, 45), Image.Resampling.HAMMING))
 
 
 def test_a_turned_image_is_stored_upright_without_its_exif(source: Path) -> None:
     data = converted(source, "max=45", 95)["turned"]
     assert probe(data).orientation == 1
     full = Image.fromarray(decode_rgb((source / "turned.jpg").read_bytes()))
-    expected = np.asarray(full.resize((22, 45), Image.Resampling.BICUBIC)).astype(int)
+    expected = np.asarray(full.resize((22, 45), Image.Resampling.HAMMING)).astype(int)
     assert np.abs(decode_rgb(data) - expected).mean() < 3
 
 
@@ -93,4 +93,4 @@ def test_what_is_no_size_is_refused(text: str, quality: int) -> None:
 
 def test_one_pixel_remains_of_a_thin_picture() -> None:
     resize = Resize("max", 10)
-    assert resize.apply(picture(0, 2000, 3)).shape == (10, 1, 3)
+    assert resize.apply(Image.fromarray(picture(0, 2000, 3))).shape == (10, 1, 3)
