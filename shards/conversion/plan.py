@@ -29,7 +29,9 @@ BETON_IMAGES = ("mixed", "jpeg", "raw")
 DEFAULT_SOURCE = SourceOptions()
 MEBIBYTE = 1 << 20
 # Without a wish: about 16 shards, so that small data sets too keep several workers busy.
-_DEFAULT_SHARDS, _LEAST_SHARD, _LARGEST_SHARD = 16, 4 * MEBIBYTE, 256 * MEBIBYTE
+# A beton has 16 MiB at least, most of it padding in a small one.
+_DEFAULT_SHARDS, _LARGEST_SHARD = 16, 256 * MEBIBYTE
+_LEAST_SHARD = {"webdataset": 4 * MEBIBYTE, "ffcv": 64 * MEBIBYTE}
 _TAR_OVERHEAD = 2048  # two headers, a label and padding
 
 
@@ -39,8 +41,8 @@ class Options:
 
     shuffle_seed: None keeps the source's order. check: 'decode' decodes each image once, 'header' trusts the
     body of those that are kept as they are. shard_bytes: aimed at, of source bytes; None is a sixteenth of
-    the whole, 4 to 256 MiB. limit: only so many inputs, the first of the order. resize: see `Resize`.
-    quality: of the JPEGs that are written. label_map: see `label_map.renamed`; empty is none. split: only its
+    the whole, 4 (betons: 64) to 256 MiB. limit: only so many inputs, the first of the order. resize: see
+    `Resize`. quality: of the JPEGs that are written. label_map: see `label_map.renamed`; empty is none. split: only its
     inputs. quarantine_bytes: keep what is refused. format: of the shards, one of `info.KINDS`. beton_images:
     what a beton holds: 'mixed' keeps upright JPEGs and stores all else as raw pixels, 'jpeg' encodes all else
     as JPEG, 'raw' decodes everything. in_place: the shards are the source's tars, see `in_place.py`.
@@ -142,7 +144,7 @@ def make_plan(source: str | Path, options: Options, source_options: SourceOption
         listing.tree,
         options,
         source_options,
-        _cut(images[: options.limit], options.shard_bytes),
+        _cut(images[: options.limit], options),
         tuple(found for found in listing.inputs if found.fault and _is_in(options.split, found.key)),
         tuple(printable(name) for name in classes),
         _fingerprint(listing, options, source_options),
@@ -210,12 +212,13 @@ def _ordered(inputs: list[Input], labels: Mapping[str | None, int], options: Opt
     )
 
 
-def _cut(images: list[PlannedImage], shard_bytes: int | None) -> tuple[tuple[PlannedImage, ...], ...]:
+def _cut(images: list[PlannedImage], options: Options) -> tuple[tuple[PlannedImage, ...], ...]:
     """Runs of images of about equal source bytes: the first byte of an image decides its shard."""
     # Files over the limit will be quarantined: they take no room in a shard.
     costs = [_TAR_OVERHEAD + (image.size if image.size <= image.place.limit else 0) for image in images]
     total = sum(costs)
-    wished = shard_bytes or min(max(total // _DEFAULT_SHARDS, _LEAST_SHARD), _LARGEST_SHARD)
+    least = _LEAST_SHARD[options.format]
+    wished = options.shard_bytes or min(max(total // _DEFAULT_SHARDS, least), _LARGEST_SHARD)
     num_shards = -(-total // wished)
     shards: list[list[PlannedImage]] = [[] for _ in range(num_shards)]
     before = 0
