@@ -39,13 +39,14 @@ _TAR_OVERHEAD = 2048  # two headers, a label and padding
 class Options:
     """What a caller may choose of the result; kept in dataset.json.
 
-    shuffle_seed: None keeps the source's order. check: 'decode' decodes each image once, 'header' trusts the
-    body of those that are kept as they are. shard_bytes: aimed at, of source bytes; None is a sixteenth of
-    the whole, 4 (betons: 64) to 256 MiB. limit: only so many inputs, the first of the order. resize: see
-    `Resize`. quality: of the JPEGs that are written. label_map: see `label_map.renamed`; empty is none. split: only its
-    inputs. quarantine_bytes: keep what is refused. format: of the shards, one of `info.KINDS`. beton_images:
-    what a beton holds: 'mixed' keeps upright JPEGs and stores all else as raw pixels, 'jpeg' encodes all else
-    as JPEG, 'raw' decodes everything. in_place: the shards are the source's tars, see `in_place.py`.
+    shuffle_seed: None keeps the source's order. check: 'decode' decodes each image once, 'header' trusts
+    the body of those that are kept as they are. shard_bytes: aimed at, of source bytes; None is a
+    sixteenth of the whole, 4 (betons: 64) to 256 MiB. limit: only so many inputs, the first of the order.
+    resize: see `Resize`. quality: of the JPEGs that are written. label_map: see `label_map.renamed`;
+    empty is none. split: only its inputs. quarantine_bytes: keep what is refused. format: of the shards,
+    one of `info.KINDS`. beton_images: what a beton holds: 'mixed' keeps upright JPEGs and stores all else
+    as raw pixels, 'jpeg' encodes all else as JPEG, 'raw' decodes everything. in_place: the shards are the
+    source's tars, see `in_place.py`.
     """
 
     shuffle_seed: int | None = 0
