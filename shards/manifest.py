@@ -19,7 +19,7 @@ from viewmill.shards.containers.beton import image_file
 from viewmill.shards.durable import sha256_of
 from viewmill.shards.errors import ShardError
 from viewmill.shards.images import MAX_BYTES, MAX_RAW_BYTES
-from viewmill.shards.info import DataSetInfo, read_info
+from viewmill.shards.info import DataSetInfo, FileInfo, read_info
 from viewmill.shards.rows import RECORD as RECORD
 from viewmill.shards.rows import Rows
 from viewmill.shards.storage.cache import Cache
@@ -76,9 +76,17 @@ def hash_of_data_set(keys: Iterable[str], records: np.ndarray) -> str:
     return digest.hexdigest()
 
 
-def checked_parquet(path: Path) -> pq.ParquetFile:
-    """A parquet file of a data set, whose pages are checked as they are read."""
-    return pq.ParquetFile(path, page_checksum_verification=True)
+def checked_parquet(path: Path, schema: pa.Schema) -> pq.ParquetFile:
+    """A parquet file of a data set, whose pages are checked as they are read.
+
+    Raises:
+        ShardError: its columns are not those of `schema`, for no checksum guards a parquet file's footer.
+    """
+    parquet = pq.ParquetFile(path, page_checksum_verification=True)
+    if not parquet.schema_arrow.equals(schema):
+        parquet.close()
+        raise ShardError(f"{path}: has other columns or types; run: viewmill verify {path.parent}")
+    return parquet
 
 
 @contextmanager
@@ -116,6 +124,7 @@ class Dataset:
         self._shard_bytes = np.array([shard.bytes for shard in info.shards], dtype=np.int64)
         self._lock = threading.Lock()
         self._keys: dict[int, list[str]] = {}
+        self._keys_are_checked = False
         self._closed = False
 
     @classmethod
@@ -338,7 +347,10 @@ class Dataset:
     def _load_keys(self, group: int) -> list[str]:
         path = self.path / "manifest.parquet"
         expected = min(ROWS_PER_GROUP, self.num_samples - group * ROWS_PER_GROUP)
-        with damage_named(path, f"row group {group}"), checked_parquet(path) as parquet:
+        if not self._keys_are_checked:
+            _refuse_changed(self.path, self.info.file("manifest.parquet"))
+            self._keys_are_checked = True
+        with damage_named(path, f"row group {group}"), checked_parquet(path, SCHEMA) as parquet:
             keys = parquet.read_row_group(group, columns=["key"]).column("key").to_pylist()
         if len(keys) != expected:
             raise ShardError(
@@ -358,13 +370,17 @@ def _rows(folder: Path, info: DataSetInfo) -> Rows:
             f"{folder / 'manifest.bin'}: not {RECORD.itemsize} bytes for each of "
             f"{info.num_samples} samples; run: viewmill verify {folder} --repair"
         )
-    stated = info.file("manifest.bin")
-    if stated.bytes <= HASHED_AT_OPEN and sha256_of(folder / "manifest.bin") != stated.sha256:
+    _refuse_changed(folder, info.file("manifest.bin"))
+    return Rows(folder / "manifest.bin")
+
+
+def _refuse_changed(folder: Path, stated: FileInfo) -> None:
+    """Raises ShardError where a file of the manifest, unless it is too large, is not what was written."""
+    if stated.bytes <= HASHED_AT_OPEN and sha256_of(folder / stated.name) != stated.sha256:
         raise ShardError(
-            f"{folder / 'manifest.bin'}: its SHA-256 is not the one that dataset.json states; "
+            f"{folder / stated.name}: its SHA-256 is not the one that dataset.json states; "
             f"run: viewmill verify {folder} --repair"
         )
-    return Rows(folder / "manifest.bin")
 
 
 def _check_size(folder: Path, name: str, expected: int) -> None:

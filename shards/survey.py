@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.compute as pc
 from viewmill.shards.errors import ShardError
-from viewmill.shards.manifest import Dataset, checked_parquet, damage_named
+from viewmill.shards.manifest import QUARANTINE_SCHEMA, SCHEMA, Dataset, checked_parquet, damage_named
 
 SHOWN_KEYS = 5
 _BLOCK = 1 << 20  # rows at a time, where the whole would be copied otherwise
@@ -210,7 +210,7 @@ def class_mixing(dataset: Dataset) -> Mixing | None:
 def quarantine_reasons(path: Path) -> dict[str, int]:
     """Quarantined inputs of the data set at `path` by kind of fault, the most frequent first."""
     file, kinds = path / "quarantine.parquet", Counter[str]()
-    with damage_named(file, "the table"), checked_parquet(file) as parquet:
+    with damage_named(file, "the table"), checked_parquet(file, QUARANTINE_SCHEMA) as parquet:
         for batch in parquet.iter_batches(columns=["reason"]):
             kinds.update(reason.partition(":")[0] for reason in batch.column("reason").to_pylist())
     return dict(kinds.most_common())
@@ -219,7 +219,7 @@ def quarantine_reasons(path: Path) -> dict[str, int]:
 def quarantined_inputs(path: Path, limit: int) -> list[Refusal]:
     """The first `limit` quarantined inputs of the data set at `path`."""
     file, found = path / "quarantine.parquet", list[Refusal]()
-    with damage_named(file, "the table"), checked_parquet(file) as parquet:
+    with damage_named(file, "the table"), checked_parquet(file, QUARANTINE_SCHEMA) as parquet:
         for batch in parquet.iter_batches(batch_size=limit):
             columns = [batch.column(name).to_pylist() for name in ("source", "reason", "xxh64", "size")]
             found += [
@@ -234,7 +234,7 @@ def quarantined_inputs(path: Path, limit: int) -> list[Refusal]:
 def _formats(path: Path) -> tuple[dict[str, int], int]:
     """Samples by extension, and how many were re-encoded."""
     formats, transcoded = Counter[str](), 0
-    with damage_named(path, "the table"), checked_parquet(path) as parquet:
+    with damage_named(path, "the table"), checked_parquet(path, SCHEMA) as parquet:
         for batch in parquet.iter_batches(columns=["ext", "transcoded"]):
             for entry in pc.value_counts(batch.column("ext")).to_pylist():
                 formats[entry["values"]] += entry["counts"]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from viewmill.shards import rows
@@ -291,6 +292,16 @@ def test_keys_of_a_damaged_parquet_are_an_error(copy: Path) -> None:
     parquet.write_bytes(bytes(parquet.stat().st_size))
     with (
         Dataset.open(copy) as dataset,
-        pytest.raises(ShardError, match=r"manifest\.parquet: .* cannot be read"),
+        pytest.raises(ShardError, match=r"manifest\.parquet: its SHA-256 is not"),
     ):
         dataset.keys([0])
+
+
+def test_a_footer_that_speaks_of_other_types_is_refused(copy: Path) -> None:
+    """No checksum guards the footer: a text column that it calls bytes would give bytes."""
+    path = copy / "quarantine.parquet"
+    table = pq.read_table(path)
+    column = table.column("reason").cast(pa.binary())
+    pq.write_table(table.set_column(1, "reason", column), path)
+    with pytest.raises(ShardError, match=r"quarantine\.parquet: has other columns or types"):
+        quarantine_reasons(copy)

@@ -92,7 +92,9 @@ def write_data_set(path: Path, rows: int, parquet: bool) -> None:
         shards.append(shard_info)
     write_rows(path, rows, parquet)
     pq.write_table(QUARANTINE_SCHEMA.empty_table(), path / "quarantine.parquet")
-    files = [FileInfo(file.name, file.stat().st_size, "0" * 64) for file in sorted(path.glob("*.parquet"))]
+    files = [
+        FileInfo(file.name, file.stat().st_size, sha256_of(file)) for file in sorted(path.glob("*.parquet"))
+    ]
     binary = path / "manifest.bin"
     info = DataSetInfo(
         kind="webdataset",
