@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from viewmill.tools.bench import reencode
+from viewmill.tools.bench import programs, reencode
 from viewmill.tools.bench.convert_peers import MIB
 from viewmill.tools.cli import app
 from viewmill.tools.console import run_app
@@ -73,7 +73,7 @@ def test_an_interpreter_without_the_peer_is_named(source: Path, tmp_path: Path) 
 
 def test_a_program_that_fails_is_an_error_with_its_last_line() -> None:
     with pytest.raises(RuntimeError, match="ended with code 1: ValueError: no disk"):
-        reencode.run_program([sys.executable, "-c", "raise ValueError('no disk')"])
+        programs.run_program([sys.executable, "-c", "raise ValueError('no disk')"])
 
 
 GRANDCHILD = (
@@ -85,8 +85,8 @@ GRANDCHILD = (
 def test_work_and_memory_of_grandchildren_count() -> None:
     child = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {GRANDCHILD!r}], check=True)"
     program = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}], check=True)"
-    found = reencode.run_program([sys.executable, "-c", program])
-    alone = reencode.run_program([sys.executable, "-c", "import time; time.sleep(0.2)"])
+    found = programs.run_program([sys.executable, "-c", program])
+    alone = programs.run_program([sys.executable, "-c", "import time; time.sleep(0.2)"])
     assert found["peak_mib"] > 80 + alone["peak_mib"]
     assert found["peak_mib"] < 80 + 8 * alone["peak_mib"]
     assert found["cpu_seconds"] > alone["cpu_seconds"] + 0.1

@@ -7,10 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
 from viewmill.tools.bench.convert_peers import files_below
-from viewmill.tools.bench.reencode import run_program
-from viewmill.tools.bench.spread import medians, spread
+from viewmill.tools.bench.programs import compare, run_program
 
 OURS, THEIRS = "convert --format ffcv --resize", "FFCV DatasetWriter"
 GOAL = 1.0  # of its speed
@@ -61,32 +59,19 @@ def run(
     files = [str(Path(path).absolute()) for path in files_below(source)]
     if len(files) < 2:
         raise ValueError(f"{source}: {len(files)} files; --ffcv needs some hundred to tell anything")
-    whole: dict[str, list[dict[str, float]]] = {OURS: [], THEIRS: []}
-    alone: dict[str, list[dict[str, float]]] = {OURS: [], THEIRS: []}
-    with tempfile.TemporaryDirectory(prefix="viewmill-bench-") as folder:
-        one = Path(folder)
-        (one / Path(files[0]).name).symlink_to(files[0])
-        for number in range(repeats):
-            tell(f"betons, round {number + 1} of {repeats}")
-            for rows, where, some in ((alone, one, files[:1]), (whole, source, files)):
-                rows[OURS].append(measure_ours(where, side, quality, workers))
-                rows[THEIRS].append(measure_theirs(some, side, quality, workers))
-    peers = {name: medians(rows) for name, rows in whole.items()}
-    single = {name: medians(rows) for name, rows in alone.items()}
-    per_image = {
-        name: 1000 * (peers[name]["cpu_seconds"] - single[name]["cpu_seconds"]) / (len(files) - 1)
-        for name in peers
-    }
+    with tempfile.TemporaryDirectory(prefix="viewmill-bench-") as alone:
+        (Path(alone) / Path(files[0]).name).symlink_to(files[0])
+
+        def ours(whole: bool) -> dict[str, float]:
+            return measure_ours(source if whole else Path(alone), side, quality, workers)
+
+        def theirs(whole: bool) -> dict[str, float]:
+            return measure_theirs(files if whole else files[:1], side, quality, workers)
+
+        figures = compare({OURS: ours, THEIRS: theirs}, len(files), repeats, tell)
     return {
         "settings": {"max_side": side, "quality": quality, "workers": workers},
-        "peers": peers,
-        "single": single,
-        "cpu_ms_per_image": per_image,
-        "ratio": {
-            "speed": peers[THEIRS]["seconds"] / peers[OURS]["seconds"],
-            "cpu": peers[THEIRS]["cpu_seconds"] / peers[OURS]["cpu_seconds"],
-            "cpu_per_image": per_image[THEIRS] / per_image[OURS],
-        },
+        **figures,
         "goal": GOAL,
     }
 
@@ -113,19 +98,3 @@ def measure_theirs(files: list[str], side: int, quality: int, workers: int) -> d
 
 def _bytes_of(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.glob("*.beton"))
-
-
-def add_rows(shown: Table, result: dict[str, Any]) -> None:
-    """The figures of a result, below those of the other peers."""
-    shown.add_section()
-    settings = result["settings"]
-    for name, figures in result["peers"].items():
-        shown.add_row(
-            f"{name}, longer side {settings['max_side']}, quality {settings['quality']}",
-            spread(figures, "seconds", 2),
-            spread(figures, "cpu_seconds", 2),
-            spread(figures, "peak_mib", 0),
-        )
-    found, goal = result["ratio"], f"(>= {result['goal']})"
-    shown.add_row("betons: its time over ours (goal)", f"{found['speed']:.2f} {goal}", f"{found['cpu']:.2f}")
-    shown.add_row("betons, an image more, starts left out", "", f"{found['cpu_per_image']:.2f} {goal}")

@@ -11,6 +11,7 @@ from viewmill.tools.bench import beton_writer, reencode
 from viewmill.tools.bench.convert_peers import MIB, PEERS, answer, files_below
 from viewmill.tools.bench.fingerprint import fingerprint
 from viewmill.tools.bench.memory import peaks_of_descendants
+from viewmill.tools.bench.programs import add_rows
 from viewmill.tools.bench.spread import medians, spread
 
 # check: (ours, the plain loop), of PEERS.
@@ -157,7 +158,7 @@ def table(result: dict[str, Any]) -> Table:
             f"{found['cpu']:.2f} {goal}",
         )
     if result["reencode"] is not None:
-        reencode.add_rows(shown, result["reencode"])
+        add_rows(shown, result["reencode"], "re-encode")
     if result["betons"] is not None:
-        beton_writer.add_rows(shown, result["betons"])
+        add_rows(shown, result["betons"], "betons")
     return shown

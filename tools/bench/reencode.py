@@ -5,20 +5,16 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-from viewmill.tools.bench.convert_peers import MIB, files_below
-from viewmill.tools.bench.memory import peaks_of_descendants
-from viewmill.tools.bench.spread import medians, spread
+from viewmill.tools.bench.convert_peers import files_below
+from viewmill.tools.bench.programs import compare, run_program
 
 OURS, THEIRS = "convert --resize", "img2dataset"
 THREADS = (1, 4, 16)  # of a process of img2dataset; the fastest is taken
 GOAL = 1.0  # of its speed
-POLL_S = 0.05
 # Given as text and not as a file: the file's folder would stand first where its imports are looked for.
 DOWNLOAD = "import json, sys; from img2dataset import download; download(**json.loads(sys.argv[1]))"
 VERSIONS = (
@@ -68,33 +64,22 @@ def run(
         tell(f"{THEIRS} with {threads} threads")
         seconds[threads] = measure_theirs(files, python, side, quality, workers, threads)["seconds"]
     best = min(seconds, key=lambda threads: seconds[threads])
-    all_rows: dict[str, list[dict[str, float]]] = {OURS: [], THEIRS: []}
-    single_rows: dict[str, list[dict[str, float]]] = {OURS: [], THEIRS: []}
     with tempfile.TemporaryDirectory(prefix="viewmill-bench-") as alone:
         (Path(alone) / files[0].name).symlink_to(files[0])
-        for number in range(repeats):
-            tell(f"re-encoding, round {number + 1} of {repeats}")
-            for rows, folder, some in ((single_rows, Path(alone), files[:1]), (all_rows, source, files)):
-                rows[OURS].append(measure_ours(folder, len(some), side, quality, workers))
-                rows[THEIRS].append(measure_theirs(some, python, side, quality, workers, best))
-    peers = {name: medians(rows) for name, rows in all_rows.items()}
-    single = {name: medians(rows) for name, rows in single_rows.items()}
-    per_image = {
-        name: 1000 * (peers[name]["cpu_seconds"] - single[name]["cpu_seconds"]) / (len(files) - 1)
-        for name in peers
-    }
+
+        def ours(whole: bool) -> dict[str, float]:
+            folder, count = (source, len(files)) if whole else (Path(alone), 1)
+            return measure_ours(folder, count, side, quality, workers)
+
+        def theirs(whole: bool) -> dict[str, float]:
+            return measure_theirs(files if whole else files[:1], python, side, quality, workers, best)
+
+        figures = compare({OURS: ours, THEIRS: theirs}, len(files), repeats, tell)
     return {
         "settings": {"max_side": side, "quality": quality, "workers": workers, "threads": best},
         "versions": versions,
         "seconds_by_threads": seconds,
-        "peers": peers,
-        "single": single,
-        "cpu_ms_per_image": per_image,
-        "ratio": {
-            "speed": peers[THEIRS]["seconds"] / peers[OURS]["seconds"],
-            "cpu": peers[THEIRS]["cpu_seconds"] / peers[OURS]["cpu_seconds"],
-            "cpu_per_image": per_image[THEIRS] / per_image[OURS],
-        },
+        **figures,
         "goal": GOAL,
     }
 
@@ -175,55 +160,3 @@ def output_of(command: list[str]) -> str:
         reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise RuntimeError(f"{command[0]}: {reason}; run: {command[0]} -m pip install img2dataset")
     return done.stdout
-
-
-def run_program(command: list[str], environment: dict[str, str] | None = None) -> dict[str, float]:
-    """Seconds, CPU seconds and peak MiB of a program with all processes that it starts.
-
-    CPU seconds lack processes that nobody waited for; the peak is the sum of each process's own.
-
-    Raises:
-        RuntimeError: it failed; the message ends in its last line.
-    """
-    began, peaks = time.perf_counter(), dict[int, int]()
-    with tempfile.TemporaryFile("w+", errors="replace") as errors:
-        process = subprocess.Popen(
-            command,
-            stdout=subprocess.DEVNULL,
-            stderr=errors,
-            stdin=subprocess.DEVNULL,
-            env=environment,
-        )
-        while True:
-            # Not process.wait: it throws away the CPU time of the program and of those it waited for.
-            ended, status, usage = os.wait4(process.pid, os.WNOHANG)
-            if ended:
-                break
-            peaks |= peaks_of_descendants(process.pid)
-            time.sleep(POLL_S)
-        seconds = time.perf_counter() - began
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
-            errors.seek(0)
-            last = (errors.read().strip().splitlines() or ["no message"])[-1]
-            raise RuntimeError(f"{command[0]} ended with code {process.returncode}: {last}")
-    cpu = usage.ru_utime + usage.ru_stime
-    return {"seconds": seconds, "cpu_seconds": cpu, "peak_mib": sum(peaks.values()) / MIB}
-
-
-def add_rows(shown: Table, result: dict[str, Any]) -> None:
-    """The figures of a result, below those of the other peers."""
-    shown.add_section()
-    settings = result["settings"]
-    for name, figures in result["peers"].items():
-        shown.add_row(
-            f"{name}, longer side {settings['max_side']}, quality {settings['quality']}",
-            spread(figures, "seconds", 2),
-            spread(figures, "cpu_seconds", 2),
-            spread(figures, "peak_mib", 0),
-        )
-    found, goal = result["ratio"], f"(>= {result['goal']})"
-    shown.add_row(
-        "re-encode: its time over ours (goal)", f"{found['speed']:.2f} {goal}", f"{found['cpu']:.2f} {goal}"
-    )
-    shown.add_row("re-encode, an image more, starts left out", "", f"{found['cpu_per_image']:.2f} {goal}")
