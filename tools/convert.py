@@ -91,8 +91,14 @@ def command(
         typer.Option(metavar="short=N|max=N", help="Make larger images smaller.", show_default="as they are"),
     ] = None,
     quality: Annotated[
-        int, typer.Option(min=1, max=100, help="Of the JPEGs that --resize or --beton-images jpeg writes.")
-    ] = 90,
+        int | None,
+        typer.Option(
+            min=1,
+            max=100,
+            help="Of the JPEGs that --resize or --beton-images jpeg writes.",
+            show_default="90",
+        ),
+    ] = None,
     format: Annotated[
         Literal["webdataset", "ffcv"], typer.Option(help="Shards are tars, or betons for FFCV's own loader.")
     ] = "webdataset",
@@ -166,6 +172,7 @@ def command(
                 "--label-column": label_column is not None,
                 "--limit": limit is not None,
                 "--resize": resize is not None,
+                "--quality": quality is not None,
                 "--format": format != "webdataset",
                 "--split": split is not None,
                 "--quarantine-bytes": quarantine_bytes,
@@ -186,7 +193,7 @@ def command(
         shard_bytes=None if shard_size is None else shard_size * MEBIBYTE,
         limit=limit,
         resize=resize,
-        quality=quality,
+        quality=90 if quality is None else quality,
         label_map=() if label_map is None else read_label_map(label_map),
         quarantine_bytes=quarantine_bytes,
         format=format,

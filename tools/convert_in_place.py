@@ -15,6 +15,7 @@ NOT_IN_PLACE = {
     "--shard-size": "the tars are the shards",
     "--limit": "a tar is taken whole",
     "--resize": "no image is rewritten",
+    "--quality": "no image is rewritten",
     "--format": "the shards stay tars",
     "--split": "a tar is in one data set: give each split's tars a folder of their own",
     "--quarantine-bytes": "what is refused is still in the tars",

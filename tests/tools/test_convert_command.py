@@ -114,6 +114,7 @@ def test_tars_are_indexed_in_place(tmp_path: Path, capsys: pytest.CaptureFixture
         (("--split", "a=0.5,b=0.5"), "a tar is in one data set"),
         (("--part", "0/2"), "nothing is written that takes several machines"),
         (("--merge",), "there are no parts"),
+        (("--quality", "90"), "no image is rewritten"),
         (("--limit", "5"), "a tar is taken whole"),
         (("--shard-size", "5"), "the tars are the shards"),
         (("--quarantine-bytes",), "what is refused is still in the tars"),
