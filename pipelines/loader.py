@@ -8,15 +8,16 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 import numpy as np
-from viewmill.pipelines.batches import Batch, BatchMaker
-from viewmill.pipelines.data_position import DataPosition
-from viewmill.pipelines.executor import make_executor
+from viewmill.pipelines.executors.executor import make_executor
+from viewmill.pipelines.executors.view_format import FLOAT32, ViewFormat
+from viewmill.pipelines.flow.batches import Batch, BatchMaker
+from viewmill.pipelines.flow.data_position import DataPosition
+from viewmill.pipelines.flow.prefetch import Prefetcher
+from viewmill.pipelines.flow.substitutes import Substitutes, Substitution
 from viewmill.pipelines.order import ORDER_VERSION, SampleOrder
-from viewmill.pipelines.planner import PLAN_VERSION, ViewPlanner
-from viewmill.pipelines.positions import positions_of_micro_batch, size_of_micro_batch, steps_per_epoch
-from viewmill.pipelines.prefetch import Prefetcher
-from viewmill.pipelines.spec import ViewSpec
-from viewmill.pipelines.substitutes import Substitutes, Substitution
+from viewmill.pipelines.orders.positions import positions_of_micro_batch, size_of_micro_batch, steps_per_epoch
+from viewmill.pipelines.plans.planner import PLAN_VERSION, ViewPlanner
+from viewmill.pipelines.plans.spec import ViewSpec
 from viewmill.pipelines.views import preset
 from viewmill.shards.manifest import Dataset
 
@@ -34,7 +35,7 @@ class Loader:
         dataset: stays the caller's to close, after the loader.
         spec: the views, or a preset's name.
         batch_size: of the whole job at one optimizer step; world_size x accumulation divides it.
-        executor, device, num_threads: see `make_executor`.
+        executor, device, num_threads, view_format: see `make_executor`.
         seed: of order and views.
         rank, world_size: which part of every global batch is read.
         accumulation: micro-batches of one optimizer step.
@@ -55,6 +56,7 @@ class Loader:
         *,
         executor: str = "auto",
         device: str = "cpu",
+        view_format: ViewFormat = FLOAT32,
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
@@ -85,6 +87,7 @@ class Loader:
             max_batch=size_of_micro_batch(batch_size, accumulation, world_size),
             num_threads=num_threads,
             device=device,
+            view_format=view_format,
         )
         self._maker = BatchMaker(dataset, ViewPlanner(self.spec, seed), self._executor, self._substitutes)
         self._ahead: Prefetcher[Batch] | None = None

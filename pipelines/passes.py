@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 
 import numpy as np
-from viewmill.pipelines.batches import Batch, BatchMaker
-from viewmill.pipelines.executor import make_executor
-from viewmill.pipelines.planner import ViewPlanner
-from viewmill.pipelines.prefetch import Prefetcher
-from viewmill.pipelines.spec import ViewSpec
+from viewmill.pipelines.executors.executor import make_executor
+from viewmill.pipelines.flow.batches import Batch, BatchMaker
+from viewmill.pipelines.flow.prefetch import Prefetcher
+from viewmill.pipelines.plans.planner import ViewPlanner
+from viewmill.pipelines.plans.spec import ViewSpec
 from viewmill.pipelines.views import preset
 from viewmill.shards.manifest import Dataset
 

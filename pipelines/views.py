@@ -2,8 +2,8 @@
 
 import difflib
 
-from viewmill.pipelines.planner import PLAN_VERSION, ViewPlan, ViewPlanner
-from viewmill.pipelines.spec import Range, ViewDistribution, ViewSpec
+from viewmill.pipelines.plans.planner import PLAN_VERSION, ViewPlan, ViewPlanner
+from viewmill.pipelines.plans.spec import Range, ViewDistribution, ViewSpec
 
 __all__ = [
     "PLAN_VERSION",

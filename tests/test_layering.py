@@ -15,7 +15,7 @@ MAY_IMPORT = {
 }
 # A heavy dependency enters by one door, and some rooms know nothing of it.
 DOORS = {
-    "nvidia": {"pipelines/dali_executor.py", "pipelines/dali_graph.py", "tools/bench/random_graph.py"},
+    "nvidia": {"pipelines/executors/dali/graph.py", "tools/bench/random_graph.py"},
     "deepspeed": {"engine/zero.py"},
     "timm": {"engine/backbones.py"},
 }

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
-from viewmill.pipelines.reference import render_view
+from viewmill.pipelines.executors.reference import render_view
 from viewmill.pipelines.views import ViewPlanner, ViewSpec
 from viewmill.shards.errors import ImageError
 from viewmill.shards.images import decode_rgb

@@ -20,7 +20,7 @@ from viewmill.engine.evaluation.untrained import (
     fresh_backbone,
     has_batchnorm,
 )
-from viewmill.pipelines.executor import dali_is_installed
+from viewmill.pipelines.executors.executor import dali_is_installed
 from viewmill.pipelines.views import ViewSpec
 from viewmill.shards.manifest import Dataset
 

@@ -10,9 +10,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from viewmill.engine.agreement import largest, raise_everywhere
 from viewmill.engine.world import World
-from viewmill.pipelines.batches import Batch
+from viewmill.pipelines.flow.batches import Batch
 from viewmill.pipelines.passes import ids_of_rank, read_once
-from viewmill.pipelines.spec import IMAGENET_MEAN, IMAGENET_STD
+from viewmill.pipelines.plans.spec import IMAGENET_MEAN, IMAGENET_STD
 from viewmill.pipelines.views import ViewSpec, preset
 from viewmill.shards.manifest import Dataset
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from viewmill.engine.evaluation.features import Reading, ready, represent
-from viewmill.pipelines.batches import BatchMaker
-from viewmill.pipelines.executor import make_executor
+from viewmill.pipelines.executors.executor import make_executor
+from viewmill.pipelines.flow.batches import BatchMaker
 from viewmill.pipelines.views import ViewPlanner, ViewSpec
 from viewmill.shards.manifest import Dataset
 

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from skimage import data as skimage_data
 from sklearn.datasets import load_sample_image
-from viewmill.pipelines.spec import ViewDistribution, ViewSpec
+from viewmill.pipelines.plans.spec import ViewDistribution, ViewSpec
 from viewmill.pipelines.views import ViewPlan, ViewPlanner
 from viewmill.shards.convert import convert
 from viewmill.shards.images import probe

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from viewmill.pipelines.executors.reference import ReferenceExecutor
 from viewmill.pipelines.loader import Batch, Loader
-from viewmill.pipelines.reference import ReferenceExecutor
 from viewmill.pipelines.views import preset
 from viewmill.shards.conversion.plan import Options
 from viewmill.shards.convert import convert_with
@@ -51,7 +51,7 @@ def test_views_of_both_kinds_are_equal(folders: tuple[Path, Path]) -> None:
 
 def test_dali_decodes_what_a_beton_gives(folders: tuple[Path, Path]) -> None:
     pytest.importorskip("nvidia.dali", reason="DALI is not installed")
-    from viewmill.pipelines.dali_executor import DaliExecutor
+    from viewmill.pipelines.executors.dali.executor import DaliExecutor
 
     with Dataset.open(folders[1]) as dataset:
         images = dataset.read(range(dataset.num_samples))

@@ -9,10 +9,10 @@ import psutil
 import pytest
 import torch
 from PIL import Image
-from viewmill.pipelines.executor import BatchDecodeError, make_executor
-from viewmill.pipelines.jpeg_markers import check_markers
-from viewmill.pipelines.reference import ReferenceExecutor
-from viewmill.pipelines.spec import ViewSpec
+from viewmill.pipelines.executors.dali.jpeg_markers import check_markers
+from viewmill.pipelines.executors.executor import BatchDecodeError, make_executor
+from viewmill.pipelines.executors.reference import ReferenceExecutor
+from viewmill.pipelines.plans.spec import ViewSpec
 from viewmill.pipelines.views import ViewPlan, preset
 from viewmill.shards.errors import ImageError
 from viewmill.shards.images import decode_rgb
@@ -20,7 +20,7 @@ from viewmill.shards.images import decode_rgb
 from tests.pipelines.photographs import changed, encode, on_255, photographs, plain_spec, plan_for
 
 pytest.importorskip("nvidia.dali", reason="DALI is not installed")
-from viewmill.pipelines.dali_executor import DaliExecutor, device_id_of
+from viewmill.pipelines.executors.dali.executor import DaliExecutor, device_id_of
 
 # The published tolerance (mean over a batch, of 255). DALI rounds to whole numbers after every operator.
 TOLERANCE = 2.0

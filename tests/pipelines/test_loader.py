@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from viewmill.pipelines.batches import BatchMaker
+from viewmill.pipelines.executors.reference import ReferenceExecutor
+from viewmill.pipelines.flow.batches import BatchMaker
 from viewmill.pipelines.loader import Batch, Loader
 from viewmill.pipelines.order import SampleOrder
-from viewmill.pipelines.planner import ViewPlanner
-from viewmill.pipelines.reference import ReferenceExecutor
+from viewmill.pipelines.plans.planner import ViewPlanner
 from viewmill.pipelines.views import preset
 from viewmill.shards.manifest import Dataset
 

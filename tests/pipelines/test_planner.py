@@ -10,7 +10,7 @@ import pytest
 import torch
 from scipy import stats
 from torchvision.transforms import v2
-from viewmill.pipelines.planner import exp
+from viewmill.pipelines.plans.planner import exp
 from viewmill.pipelines.views import (
     PLAN_VERSION,
     PRESETS,

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 from viewmill.pipelines.order import SampleOrder
-from viewmill.pipelines.positions import positions_of_micro_batch, steps_per_epoch
+from viewmill.pipelines.orders.positions import positions_of_micro_batch, steps_per_epoch
 
 SPLITS = [(1, 1), (1, 2), (1, 3), (2, 1), (2, 2), (3, 4), (4, 3), (12, 1), (1, 24)]
 

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from scipy import ndimage
 from skimage import data
-from viewmill.pipelines.executor import BatchDecodeError, make_executor
-from viewmill.pipelines.reference import ReferenceExecutor, colour_map, render_view
+from viewmill.pipelines.executors.executor import BatchDecodeError, make_executor
+from viewmill.pipelines.executors.reference import ReferenceExecutor, colour_map, render_view
 from viewmill.pipelines.views import ViewDistribution, ViewPlan, ViewPlanner, ViewSpec, preset
 
 NEUTRAL: dict[str, object] = {
@@ -318,7 +318,7 @@ def test_the_reference_runs_on_the_cpu_alone() -> None:
 
 
 def test_dali_that_is_not_installed_is_an_error_that_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("viewmill.pipelines.executor.dali_is_installed", lambda: False)
+    monkeypatch.setattr("viewmill.pipelines.executors.executor.dali_is_installed", lambda: False)
     with pytest.raises(ImportError, match="dali-cuda13"):
         make_executor("dali", preset("eval"), max_batch=1, num_threads=1)
     executor = make_executor("auto", replace(preset("eval"), name="mine"), max_batch=1, num_threads=1)

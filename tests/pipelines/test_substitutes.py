@@ -12,13 +12,13 @@ import torch
 import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from viewmill.pipelines.executor import BatchDecodeError, dali_is_installed
+from viewmill.pipelines.executors.executor import BatchDecodeError, dali_is_installed
+from viewmill.pipelines.executors.reference import ReferenceExecutor
+from viewmill.pipelines.flow.substitutes import Substitution, substitute_of
 from viewmill.pipelines.loader import Batch, Loader
 from viewmill.pipelines.order import SampleOrder
 from viewmill.pipelines.passes import ids_of_rank, read_once
-from viewmill.pipelines.planner import ViewPlanner
-from viewmill.pipelines.reference import ReferenceExecutor
-from viewmill.pipelines.substitutes import Substitution, substitute_of
+from viewmill.pipelines.plans.planner import ViewPlanner
 from viewmill.pipelines.views import preset
 from viewmill.shards.errors import ShardError
 from viewmill.shards.manifest import RECORD, Dataset

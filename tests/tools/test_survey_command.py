@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from viewmill.pipelines.planner import ViewPlanner
+from viewmill.pipelines.plans.planner import ViewPlanner
 from viewmill.pipelines.views import preset
 from viewmill.shards.convert import convert
 from viewmill.shards.manifest import Dataset

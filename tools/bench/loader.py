@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 from rich.table import Table
-from viewmill.pipelines.batches import BatchMaker
-from viewmill.pipelines.executor import make_executor
+from viewmill.pipelines.executors.executor import make_executor
+from viewmill.pipelines.flow.batches import BatchMaker
 from viewmill.pipelines.order import SampleOrder
-from viewmill.pipelines.planner import ViewPlanner
-from viewmill.pipelines.spec import ViewSpec
+from viewmill.pipelines.plans.planner import ViewPlanner
+from viewmill.pipelines.plans.spec import ViewSpec
 from viewmill.pipelines.views import preset
 from viewmill.shards.manifest import Dataset
 from viewmill.tools.bench.fingerprint import fingerprint

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms import v2
-from viewmill.pipelines.spec import ViewDistribution, ViewSpec
+from viewmill.pipelines.plans.spec import ViewDistribution, ViewSpec
 
 Transform = Callable[[bytes], list[torch.Tensor]]  # one image to its views
 

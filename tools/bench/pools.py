@@ -7,7 +7,7 @@ from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from typing import Any
 
 import torch
-from viewmill.pipelines.spec import ViewSpec
+from viewmill.pipelines.plans.spec import ViewSpec
 
 KINDS = ("threads", "processes")
 _transform: Callable[[bytes], Any] | None = None  # of a pool's process

@@ -12,7 +12,7 @@ from viewmill.engine.backbones import build_backbone
 from viewmill.engine.evaluation.features import Reading, evaluation_views, extract, extract_all
 from viewmill.engine.evaluation.untrained import fresh_backbone
 from viewmill.engine.world import World
-from viewmill.pipelines.reference import ReferenceExecutor
+from viewmill.pipelines.executors.reference import ReferenceExecutor
 from viewmill.pipelines.views import ViewPlanner
 from viewmill.shards.manifest import Dataset
 

@@ -1,13 +1,17 @@
-"""What an executor is: encoded images and a plan in, normalised views out. It draws nothing itself."""
+"""What an executor is: encoded images and a plan in, views out. It draws nothing itself."""
 
 import importlib.util
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, TypeVar
 
+import numpy as np
 import torch
-from viewmill.pipelines.planner import ViewPlan
-from viewmill.pipelines.spec import ViewSpec
+from viewmill.pipelines.executors.view_format import FLOAT32, ViewFormat
+from viewmill.pipelines.plans.planner import ViewPlan
+from viewmill.pipelines.plans.spec import ViewSpec
 from viewmill.shards.errors import ImageError
+
+T = TypeVar("T")
 
 
 class BatchDecodeError(ImageError):
@@ -28,9 +32,10 @@ class Executor(Protocol):
     """Carries a plan out. Any two give the same crops and, within the tolerance, the same pixels."""
 
     spec: ViewSpec
+    view_format: ViewFormat
 
     def run(self, images: list[bytes], plan: ViewPlan) -> list[torch.Tensor]:
-        """V tensors (n, 3, S, S) float32, normalised, in the spec's order; image i has row i of the plan.
+        """V tensors (n, 3, S, S) of the view format, in the spec's order; image i has row i of the plan.
 
         Raises:
             BatchDecodeError: some images cannot be decoded; names their rows.
@@ -57,8 +62,49 @@ def check_batch(images: list[bytes], plan: ViewPlan, spec: ViewSpec, max_batch: 
         raise ValueError(f"the plan has {plan.num_views} views, '{spec.name}' has {spec.num_views}")
 
 
+def read_all(images: list[bytes], reader: Callable[[bytes], T]) -> list[T]:
+    """reader(image) of every image.
+
+    Raises:
+        BatchDecodeError: names the rows for which `reader` raises ImageError.
+    """
+    found, reasons = [], {}
+    for row, image in enumerate(images):
+        try:
+            found.append(reader(image))
+        except ImageError as error:
+            reasons[row] = str(error)
+    if reasons:
+        raise BatchDecodeError(reasons)
+    return found
+
+
+def check_boxes(plan: ViewPlan, sizes: np.ndarray) -> None:
+    """Refuse a plan that was drawn for images of other sizes; sizes: (n, 2) width and height.
+
+    Raises:
+        ValueError: a box leaves its image.
+    """
+    inside = (plan.top >= 0) & (plan.left >= 0) & (plan.height > 0) & (plan.width > 0)
+    inside &= (plan.left + plan.width <= sizes[:, :1]) & (plan.top + plan.height <= sizes[:, 1:])
+    if not inside.all():
+        row, view = np.argwhere(~inside)[0]
+        width, height = sizes[row]
+        raise ValueError(
+            f"row {row}, view {view}: the box of {plan.width[row, view]}x{plan.height[row, view]} pixels at "
+            f"({plan.left[row, view]}, {plan.top[row, view]}) leaves the image of {width}x{height}; "
+            "was the plan drawn for other sizes?"
+        )
+
+
 def make_executor(
-    name: str, spec: ViewSpec, *, max_batch: int, num_threads: int, device: str = "cpu"
+    name: str,
+    spec: ViewSpec,
+    *,
+    max_batch: int,
+    num_threads: int,
+    device: str = "cpu",
+    view_format: ViewFormat = FLOAT32,
 ) -> Executor:
     """The executor called `name`: "reference", "dali", or "auto" (DALI where it is installed).
 
@@ -68,19 +114,20 @@ def make_executor(
         max_batch: most images of one run.
         num_threads: threads it may use.
         device: "cpu", or "cuda" (also "gpu", "cuda:1") for DALI.
+        view_format: dtype and layout of the views.
 
     Raises:
         ValueError: no such executor, or one that cannot use the device.
         ImportError: DALI is not installed; names the extra.
     """
-    makers: dict[str, Callable[[ViewSpec, int, int, str], Executor]] = {
+    makers: dict[str, Callable[[ViewSpec, int, int, str, ViewFormat], Executor]] = {
         "reference": _make_reference,
         "dali": _make_dali,
         "auto": _make_dali if dali_is_installed() else _make_reference,
     }
     if name not in makers:
         raise ValueError(f"unknown executor '{name}'; expected one of {', '.join(sorted(makers))}")
-    return makers[name](spec, max_batch, num_threads, device)
+    return makers[name](spec, max_batch, num_threads, device, view_format)
 
 
 def dali_is_installed() -> bool:
@@ -90,20 +137,26 @@ def dali_is_installed() -> bool:
     )
 
 
-def _make_reference(spec: ViewSpec, max_batch: int, num_threads: int, device: str) -> Executor:
+def _make_reference(
+    spec: ViewSpec, max_batch: int, num_threads: int, device: str, view_format: ViewFormat
+) -> Executor:
     if device != "cpu":
         raise ValueError(f"the reference executor runs on the cpu, not on '{device}'; use executor 'dali'")
-    from viewmill.pipelines.reference import ReferenceExecutor
+    from viewmill.pipelines.executors.reference import ReferenceExecutor
 
-    return ReferenceExecutor(spec, max_batch=max_batch, num_threads=num_threads)
+    return ReferenceExecutor(spec, max_batch=max_batch, num_threads=num_threads, view_format=view_format)
 
 
-def _make_dali(spec: ViewSpec, max_batch: int, num_threads: int, device: str) -> Executor:
+def _make_dali(
+    spec: ViewSpec, max_batch: int, num_threads: int, device: str, view_format: ViewFormat
+) -> Executor:
     if not dali_is_installed():
         raise ImportError(
             "executor 'dali' needs NVIDIA DALI: pip install 'viewmill[dali-cuda13]' (or [dali-cuda12]); "
             "it runs on the CPU too. Without it, take executor 'reference'"
         )
-    from viewmill.pipelines.dali_executor import DaliExecutor
+    from viewmill.pipelines.executors.dali.executor import DaliExecutor
 
-    return DaliExecutor(spec, max_batch=max_batch, num_threads=num_threads, device=device)
+    return DaliExecutor(
+        spec, max_batch=max_batch, num_threads=num_threads, device=device, view_format=view_format
+    )

@@ -11,7 +11,7 @@ from decimal import Context, Decimal
 import numpy as np
 from numpy.typing import ArrayLike
 from viewmill.pipelines.philox import Stream, below, check_seed, keyed_words, uniform
-from viewmill.pipelines.spec import ViewDistribution, ViewSpec
+from viewmill.pipelines.plans.spec import ViewDistribution, ViewSpec
 
 PLAN_VERSION = 1  # part of every data position: a change of any draw is a change of this number
 

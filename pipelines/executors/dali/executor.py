@@ -1,19 +1,16 @@
 """The DALI executor: carries a view plan out with DALI, on the CPU or on one GPU."""
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
-from viewmill.pipelines.dali_graph import plan_rows, view_graph
-from viewmill.pipelines.executor import BatchDecodeError, check_batch
-from viewmill.pipelines.jpeg_markers import check_markers
-from viewmill.pipelines.planner import ViewPlan
-from viewmill.pipelines.spec import ViewSpec
-from viewmill.shards.errors import ImageError
+from viewmill.pipelines.executors.dali.graph import plan_rows, view_graph
+from viewmill.pipelines.executors.dali.jpeg_markers import check_markers
+from viewmill.pipelines.executors.executor import BatchDecodeError, check_batch, check_boxes, read_all
+from viewmill.pipelines.executors.view_format import FLOAT32, ViewFormat
+from viewmill.pipelines.plans.planner import ViewPlan
+from viewmill.pipelines.plans.spec import ViewSpec
 from viewmill.shards.images import ImageInfo, decode_rgb, probe
-
-T = TypeVar("T")
 
 
 class DaliExecutor:
@@ -24,23 +21,33 @@ class DaliExecutor:
         max_batch: most images of one run.
         num_threads: DALI's worker threads; they do not change the pixels.
         device: "cpu", or "cuda", "gpu", "cuda:1": the same graph, decoded and augmented on that GPU.
+        view_format: dtype and layout of the views.
 
     Raises:
         ValueError: an unknown device, or a batch or thread count below 1.
         RuntimeError: the GPU cannot be used.
     """
 
-    def __init__(self, spec: ViewSpec, *, max_batch: int, num_threads: int, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        spec: ViewSpec,
+        *,
+        max_batch: int,
+        num_threads: int,
+        device: str = "cpu",
+        view_format: ViewFormat = FLOAT32,
+    ) -> None:
         if max_batch < 1 or num_threads < 1:
             raise ValueError(f"max_batch and num_threads must be >= 1, got {max_batch} and {num_threads}")
         self.spec = spec
+        self.view_format = view_format
         self.max_batch = max_batch
         self.num_threads = num_threads
         self.device_id = device_id_of(device)
         self._pipeline: Any = self._new_pipeline()
 
     def run(self, images: list[bytes], plan: ViewPlan) -> list[torch.Tensor]:
-        """The views of these images: V tensors (n, 3, S, S) float32, each run's in memory of its own.
+        """The views of these images: V tensors (n, 3, S, S), each run's in memory of its own.
 
         Raises:
             BatchDecodeError: names the rows that cannot be decoded; the next run works as if
@@ -52,7 +59,7 @@ class DaliExecutor:
             raise RuntimeError("this DaliExecutor is closed: make a new one")
         check_batch(images, plan, self.spec, self.max_batch)
         # A broken header can end the whole process inside DALI 2.4; looking costs 0.05 ms an image.
-        headers = _read_all(images, safe_header)
+        headers = read_all(images, safe_header)
         check_boxes(plan, np.array([(header.width, header.height) for header in headers]))
         try:
             return self._views(images, plan)
@@ -60,7 +67,7 @@ class DaliExecutor:
             # One bad image fails DALI's whole batch, its message does not say which row it was, and DALI
             # calls the pipeline invalid from then on: building another takes 10 ms.
             self._pipeline = self._new_pipeline()
-            _read_all(images, decode_rgb)
+            read_all(images, decode_rgb)
             if reasons := self._dali_refusals(images, plan):
                 raise BatchDecodeError(reasons) from None
             raise
@@ -72,6 +79,7 @@ class DaliExecutor:
     def _new_pipeline(self) -> Any:
         pipeline = view_graph(
             self.spec,
+            self.view_format,
             "cpu" if self.device_id is None else "mixed",
             batch_size=self.max_batch,
             num_threads=self.num_threads,
@@ -87,7 +95,10 @@ class DaliExecutor:
         encoded = [np.frombuffer(image, np.uint8) for image in images]
         outputs = self._pipeline.run(images=encoded, plan=plan_rows(plan))
         # No copy: the dynamic executor never writes again to a buffer that it has handed out.
-        return [torch.utils.dlpack.from_dlpack(output.as_tensor()) for output in outputs]
+        views = [torch.utils.dlpack.from_dlpack(output.as_tensor()) for output in outputs]
+        if self.view_format.channels_last:
+            views = [view.permute(0, 3, 1, 2) for view in views]
+        return [view.to(self.view_format.torch_dtype) for view in views]  # bfloat16 alone is not DALI's
 
     def _dali_refusals(self, images: list[bytes], plan: ViewPlan) -> dict[int, str]:
         """Rows that DALI refuses alone, though our own decoder takes them."""
@@ -110,41 +121,6 @@ def safe_header(image: bytes) -> ImageInfo:
     """
     check_markers(image)
     return probe(image)
-
-
-def _read_all(images: list[bytes], reader: Callable[[bytes], T]) -> list[T]:
-    """reader(image) of every image.
-
-    Raises:
-        BatchDecodeError: names the rows for which `reader` raises ImageError.
-    """
-    found, reasons = [], {}
-    for row, image in enumerate(images):
-        try:
-            found.append(reader(image))
-        except ImageError as error:
-            reasons[row] = str(error)
-    if reasons:
-        raise BatchDecodeError(reasons)
-    return found
-
-
-def check_boxes(plan: ViewPlan, sizes: np.ndarray) -> None:
-    """Refuse a plan that was drawn for images of other sizes; sizes: (n, 2) width and height.
-
-    Raises:
-        ValueError: a box leaves its image.
-    """
-    inside = (plan.top >= 0) & (plan.left >= 0) & (plan.height > 0) & (plan.width > 0)
-    inside &= (plan.left + plan.width <= sizes[:, :1]) & (plan.top + plan.height <= sizes[:, 1:])
-    if not inside.all():
-        row, view = np.argwhere(~inside)[0]
-        width, height = sizes[row]
-        raise ValueError(
-            f"row {row}, view {view}: the box of {plan.width[row, view]}x{plan.height[row, view]} pixels at "
-            f"({plan.left[row, view]}, {plan.top[row, view]}) leaves the image of {width}x{height}; "
-            "was the plan drawn for other sizes?"
-        )
 
 
 def device_id_of(device: str) -> int | None:

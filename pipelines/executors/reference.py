@@ -9,9 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 from PIL import Image
-from viewmill.pipelines.executor import BatchDecodeError, check_batch
-from viewmill.pipelines.planner import ViewPlan
-from viewmill.pipelines.spec import ViewSpec
+from viewmill.pipelines.executors.executor import BatchDecodeError, check_batch
+from viewmill.pipelines.executors.view_format import FLOAT32, ViewFormat
+from viewmill.pipelines.plans.planner import ViewPlan
+from viewmill.pipelines.plans.spec import ViewSpec
 from viewmill.shards.errors import ImageError
 from viewmill.shards.images import decode_rgb
 
@@ -30,15 +31,24 @@ class ReferenceExecutor:
         spec: the views.
         max_batch: most images of one run.
         num_threads: images rendered at the same time.
+        view_format: dtype and layout of the views.
     """
 
-    def __init__(self, spec: ViewSpec, *, max_batch: int, num_threads: int = 1) -> None:
+    def __init__(
+        self,
+        spec: ViewSpec,
+        *,
+        max_batch: int,
+        num_threads: int = 1,
+        view_format: ViewFormat = FLOAT32,
+    ) -> None:
         self.spec = spec
+        self.view_format = view_format
         self._max_batch = max_batch
         self._pool = ThreadPoolExecutor(max_workers=num_threads, thread_name_prefix="viewmill-reference")
 
     def run(self, images: list[bytes], plan: ViewPlan) -> list[torch.Tensor]:
-        """V tensors (n, 3, S, S) float32, normalised, in the spec's order; image i has row i of the plan.
+        """V tensors (n, 3, S, S) of the view format, in the spec's order; image i has row i of the plan.
 
         Raises:
             BatchDecodeError: some images cannot be decoded; names their rows.
@@ -52,12 +62,16 @@ class ReferenceExecutor:
             raise BatchDecodeError(reasons)
         pictures = [found for found in decoded if isinstance(found, np.ndarray)]
         rows = self._pool.map(lambda row: self._views(pictures[row], plan, row), range(len(pictures)))
-        return [torch.from_numpy(np.stack(view)) for view in zip(*rows, strict=True)]
+        views = (torch.from_numpy(np.stack(view)) for view in zip(*rows, strict=True))
+        form = self.view_format
+        return [view.to(form.torch_dtype, memory_format=form.memory_format) for view in views]
 
     def _views(self, rgb: np.ndarray, plan: ViewPlan, row: int) -> list[np.ndarray]:
         """All views of one image, V arrays (3, S, S)."""
         rendered = (render_view(rgb, plan, row, view, self.spec) for view in range(self.spec.num_views))
-        return [normalise(pixels, self.spec) for pixels in rendered]
+        if self.view_format.normalised:
+            return [normalise(pixels, self.spec) for pixels in rendered]
+        return [np.rint(pixels).transpose(2, 0, 1) for pixels in rendered]
 
     def close(self) -> None:
         """Give the threads back."""

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from viewmill.pipelines.executor import BatchDecodeError, Executor
-from viewmill.pipelines.planner import ViewPlanner
-from viewmill.pipelines.substitutes import Substitutes
+from viewmill.pipelines.executors.executor import BatchDecodeError, Executor
+from viewmill.pipelines.flow.substitutes import Substitutes
+from viewmill.pipelines.plans.planner import ViewPlanner
 from viewmill.shards.errors import ShardError
 from viewmill.shards.manifest import Dataset
 
@@ -15,7 +15,7 @@ from viewmill.shards.manifest import Dataset
 class Batch:
     """One micro-batch of one rank: n images in V views."""
 
-    views: list[torch.Tensor]  # V tensors (n, 3, S, S) float32, normalised, global views first
+    views: list[torch.Tensor]  # V tensors (n, 3, S, S) of the view format, global views first
     ids: np.ndarray  # (n,) int64, the samples that were used: substitutes, where there are any
     labels: torch.Tensor  # (n,) int64, -1: none
     epoch: int

@@ -4,8 +4,9 @@ from typing import Any
 
 import numpy as np
 from nvidia.dali import fn, math, pipeline_def, types
-from viewmill.pipelines.planner import ViewPlan
-from viewmill.pipelines.spec import ViewSpec
+from viewmill.pipelines.executors.view_format import ViewFormat
+from viewmill.pipelines.plans.planner import ViewPlan
+from viewmill.pipelines.plans.spec import ViewSpec
 
 # One float32 row a sample carries its plan: these columns, view after view; the box comes first.
 COLUMNS = (
@@ -13,6 +14,12 @@ COLUMNS = (
     "brightness", "contrast", "saturation", "hue", "coloured",
     "sigma", "solarize", "flip",
 )  # fmt: skip
+DTYPES = {  # DALI writes no bfloat16; its users cast
+    "uint8": types.UINT8,
+    "float16": types.FLOAT16,
+    "bfloat16": types.FLOAT,
+    "float32": types.FLOAT,
+}
 INTERPOLATIONS = {"bicubic": types.INTERP_CUBIC, "bilinear": types.INTERP_LINEAR}
 
 
@@ -27,14 +34,15 @@ def plan_rows(plan: ViewPlan) -> np.ndarray:
 
 
 @pipeline_def(enable_conditionals=True)  # type: ignore[untyped-decorator]
-def view_graph(spec: ViewSpec, device: str) -> tuple[Any, ...]:
-    """Encoded images and their plan rows to the views of `spec`, (3, S, S) float32 each, normalised.
+def view_graph(spec: ViewSpec, view_format: ViewFormat, device: str) -> tuple[Any, ...]:
+    """Encoded images and their plan rows to the views of `spec`, in the dtype and layout asked for.
 
     An image is decoded once. Every operator is in the graph of every view, behind a condition, so
     any plan is carried out, also one that the preset would never draw.
 
     Args:
         spec: sizes, interpolations, mean and deviation; the draws come from the plan.
+        view_format: (3, S, S) or (S, S, 3), normalised or not.
         device: "cpu", or "mixed" to decode and augment on the GPU.
     """
     encoded = fn.external_source(name="images", device="cpu", batch=True, dtype=types.UINT8, ndim=1)
@@ -81,10 +89,10 @@ def view_graph(spec: ViewSpec, device: str) -> tuple[Any, ...]:
             fn.crop_mirror_normalize(
                 pixels,
                 mirror=fn.cast(value["flip"], dtype=types.INT32),
-                mean=[255 * channel for channel in spec.mean],
-                std=[255 * channel for channel in spec.std],
-                dtype=types.FLOAT,
-                output_layout="CHW",
+                mean=[255 * channel for channel in spec.mean] if view_format.normalised else 0.0,
+                std=[255 * channel for channel in spec.std] if view_format.normalised else 1.0,
+                dtype=DTYPES[view_format.dtype],
+                output_layout="HWC" if view_format.channels_last else "CHW",
             )
         )
     return tuple(views)

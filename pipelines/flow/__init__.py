@@ -1,0 +1,1 @@
+"""From ids to batches that wait ready: reading, substitutes, prefetching, positions."""

@@ -1,0 +1,1 @@
+"""Which positions of an order belong to whom, and orders built from others."""
