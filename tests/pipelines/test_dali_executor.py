@@ -17,10 +17,11 @@ from viewmill.pipelines.views import ViewPlan, preset
 from viewmill.shards.errors import ImageError
 from viewmill.shards.images import decode_rgb
 
-from tests.pipelines.photographs import changed, encode, on_255, photographs, plain_spec, plan_for
+from tests.pipelines.photographs import changed, encode, on_255, photographs, plain_spec, plan_for, sizes_of
 
 pytest.importorskip("nvidia.dali", reason="DALI is not installed")
 from viewmill.pipelines.executors.dali.executor import DaliExecutor, device_id_of
+from viewmill.pipelines.executors.dali.graph import regions_of
 
 # The published tolerance (mean over a batch, of 255). DALI rounds to whole numbers after every operator.
 TOLERANCE = 2.0
@@ -265,3 +266,23 @@ def test_the_gpu_has_the_pixels_of_the_reference(name: str, images: dict[str, by
         assert ours.device.type == "cuda"
         gap = on_255(ours.cpu(), spec) - on_255(theirs, spec)
         assert gap.abs().mean() <= TOLERANCE
+
+
+@pytest.mark.parametrize("decodes_regions", [True, False])
+def test_whole_images_and_regions_of_them_give_the_same_pixels(
+    decodes_regions: bool, images: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, batch = preset("simclr@64"), list(images.values())
+    plan = plan_for(spec, batch, seed=5)
+    regions, sizes = regions_of(plan), sizes_of(batch)
+    areas = (regions[:, 2:] - regions[:, :2]).prod(axis=1)
+    assert np.mean(areas < 0.9 * sizes.prod(axis=1)) > 0.3  # there is something to leave out
+    executor = DaliExecutor(spec, max_batch=len(batch), num_threads=2)
+    # On the CPU regions are decoded; on a GPU with a decoding engine whole images are.
+    monkeypatch.setattr(executor, "_decodes_regions", decodes_regions)
+    executor._pipeline = executor._new_pipeline()
+    found = executor.run(batch, plan)
+    executor.close()
+    expected = ReferenceExecutor(spec, max_batch=len(batch)).run(batch, plan)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert (on_255(ours, spec) - on_255(theirs, spec)).abs().mean() < TOLERANCE / 4

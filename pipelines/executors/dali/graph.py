@@ -23,31 +23,56 @@ DTYPES = {  # DALI writes no bfloat16; its users cast
 INTERPOLATIONS = {"bicubic": types.INTERP_CUBIC, "bilinear": types.INTERP_LINEAR}
 
 
-def plan_rows(plan: ViewPlan) -> np.ndarray:
-    """The plan as DALI is fed it: (n, V * len(COLUMNS)) float32; pixels below 2^24 are exact."""
+def regions_of(plan: ViewPlan) -> np.ndarray:
+    """What the views see of every image: (n, 4) int32 top, left, bottom, right; pixels, the ends excluded."""
+    starts = [side.min(axis=1) for side in (plan.top, plan.left)]
+    ends = [(plan.top + plan.height).max(axis=1), (plan.left + plan.width).max(axis=1)]
+    return np.stack(starts + ends, axis=1).astype(np.int32)
+
+
+def plan_rows(plan: ViewPlan, origins: np.ndarray) -> np.ndarray:
+    """The plan as DALI is fed it: (n, V * len(COLUMNS)) float32; pixels below 2^24 are exact.
+
+    origins: (n, 2) top and left of what is decoded of every image.
+    """
     coloured = (
         (plan.brightness != 1) | (plan.contrast != 1) | (plan.saturation != 1) | (plan.hue != 0)
     )  # skips one view in six under DINO's distribution
-    columns = [coloured if name == "coloured" else getattr(plan, name) for name in COLUMNS]
+    other = {
+        "coloured": coloured,
+        "top": plan.top - origins[:, :1],
+        "left": plan.left - origins[:, 1:],
+    }
+    columns = [other[name] if name in other else getattr(plan, name) for name in COLUMNS]
     rows_nVC = np.stack([np.asarray(column, np.float32) for column in columns], axis=2)
     return rows_nVC.reshape(len(plan), -1)
 
 
 @pipeline_def(enable_conditionals=True)  # type: ignore[untyped-decorator]
-def view_graph(spec: ViewSpec, view_format: ViewFormat, device: str) -> tuple[Any, ...]:
+def view_graph(
+    spec: ViewSpec, view_format: ViewFormat, device: str, decodes_regions: bool
+) -> tuple[Any, ...]:
     """Encoded images and their plan rows to the views of `spec`, in the dtype and layout asked for.
 
-    An image is decoded once. Every operator is in the graph of every view, behind a condition, so
-    any plan is carried out, also one that the preset would never draw.
+    An image is decoded once, as a whole or a region of it. Every operator is in the graph of every view,
+    behind a condition, so any plan is carried out, also one that the preset would never draw.
 
     Args:
         spec: sizes, interpolations, mean and deviation; the draws come from the plan.
         view_format: (3, S, S) or (S, S, 3), normalised or not.
         device: "cpu", or "mixed" to decode and augment on the GPU.
+        decodes_regions: whether the input "region", (top, left, bottom, right) int32, is there.
     """
     encoded = fn.external_source(name="images", device="cpu", batch=True, dtype=types.UINT8, ndim=1)
     row = fn.external_source(name="plan", device="cpu", batch=True, dtype=types.FLOAT, ndim=1)
-    image = fn.decoders.image(encoded, device=device, output_type=types.RGB)  # upright: EXIF is applied
+    # Upright, EXIF being applied; regions are of the upright image too.
+    if decodes_regions:
+        region = fn.external_source(name="region", device="cpu", batch=True, dtype=types.INT32, ndim=1)
+        image = fn.decoders.image_slice(
+            encoded, start=region[:2], end=region[2:], axes=[0, 1], device=device, output_type=types.RGB
+        )
+    else:
+        image = fn.decoders.image(encoded, device=device, output_type=types.RGB)
     views = []
     for view, distribution in enumerate(spec.views):
         first = view * len(COLUMNS)
