@@ -25,9 +25,13 @@ from viewmill.engine.telemetry import RunLog
 from viewmill.engine.trainer import Trainer, last_step
 from viewmill.engine.world import World
 from viewmill.engine.zero import initialize
+from viewmill.pipelines.executors.view_format import ViewFormat
 from viewmill.pipelines.loader import Loader
 from viewmill.pipelines.views import ViewSpec
 from viewmill.shards.manifest import Dataset
+
+# What the first layer reads: nothing is cast or laid out anew on its way there.
+VIEW_DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 
 
 def train(
@@ -109,6 +113,7 @@ def open_loader(config: RunConfig, dataset: Dataset, spec: ViewSpec, world: Worl
         config.batch_size,
         executor=config.views.executor,
         device=str(world.device),
+        view_format=ViewFormat(VIEW_DTYPES[config.precision], config.model.channels_last),
         seed=config.seed,
         rank=world.rank,
         world_size=world.world_size,
