@@ -24,9 +24,12 @@ from tests.shards.pictures import SHARED_DATA
 from tests.shards.readers import CONTAINERS, Picture, Sample, as_ffcv_shows, by_manifest
 
 FORMATS = sorted(CONTAINERS)
-# Of 255, a square of 32 pixels: FFCV decodes JPEGs with the fast DCT. 1.5, as in test_ffcv_loader.py, was
-# too little for one CIFAR image of 500 (1.51).
-MEAN_TOLERANCE = 3.0
+# Of 255, the mean over a square of 32 pixels. FFCV has libjpeg use the fast DCT, which cuts where the exact
+# one rounds, so that luma and chroma come out up to one level low. All three one low make red 2.4 and blue
+# 2.8 lower and green 0.1 higher: whole numbers are 3, 3 and 1 apart at most, 7/3 in the mean. Nothing else
+# differs: libjpeg itself gives FFCV's very pixels with the fast DCT, and Pillow's with the exact one. Of the
+# 60,000 CIFAR images the largest mean is 1.86, and 14 are over 1.5; pictures of one colour reach 7/3.
+MEAN_TOLERANCE = 2.4
 
 
 class Original(NamedTuple):
@@ -132,8 +135,8 @@ def drill(container: str, collection: Collection, folder: Path) -> None:
         compare_reader(name, reader(dataset), samples)
         watch.lap(name)
     for name, viewer in CONTAINERS[container].viewers.items():
-        compare_viewer(name, viewer(dataset), samples)
-        watch.lap(name)
+        largest = compare_viewer(name, viewer(dataset), samples)
+        watch.lap(f"{name} (off by {largest:.2f} of 255 at most)")
     print(f"\n{container}, {len(samples)} samples: {watch}")
 
 
@@ -167,8 +170,12 @@ def compare_reader(name: str, given: Iterable[Sample], samples: list[Sample]) ->
         assert found.data == expected.data, f"{name}, sample {number}, '{expected.key}': other bytes"
 
 
-def compare_viewer(name: str, given: Iterable[Picture], samples: list[Sample]) -> None:
-    """The viewer shows these samples in their order: raw pixels exactly, JPEGs as another decoder does."""
+def compare_viewer(name: str, given: Iterable[Picture], samples: list[Sample]) -> float:
+    """The viewer shows these samples in their order: raw pixels exactly, JPEGs as another decoder does.
+
+    Returns the largest mean difference of a sample.
+    """
+    largest = 0.0
     for number, (found, expected) in enumerate(zip_longest(given, samples)):
         assert found is not None, f"{name} ends after {number} samples"
         assert expected is not None, f"{name} goes on after {number} samples"
@@ -176,7 +183,9 @@ def compare_viewer(name: str, given: Iterable[Picture], samples: list[Sample]) -
         shown = as_ffcv_shows(decode_rgb(expected.data)).astype(int)
         difference = float(np.abs(shown - found.pixels).mean())
         limit = 0.0 if expected.data.startswith(b"P6") else MEAN_TOLERANCE
-        assert difference <= limit, f"{name}, sample {number}, '{expected.key}': off by {difference:.1f}"
+        assert difference <= limit, f"{name}, sample {number}, '{expected.key}': off by {difference:.2f}"
+        largest = max(largest, difference)
+    return largest
 
 
 class Watch:
