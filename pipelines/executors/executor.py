@@ -13,6 +13,8 @@ from viewmill.shards.errors import ImageError
 
 T = TypeVar("T")
 
+CPU_EXECUTORS = ("reference", "host")  # those that know no other device
+
 
 class BatchDecodeError(ImageError):
     """Some images of a batch cannot be decoded; the others are fine and can be run again.
@@ -124,11 +126,18 @@ def make_executor(
         "reference": _make_reference,
         "host": _make_host,
         "dali": _make_dali,
-        "auto": _make_host if device == "cpu" else _make_dali,
     }
+    name = resolved_name(name, device)
     if name not in makers:
-        raise ValueError(f"unknown executor '{name}'; expected one of {', '.join(sorted(makers))}")
+        raise ValueError(f"unknown executor '{name}'; expected one of auto, {', '.join(sorted(makers))}")
     return makers[name](spec, max_batch, num_threads, device, view_format)
+
+
+def resolved_name(name: str, device: str) -> str:
+    """The executor that "auto" stands for on this device; any other name is its own."""
+    if name != "auto":
+        return name
+    return "host" if device == "cpu" else "dali"
 
 
 def dali_is_installed() -> bool:

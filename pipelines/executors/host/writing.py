@@ -52,17 +52,19 @@ def _store(dtype, memory, at, value):
 
 
 @compiled
-def _write_plane(line, at, size, dtype, memory, to, item):
-    """`size` numbers from line[at] on, to byte `to` on."""
-    for x in range(0, size - 7, 8):
-        _store(dtype, memory, to + x * item, load(line, at + x))
-    if size % 8:  # the last eight overlap those before, so that no byte past the row is written
-        _store(dtype, memory, to + (size - 8) * item, load(line, at + size - 8))
+def _write_planes(line, at, side, size, dtype, memory, to, pitch, item):
+    """Three planes of `size` numbers each, `pitch` bytes apart from byte `to` on; size: 8 or more."""
+    for channel in range(3):
+        x = 0
+        while x < size:
+            x = min(x, size - 8)  # the last eight may overlap those before: no byte past the row is written
+            _store(dtype, memory, to + channel * pitch + x * item, load(line, at + channel * side + x))
+            x += 8
 
 
 @compiled
 def _write_pixels(line, at, side, size, dtype, memory, to, item):
-    """`size` pixels of three planes, channels side by side, to byte `to` on."""
+    """`size` pixels, channels side by side, from byte `to` on; size: 8 or more."""
     x = 0
     while x < size:
         x = min(x, size - 8)
@@ -75,22 +77,25 @@ def _write_pixels(line, at, side, size, dtype, memory, to, item):
 
 @compiled
 def write_row(line, at, side, size, y, form, out):
-    """Row y of a view from three planes `side` floats apart; out: the uint8 memory of the whole view."""
-    dtype, item = form % CHANNELS_LAST, bytes_of(form)
+    """Row y of a view from three planes `side` floats apart; out: the uint8 memory of the whole view.
+
+    side: at least 8. Rows of fewer than eight pixels take a way round, through room for eight.
+    """
+    dtype, item, is_small = form % CHANNELS_LAST, bytes_of(form), size < 8
+    memory = np.empty(24 * item, np.uint8) if is_small else out
+    to, pitch, length = 0, 8 * item, max(size, 8)
     if form >= CHANNELS_LAST:
-        start, length = 3 * size * y * item, 3 * size * item
-        if size < 8:
-            room = np.empty(24 * item, np.uint8)
-            _write_pixels(line, at, side, 8, dtype, room, 0, item)
-            out[start : start + length] = room[:length]
-        else:
-            _write_pixels(line, at, side, size, dtype, out, start, item)
+        start = 3 * size * y * item
+        _write_pixels(line, at, side, length, dtype, memory, 0 if is_small else start, item)
+        if is_small:
+            for i in range(3 * size * item):
+                out[start + i] = memory[i]
         return
-    for channel in range(3):
-        start, length = size * (channel * size + y) * item, size * item
-        if size < 8:
-            room = np.empty(8 * item, np.uint8)
-            _write_plane(line, at + channel * side, 8, dtype, room, 0, item)
-            out[start : start + length] = room[:length]
-        else:
-            _write_plane(line, at + channel * side, size, dtype, out, start, item)
+    start, step = size * y * item, size * size * item
+    if not is_small:
+        to, pitch = start, step
+    _write_planes(line, at, side, length, dtype, memory, to, pitch, item)
+    if is_small:
+        for channel in range(3):
+            for i in range(size * item):
+                out[start + channel * step + i] = memory[channel * pitch + i]
