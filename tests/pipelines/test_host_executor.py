@@ -1,11 +1,11 @@
 """The host executor carries out the plan that the reference does, whatever its threads and its batch."""
 
 import gc
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
-import psutil
 import pytest
 import torch
 from viewmill.pipelines.executors.executor import BatchDecodeError, make_executor
@@ -212,13 +212,14 @@ def test_a_batch_that_does_not_fit_is_refused(plain: HostExecutor, images: dict[
 
 def test_a_closed_executor_has_no_threads_and_does_not_run(images: dict[str, bytes]) -> None:
     plan = plan_for(plain_spec(), [images["cat.png"]])
-    before = psutil.Process().num_threads()
+    before = set(threading.enumerate())
     executor = HostExecutor(plain_spec(), max_batch=2, num_threads=2)
     executor.run([images["cat.png"]], plan)
-    assert psutil.Process().num_threads() > before
+    threads = set(threading.enumerate()) - before
+    assert threads
     executor.close()
     executor.close()
-    assert psutil.Process().num_threads() <= before
+    assert not any(thread.is_alive() for thread in threads)
     with pytest.raises(RuntimeError, match="closed"):
         executor.run([images["cat.png"]], plan)
 

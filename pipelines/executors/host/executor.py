@@ -46,7 +46,7 @@ class HostExecutor:
         self.max_batch = max_batch
         self.num_threads = num_threads
         self._memory = ViewMemory(view_format)
-        self._renderers = [_Renderer(spec, view_format) for _ in range(num_threads)]
+        self._renderers = [Renderer(spec, view_format) for _ in range(num_threads)]
         self._pool: ThreadPoolExecutor | None = ThreadPoolExecutor(num_threads, "viewmill-host")
 
     def run(self, images: list[bytes], plan: ViewPlan) -> list[torch.Tensor]:
@@ -94,11 +94,11 @@ class _Batch:
         self.rows: Iterator[int] = itertools.count()  # next() is atomic under the GIL, and cheap without it
 
 
-class _Renderer:
+class Renderer:
     """What one thread keeps from image to image."""
 
     def __init__(self, spec: ViewSpec, view_format: ViewFormat) -> None:
-        self._decoder = Decoder()
+        self.decoder = Decoder()
         self._sizes = np.array(spec.sizes, np.int64)
         self._bicubic = np.array([view.interpolation == "bicubic" for view in spec.views])
         self._normalisation = normalisation_of(spec, view_format)
@@ -111,14 +111,15 @@ class _Renderer:
             if row >= len(batch.images):
                 return
             try:
-                rgb = self._decoder.decode(batch.images[row])
+                rgb = self.decoder.decode(batch.images[row])
             except ImageError as error:
                 batch.reasons[row] = str(error)
                 continue
             batch.sizes[row] = rgb.shape[1], rgb.shape[0]
-            self._render(rgb, batch.table[row], batch.starts + row * batch.steps)
+            self.render(rgb, batch.table[row], batch.starts + row * batch.steps)
 
-    def _render(self, rgb: np.ndarray, rows: np.ndarray, memory: np.ndarray) -> None:
+    def render(self, rgb: np.ndarray, rows: np.ndarray, memory: np.ndarray) -> None:
+        """Write the views of one decoded image; rows: of `plan_table`; memory: (V,) addresses."""
         needed = scratch_for(rows, self._sizes, self._bicubic)
         if needed > len(self._scratch):
             self._scratch = np.empty(needed, np.float32)
