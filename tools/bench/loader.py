@@ -117,6 +117,11 @@ def ours(executor: str) -> str:
     return f"viewmill {executor}, plan-fed"
 
 
+def _executor_of(name: str) -> str:
+    """The executor that `ours` has named."""
+    return name.removeprefix("viewmill ").removesuffix(", plan-fed")
+
+
 def id_batches(dataset: Dataset, batch_size: int) -> list[np.ndarray]:
     """Different images for successive rounds, as far as they go."""
     order = SampleOrder(dataset.num_samples, seed=0)
@@ -226,7 +231,12 @@ def table(result: dict[str, Any]) -> Group:
         f"medians of {result['repeats']} rounds (quartiles); ratios of CPU time (goal)"
     )
     found = result["ratios"]
-    for heading in ("peer", "images/s", "CPU ms/image", *(f"{name} is faster by" for name in found)):
+    for heading in (
+        "peer",
+        "images/s",
+        "CPU ms/image",
+        *(f"{_executor_of(name)} is faster by" for name in found),
+    ):
         shown.add_column(heading, justify="left" if heading == "peer" else "right")
     for name, figures in result["peers"].items():
         shown.add_row(
@@ -246,7 +256,7 @@ def ratio_beside_goal(found: dict[str, Any], of: str, peer: str) -> str:
     """How many times as fast one of ours is as a peer, with what DESIGN asks."""
     if peer not in found[of]:
         return ""
-    goals = next((goals for executor, goals in GOALS.items() if ours(executor) == of), {})
+    goals = GOALS.get(_executor_of(of), {})
     asked = f" (>= {goals[peer]:g})" if peer in goals else ""
     return f"{found[of][peer]['cpu']:.2f}{asked}"
 

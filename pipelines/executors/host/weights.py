@@ -31,14 +31,14 @@ def resize_weights(length, size, bicubic, taps, weights, at, starts, counts):
     """
     scale = length / size
     stretch = max(scale, 1.0)
-    reach = (2.0 if bicubic else 1.0) * stretch
+    narrowing, reach = 1.0 / stretch, (2.0 if bicubic else 1.0) * stretch
     for output in range(size):
         centre = (output + 0.5) * scale
         start = max(int(centre - reach + 0.5), 0)
         count = min(int(centre + reach + 0.5), length) - start
         total = 0.0
         for tap in range(count):
-            x = abs(start + tap + 0.5 - centre) / stretch
+            x = abs(start + tap + 0.5 - centre) * narrowing
             if bicubic:
                 near = (1.5 * x - 2.5) * x * x + 1.0
                 far = ((-0.5 * x + 2.5) * x - 4.0) * x + 2.0
@@ -47,8 +47,9 @@ def resize_weights(length, size, bicubic, taps, weights, at, starts, counts):
                 weight = 1.0 - x if x < 1.0 else 0.0
             weights[at + taps * output + tap] = weight
             total += weight
+        share = 1.0 / total
         for tap in range(count):
-            weights[at + taps * output + tap] = weights[at + taps * output + tap] / total
+            weights[at + taps * output + tap] = weights[at + taps * output + tap] * share
         starts[output], counts[output] = start, count
 
 
