@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from viewmill.tools.console import new_app, print_json, print_line
+from viewmill.tools.console import FAULTS, new_app, print_json, print_line
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import RenderableType
 
 EXAMPLE = "viewmill bench loader --data DATASET --repeats 7 --out loader.json"
 
@@ -28,7 +28,9 @@ def loader(
     repeats: Annotated[int, typer.Option(min=1, help="Rounds; the figures are medians over them.")] = 5,
     batch_size: Annotated[int, typer.Option(min=1, help="Images of a round.")] = 64,
     threads: Annotated[int, typer.Option(min=1, help="Of every peer.")] = 1,
-    executor: Annotated[list[str] | None, typer.Option(help="Ours; may be given several times.")] = None,
+    executor: Annotated[
+        list[str] | None, typer.Option(help="Ours; may be given several times.", show_default="host, dali")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Compare our loader with torchvision, lightly and DALI's own random operators, on the CPU.
@@ -45,7 +47,7 @@ def loader(
             repeats=repeats,
             batch_size=batch_size,
             threads=threads,
-            executors=executor or ["dali"],
+            executors=executor or ["host", "dali"],
             view_preset=preset,
             progress=tell,
         )
@@ -106,6 +108,44 @@ def manifest(
     with told() as tell:
         figures = run(rows, folder, repeats=repeats, parquet=parquet, progress=tell)
     keep(figures, out, table, json)
+
+
+PARITY_EXAMPLE = "viewmill bench parity --out parity.json"
+
+
+@app.command(epilog=f"Example: {PARITY_EXAMPLE}")
+def parity(
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Where the figures go, as JSON.")] = Path(
+        "bench-parity.json"
+    ),
+    executor: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME, or NAME@cuda; may be given several times.", show_default="all installed"),
+    ] = None,
+    readme: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Put the table between this file's markers.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Compare the pixels of every executor with the reference's, by operator and by preset.
+
+    Six photographs; largest and mean absolute difference (of 255) and PSNR. A mean over the published bound
+    leaves exit code 3.
+    """
+    from viewmill.tools.bench.parity import beyond_bounds, run, table, write_into
+
+    check_folder(out)
+    if readme is not None and not readme.is_file():
+        raise FileNotFoundError(f"{readme}: no such file; give the README that holds the table's markers")
+    with told() as tell:
+        figures = run(executors=executor or [], progress=tell)
+    keep(figures, out, table, json)
+    if readme is not None:
+        write_into(readme, figures)
+    if faults := beyond_bounds(figures):
+        for fault in faults:
+            print_line(fault)
+        raise typer.Exit(FAULTS)
 
 
 CONVERT_EXAMPLE = "viewmill bench convert --source photographs/train --out convert.json"
@@ -175,7 +215,9 @@ def check_folder(out: Path) -> None:
         raise FileNotFoundError(f"{out}: there is no folder {out.parent}; make it first")
 
 
-def keep(figures: dict[str, Any], out: Path, table: Callable[[dict[str, Any]], "Table"], json: bool) -> None:
+def keep(
+    figures: dict[str, Any], out: Path, table: Callable[[dict[str, Any]], "RenderableType"], json: bool
+) -> None:
     """Writes the figures, and shows them."""
     from rich.console import Console
 

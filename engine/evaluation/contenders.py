@@ -20,7 +20,7 @@ from viewmill.engine.evaluation.untrained import (
     fresh_backbone,
     has_batchnorm,
 )
-from viewmill.pipelines.executors.executor import dali_is_installed
+from viewmill.pipelines.executors.executor import resolved_name
 from viewmill.pipelines.views import ViewSpec
 from viewmill.shards.manifest import Dataset
 
@@ -113,13 +113,6 @@ def labels_of(dataset: Dataset) -> Tensor:
     return torch.from_numpy(dataset.labels(np.arange(dataset.num_samples)))
 
 
-def executor_name(executor: str) -> str:
-    """The executor that "auto" stands for here: their pixels differ in the last digits."""
-    if executor != "auto":
-        return executor
-    return "dali" if dali_is_installed() else "reference"
-
-
 def _identity(source: BackboneSource, backbone: nn.Module) -> Key:
     return {"about": source.about, "weights": weights_hash(backbone)}
 
@@ -131,7 +124,7 @@ def _features_key(contender: Contender, dataset: Dataset, views: ViewSpec, readi
         "data": content_hash(dataset),
         # All numbers of the views, not their name alone.
         "views": repr(views),
-        "executor": [executor_name(reading.executor), reading.world.device.type],
+        "executor": [resolved_name(reading.executor, reading.executor_device), reading.executor_device],
     }
 
 

@@ -11,7 +11,6 @@ from viewmill.engine.evaluation.backbone_source import BackboneSource, load_sour
 from viewmill.engine.evaluation.contenders import (
     TRAINED,
     contenders_of,
-    executor_name,
     gather_evidence,
     labels_of,
 )
@@ -22,6 +21,7 @@ from viewmill.engine.evaluation.scores import Score, compare
 from viewmill.engine.evaluation.tasks import KNN, LINEAR, Outcome, knn_outcomes, linear_outcome, parse_tasks
 from viewmill.engine.evaluation.untrained import SEEDS, STATISTICS_IMAGES
 from viewmill.engine.world import World
+from viewmill.pipelines.executors.executor import resolved_name
 from viewmill.shards.manifest import Dataset
 
 SUMMARY_FILE = "summary.json"
@@ -87,7 +87,7 @@ def evaluate(
         "backbone": found.about,
         "weights_hash": contenders[0].identity["weights"],
         "views": views.name,
-        "executor": executor_name(executor),
+        "executor": resolved_name(executor, reading.executor_device),
         "data_sets": {"train": described(train_dataset), "test": described(test_dataset)},
         "classes": list(test_dataset.classes),
         "untrained": {

@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from viewmill.engine.agreement import largest, raise_everywhere
 from viewmill.engine.world import World
+from viewmill.pipelines.executors.executor import CPU_EXECUTORS
 from viewmill.pipelines.flow.batches import Batch
 from viewmill.pipelines.passes import ids_of_rank, read_once
 from viewmill.pipelines.plans.spec import IMAGENET_MEAN, IMAGENET_STD
@@ -41,7 +42,8 @@ class Reading:
 
     @property
     def executor_device(self) -> str:
-        return "cpu" if self.executor == "reference" else self.world.device.type
+        """Where the views are made: "cpu" or "cuda"."""
+        return "cpu" if self.executor in CPU_EXECUTORS else self.world.device.type
 
     def tell(self, what: str, done: int, total: int) -> None:
         if self.progress is not None and self.world.rank == 0:

@@ -19,8 +19,8 @@ from viewmill.shards.images import decode_rgb
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 # NTSC's luma and chroma to three digits, as DALI's color_twist has them; back by the exact inverse, so that a
 # colour map that changes nothing changes nothing.
-_YIQ_OF_RGB = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.321], [0.211, -0.523, 0.311]])
-_RGB_OF_YIQ = np.linalg.inv(_YIQ_OF_RGB)
+YIQ_OF_RGB = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.321], [0.211, -0.523, 0.311]])
+RGB_OF_YIQ = np.linalg.inv(YIQ_OF_RGB)
 _MIDDLE = 128.0  # what contrast turns about, and from where solarize inverts
 
 
@@ -133,7 +133,7 @@ def colour_map(
     angle = np.deg2rad(hue)
     cosine, sine = saturation * np.cos(angle), saturation * np.sin(angle)
     turn = np.array([[1, 0, 0], [0, cosine, sine], [0, -sine, cosine]])
-    matrix = brightness * contrast * (_RGB_OF_YIQ @ turn @ _YIQ_OF_RGB)
+    matrix = brightness * contrast * (RGB_OF_YIQ @ turn @ YIQ_OF_RGB)
     return matrix.astype(np.float32), np.float32(brightness * (_MIDDLE - _MIDDLE * contrast))
 
 

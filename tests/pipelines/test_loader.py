@@ -96,7 +96,7 @@ def test_an_iteration_that_was_left_goes_on_where_it_was_left(dataset: Dataset) 
         assert_same(pieces, take(other, 4))
 
 
-@pytest.mark.parametrize("executor", ["reference", "dali"])
+@pytest.mark.parametrize("executor", ["reference", "host", "dali"])
 def test_resuming_anywhere_gives_the_uninterrupted_run_bit_for_bit(dataset: Dataset, executor: str) -> None:
     if executor == "dali":
         pytest.importorskip("nvidia.dali", reason="DALI is not installed")

@@ -15,6 +15,7 @@ from tests.pipelines.photographs import photographs, write_dataset
 pytest.importorskip("nvidia.dali", reason="DALI is not installed")
 pytest.importorskip("lightly", reason="lightly is not installed")
 from viewmill.tools.bench import loader, loader_peers
+from viewmill.tools.bench.waterfall import STAGES
 
 pytestmark = pytest.mark.slow
 SPEC = preset("hydes@32")
@@ -23,12 +24,15 @@ SPEC = preset("hydes@32")
 @pytest.fixture(scope="module")
 def result(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     data = write_dataset(tmp_path_factory.mktemp("bench"), 12)
-    return loader.run(data, repeats=2, batch_size=4, threads=1, executors=("dali",), view_preset="hydes@32")
+    return loader.run(
+        data, repeats=2, batch_size=4, threads=1, executors=("host", "dali"), view_preset="hydes@32"
+    )
 
 
 def test_every_peer_is_measured_and_compared(result: dict[str, Any]) -> None:
     peers = result["peers"]
     assert list(peers) == [
+        "viewmill host, plan-fed",
         "viewmill dali, plan-fed",
         "DALI's own random operators",
         "torchvision on Pillow",
@@ -56,12 +60,22 @@ def test_a_result_is_json_and_names_hardware_but_no_machine_or_folder(
     assert str(Path.home()) not in text
 
 
+def test_the_stages_add_up_to_decoding_and_the_kernel(result: dict[str, Any]) -> None:
+    found = result["waterfall"]
+    assert list(found["stages"]) == list(STAGES)
+    assert sum(found["stages"].values()) == pytest.approx(found["stages"]["decode"] + found["kernel"])
+    assert found["stages"]["decode"] * found["decode_bound"] == pytest.approx(1000)
+
+
 def test_the_table_shows_what_was_found(result: dict[str, Any]) -> None:
     console = Console(file=io.StringIO(), width=200)
     console.print(loader.table(result))
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     assert "lightly DINOTransform" in shown
-    assert f"{result['ratios']['viewmill dali, plan-fed']['torchvision']['cpu']:.2f}" in shown
+    for executor, goal in (("host", 6), ("dali", 2)):
+        ratio = result["ratios"][f"viewmill {executor}, plan-fed"]["torchvision"]["cpu"]
+        assert f"{ratio:.2f} (>= {goal})" in shown
+    assert "crop and resize" in shown
 
 
 @pytest.mark.parametrize(
