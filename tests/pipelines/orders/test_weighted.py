@@ -56,11 +56,11 @@ def test_over_a_few_epochs_the_counts_stay_near_their_shares() -> None:
 
 
 def test_the_expected_count_over_seeds_is_the_share() -> None:
-    weights, length, seeds = np.array([0.3, 0.05, 1.0, 0.4]), 3, 800
+    weights, length, seeds = np.array([0.3, 0.05, 1.0, 0.4]), 3, 300
     counts = sum(counts_of(WeightedOrder(weights, length, seed), 0) for seed in range(seeds))
     share = length * weights / weights.sum()
-    # A count is off by a fraction f or 1 - f: its standard error is sqrt(f (1 - f) / seeds) <= 0.018.
-    np.testing.assert_allclose(counts / seeds, share, atol=0.06)
+    # A count is off by a fraction f or 1 - f: its standard error is sqrt(f (1 - f) / seeds) <= 0.029.
+    np.testing.assert_allclose(counts / seeds, share, atol=0.1)
 
 
 def test_pieces_equal_the_whole_and_epochs_differ() -> None:
