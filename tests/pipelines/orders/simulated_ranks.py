@@ -1,6 +1,7 @@
 """Ranks simulated in one process: Loaders on data without images, and an executor that shows its plan."""
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from viewmill.pipelines import loader as loader_module
 from viewmill.pipelines.executors.view_format import FLOAT32, ViewFormat
-from viewmill.pipelines.loader import Loader
+from viewmill.pipelines.loader import Batch, Loader
 from viewmill.pipelines.order import SampleOrder
 from viewmill.pipelines.orders.interface import Order
 from viewmill.pipelines.orders.mixture import MixtureOrder, Part
@@ -81,9 +82,27 @@ def as_numbers(plan: ViewPlan) -> np.ndarray:
     return np.concatenate(columns, axis=1)
 
 
+class AheadWithoutThread:
+    """Makes `depth` items ahead as the Prefetcher does, in the caller's thread: 1,024 threads would stall."""
+
+    wait_s = 0.0
+
+    def __init__(self, items: Iterator[Batch], depth: int) -> None:
+        self._items, self._depth, self._ready = items, depth, deque[Batch]()
+
+    def next(self) -> Batch:
+        while len(self._ready) <= self._depth:
+            self._ready.append(next(self._items))
+        return self._ready.popleft()
+
+    def close(self) -> None:
+        """What was made ahead is lost with it."""
+
+
 def show_plans(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From here on Loaders carry no plan out, whatever executor they are told."""
+    """From here on Loaders carry no plan out, whatever executor they are told, and have no threads."""
     monkeypatch.setattr(loader_module, "make_executor", lambda name, spec, **more: PlanExecutor(spec, **more))
+    monkeypatch.setattr(loader_module, "Prefetcher", AheadWithoutThread)
 
 
 class Job:

@@ -63,9 +63,9 @@ def test_kills_and_resumes_on_other_worlds_change_no_id_and_no_plan(kind: str) -
     assert len(set(ran)) >= 4
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["samples", "mixture"])
 def test_a_thousand_ranks_read_the_global_batch_of_a_billion_samples(kind: str) -> None:
-    order = order_of(kind, 5000) if kind in ("subset", "weighted") else order_of(kind, 10**9)
+    order = order_of(kind, 10**9)
     step = order.num_samples // 3072 - 1
     whole = order.ids(7, step * 3072, (step + 1) * 3072)
     shares = [
@@ -78,7 +78,7 @@ def test_a_thousand_ranks_read_the_global_batch_of_a_billion_samples(kind: str) 
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("kind", KINDS)
 def test_elastic_drill_over_many_kills_and_worlds(kind: str, seed: int) -> None:
     worlds = [1, 2, 3, 4, 8, 64, 1024]
