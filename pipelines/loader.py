@@ -15,11 +15,12 @@ from viewmill.pipelines.flow.data_position import DataPosition
 from viewmill.pipelines.flow.prefetch import Prefetcher
 from viewmill.pipelines.flow.substitutes import Substitutes, Substitution
 from viewmill.pipelines.order import ORDER_VERSION, SampleOrder
+from viewmill.pipelines.orders.interface import Order
 from viewmill.pipelines.orders.positions import positions_of_micro_batch, size_of_micro_batch, steps_per_epoch
 from viewmill.pipelines.plans.planner import PLAN_VERSION, ViewPlanner
 from viewmill.pipelines.plans.spec import ViewSpec
+from viewmill.pipelines.samples import Samples
 from viewmill.pipelines.views import preset
-from viewmill.shards.manifest import Dataset
 
 __all__ = ["Batch", "Loader"]
 
@@ -42,15 +43,17 @@ class Loader:
         prefetch: batches that wait ready; one more is in the making.
         max_substitutes: different bad samples that are replaced before it is an error.
         block, window: see `SampleOrder`.
+        order: which samples stand where; None: `SampleOrder(dataset.num_samples, seed, block, window)`.
 
     Raises:
-        ValueError: a number is outside its range or does not divide the batch, an unknown preset or executor.
+        ValueError: a number is outside its range or does not divide the batch, an unknown preset or executor,
+            or an order of another data set.
         ImportError: the executor's library is not installed; names the extra.
     """
 
     def __init__(
         self,
-        dataset: Dataset,
+        dataset: Samples,
         spec: ViewSpec | str,
         batch_size: int,
         *,
@@ -66,6 +69,7 @@ class Loader:
         max_substitutes: int = 100,
         block: int = 1,
         window: int = 0,
+        order: Order | None = None,
     ) -> None:
         self.spec = preset(spec) if isinstance(spec, str) else spec
         self.batch_size = batch_size
@@ -73,14 +77,20 @@ class Loader:
         if prefetch < 1:
             raise ValueError(f"prefetch must be >= 1 batch, got {prefetch}")
         self._prefetch = prefetch
-        num_steps = steps_per_epoch(dataset.num_samples, batch_size)
+        self.order = _order_of(dataset, order, seed, block, window)
+        num_steps = steps_per_epoch(self.order.num_samples, batch_size)
         self._share = _Share(num_steps, batch_size, accumulation, rank, world_size)
         self._share.positions(0, 0)  # refuses a rank outside the job and an indivisible batch at once
-        self._order = SampleOrder(dataset.num_samples, seed, block=block, window=window)
         self._at = DataPosition(
-            dataset.data_set_hash, ORDER_VERSION, PLAN_VERSION, seed, block, window, epoch=0, position=0
+            dataset.data_set_hash,
+            ORDER_VERSION,
+            PLAN_VERSION,
+            seed,
+            self.order.describe(),
+            epoch=0,
+            position=0,
         )
-        self._substitutes = Substitutes(dataset, seed, max_substitutes)
+        self._substitutes = Substitutes(dataset, self.order, seed, max_substitutes)
         self._executor = make_executor(
             executor,
             self.spec,
@@ -89,7 +99,13 @@ class Loader:
             device=device,
             view_format=view_format,
         )
-        self._maker = BatchMaker(dataset, ViewPlanner(self.spec, seed), self._executor, self._substitutes)
+        self._maker = BatchMaker(
+            dataset,
+            ViewPlanner(self.spec, seed),
+            self._executor,
+            self._substitutes,
+            by_position=self.order.repeats,
+        )
         self._ahead: Prefetcher[Batch] | None = None
         self._waited_s = 0.0  # of prefetchers that are gone
         self._closed = False
@@ -171,7 +187,7 @@ class Loader:
             raise RuntimeError("this Loader is closed: make a new one")
         if self._ahead is None:
             # The thread knows nothing of the loader, which so can become garbage while it runs.
-            batches = _batches(self._maker, self._order, self._share, self._at)
+            batches = _batches(self._maker, self.order, self._share, self._at)
             self._ahead = Prefetcher(batches, self._prefetch)
         return self._ahead.next()
 
@@ -189,6 +205,21 @@ class Loader:
             return replace(self._at, epoch=batch.epoch + 1, position=0)
         position = step * self.batch_size + (batch.micro + 1) * self._share.micro_size
         return replace(self._at, epoch=batch.epoch, position=position)
+
+
+def _order_of(dataset: Samples, order: Order | None, seed: int, block: int, window: int) -> Order:
+    if order is None:
+        return SampleOrder(dataset.num_samples, seed, block=block, window=window)
+    if (block, window) != (1, 0):
+        raise ValueError(
+            f"block {block} and window {window} beside an order: give them to the order, or leave it out"
+        )
+    if order.num_ids != dataset.num_samples:
+        raise ValueError(
+            f"the order is of {order.num_ids} samples, {dataset.shown} has {dataset.num_samples}; "
+            "make it of this data set"
+        )
+    return order
 
 
 @dataclass(frozen=True)
@@ -228,14 +259,14 @@ class _Planned(NamedTuple):
     micro: int
 
 
-def _batches(maker: BatchMaker, order: SampleOrder, share: _Share, at: DataPosition) -> Iterator[Batch]:
+def _batches(maker: BatchMaker, order: Order, share: _Share, at: DataPosition) -> Iterator[Batch]:
     """This rank's batches from a position on, epoch after epoch, without end."""
     planned = _planned(order, share, at)
     for batch in _announced(maker.dataset, planned) if maker.dataset.is_remote else planned:
         yield maker.make(*batch)
 
 
-def _announced(dataset: Dataset, planned: Iterator[_Planned]) -> Iterator[_Planned]:
+def _announced(dataset: Samples, planned: Iterator[_Planned]) -> Iterator[_Planned]:
     """The same batches; the data set fetches their samples while the `_AHEAD` batches before are made."""
     waiting: deque[_Planned] = deque()
     for batch in planned:
@@ -245,7 +276,7 @@ def _announced(dataset: Dataset, planned: Iterator[_Planned]) -> Iterator[_Plann
             yield waiting.popleft()
 
 
-def _planned(order: SampleOrder, share: _Share, at: DataPosition) -> Iterator[_Planned]:
+def _planned(order: Order, share: _Share, at: DataPosition) -> Iterator[_Planned]:
     first = at.position // share.micro_size
     for epoch in itertools.count(at.epoch):
         for index in range(first, share.num_steps * share.accumulation):

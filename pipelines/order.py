@@ -8,8 +8,10 @@ Feistel cipher and cycle walking.
 """
 
 import math
+from typing import Any
 
 import numpy as np
+from viewmill.pipelines.orders.positions import check_positions
 from viewmill.pipelines.philox import Stream, check_seed, keyed_words
 
 ORDER_VERSION = 1  # part of every data position: a change of the order is a change of this number
@@ -37,6 +39,8 @@ class SampleOrder:
         ValueError: a number is outside its range.
     """
 
+    repeats = False
+
     def __init__(self, num_samples: int, seed: int, *, block: int = 1, window: int = 0) -> None:
         if not 1 <= num_samples <= _MAX_SAMPLES:
             raise ValueError(f"num_samples must lie in [1, 2**60], got {num_samples}")
@@ -56,14 +60,30 @@ class SampleOrder:
         Raises:
             ValueError: the positions are not inside the epoch, or the epoch is negative.
         """
-        if not 0 <= start <= stop <= self.num_samples:
-            raise ValueError(
-                f"positions [{start}, {stop}) are not inside an epoch of {self.num_samples} samples"
-            )
+        check_positions(start, stop, self.num_samples)
         positions = np.arange(start, stop, dtype=np.uint64)
         if self.window > 1:
             positions = self._mix_windows(epoch, positions)
         return self._shuffle_blocks(epoch, positions).astype(np.int64)
+
+    @property
+    def num_ids(self) -> int:
+        """Every sample stands at one position."""
+        return self.num_samples
+
+    def stand_in(self, sample: int, word: int) -> int:
+        """Any sample may replace any other."""
+        return word % self.num_samples
+
+    def describe(self) -> dict[str, Any]:
+        """Plain data, equal for equal orders alone."""
+        return {
+            "kind": "samples",
+            "num_samples": self.num_samples,
+            "seed": self.seed,
+            "block": self.block,
+            "window": self.window,
+        }
 
     def _mix_windows(self, epoch: int, positions: np.ndarray) -> np.ndarray:
         """Position -> position of the block order that it reads; each window is closed under it."""

@@ -1,19 +1,23 @@
-"""A pass over the whole data set: every sample once, whatever the number of samples and ranks."""
+"""A pass over a whole data set or a subset: every sample once, whatever the number of samples and ranks."""
 
 from collections.abc import Iterator
 
 import numpy as np
+from numpy.typing import ArrayLike
 from viewmill.pipelines.executors.executor import make_executor
 from viewmill.pipelines.flow.batches import Batch, BatchMaker
 from viewmill.pipelines.flow.prefetch import Prefetcher
+from viewmill.pipelines.orders.subset import checked_members
 from viewmill.pipelines.plans.planner import ViewPlanner
 from viewmill.pipelines.plans.spec import ViewSpec
+from viewmill.pipelines.samples import Samples
 from viewmill.pipelines.views import preset
-from viewmill.shards.manifest import Dataset
 
 
 def ids_of_rank(num_samples: int, rank: int, world_size: int) -> range:
-    """The contiguous share of the ids that `rank` reads once; shares differ by one sample at most.
+    """The contiguous share of the ids (or of the places of a subset) that `rank` reads once.
+
+    Shares differ by one sample at most.
 
     Raises:
         ValueError: rank is outside the job.
@@ -24,7 +28,7 @@ def ids_of_rank(num_samples: int, rank: int, world_size: int) -> range:
 
 
 def read_once(
-    dataset: Dataset,
+    dataset: Samples,
     spec: ViewSpec | str,
     batch_size: int,
     *,
@@ -34,6 +38,7 @@ def read_once(
     world_size: int = 1,
     device: str = "cpu",
     seed: int = 0,
+    ids: ArrayLike | None = None,
 ) -> Iterator[Batch]:
     """Every sample exactly once over all ranks, in id order, with the views of epoch 0.
 
@@ -44,24 +49,27 @@ def read_once(
         batch_size: of this rank.
         executor, num_threads, device: see `make_executor`.
         seed: of the views.
+        ids: the samples of the pass, each once (`SubsetOrder.members`); None: all. Theirs are the same views.
 
     Raises:
-        ValueError: rank or batch size is out of range, an unknown preset or executor, or a bad image
-            (BatchDecodeError, with its key).
+        ValueError: ids that are no subset, rank or batch size is out of range, an unknown preset or executor,
+            or a bad image (BatchDecodeError, with its key).
         ShardError: bytes that are not those that were written.
     """
-    share = ids_of_rank(dataset.num_samples, rank, world_size)
+    members = None if ids is None else checked_members(ids, dataset.num_samples)
+    share = ids_of_rank(dataset.num_samples if members is None else len(members), rank, world_size)
     if batch_size < 1:
         raise ValueError(f"batch_size must be >= 1, got {batch_size}")
     spec = preset(spec) if isinstance(spec, str) else spec
     runner = make_executor(executor, spec, max_batch=batch_size, num_threads=num_threads, device=device)
     maker = BatchMaker(dataset, ViewPlanner(spec, seed), runner, substitutes=None)
-    return _handed_out(_batches(maker, share, batch_size), maker)
+    return _handed_out(_batches(maker, members, share, batch_size), maker)
 
 
-def _batches(maker: BatchMaker, share: range, batch_size: int) -> Iterator[Batch]:
+def _batches(maker: BatchMaker, members: np.ndarray | None, share: range, batch_size: int) -> Iterator[Batch]:
     for step, start in enumerate(range(share.start, share.stop, batch_size)):
-        ids = np.arange(start, min(start + batch_size, share.stop), dtype=np.int64)
+        stop = min(start + batch_size, share.stop)
+        ids = np.arange(start, stop, dtype=np.int64) if members is None else np.array(members[start:stop])
         yield maker.make(0, start, ids, step, micro=0)
 
 

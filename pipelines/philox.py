@@ -31,6 +31,9 @@ class Stream(IntEnum):
     WINDOWS = 3
     LAST_WINDOW = 4
     SUBSTITUTES = 5
+    CAPS = 6
+    WEIGHTS = 7
+    PARTS = 8
 
 
 def philox(key: tuple[int, int], counters: np.ndarray) -> np.ndarray:

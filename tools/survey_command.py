@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from viewmill.shards.manifest import Dataset
     from viewmill.shards.survey import Duplicates, Spread, Survey
+    from viewmill.tools.inspection.shuffle import ShuffleReport
 
 EXAMPLE = "viewmill inspect DATASET --html dataset.html --plots plots --png sheet.png --preset hydes@96"
 MAX_CLASSES_SHOWN = 40  # of the table; --json has all
@@ -33,12 +34,20 @@ def command(
         str, typer.Option(help="Views of the contact sheet and the page: NAME or NAME@SIZE.")
     ] = "hydes@96",
     images: Annotated[int, typer.Option(min=1, max=200, help="Images whose views are drawn.")] = 12,
-    seed: Annotated[int, typer.Option(min=0, help="Of the views, as in a recipe.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of views and order, as in a recipe.")] = 0,
+    shuffle: Annotated[
+        bool, typer.Option("--shuffle", help="Compare the order of training with a perfect shuffle.")
+    ] = False,
+    batch_size: Annotated[int, typer.Option(min=2, help="Of the order that --shuffle measures.")] = 256,
+    block: Annotated[int, typer.Option(min=1, help="Its samples that stay neighbours.")] = 1,
+    window: Annotated[int, typer.Option(min=0, help="Its positions that are mixed; 0: none.")] = 0,
+    epochs: Annotated[int, typer.Option(min=2, help="Its epochs that are measured.")] = 3,
     json: Annotated[bool, typer.Option("--json", help="Print counts and statistics as JSON.")] = False,
 ) -> None:
     """Show counts, sizes, classes, duplicates and refused inputs of a data set.
 
     --html writes them as one page that needs no network, with plots, images and the views of a recipe.
+    --shuffle tells before a training how its block and window mix batches, and what they save in reads.
     """
     from viewmill.shards.manifest import Dataset
     from viewmill.shards.survey import survey
@@ -48,6 +57,7 @@ def command(
         check_target(html)
     with Dataset.open(dataset) as opened:
         found = survey(opened)
+        report = shuffle_report(opened, batch_size, block, window, seed, epochs) if shuffle else None
         written: dict[str, object] = {}
         if png is not None:
             write_sheet(opened, png, preset, images, seed)
@@ -55,11 +65,36 @@ def command(
         if html is not None or plots is not None:
             written |= write_statistics(opened, found, html, plots, preset, images, seed)
         if json:
-            print_json(as_json(opened, found) | {"written": written})
+            measured = {} if report is None else {"shuffle": report.as_json()}
+            print_json(as_json(opened, found) | measured | {"written": written})
         else:
             print_tables(opened, found)
+            if report is not None:
+                print_shuffle(report)
     if not json:
         print_written(written)
+
+
+def shuffle_report(
+    dataset: "Dataset", batch_size: int, block: int, window: int, seed: int, epochs: int
+) -> "ShuffleReport":
+    """The figures of an order of this data set; a settings error names the option."""
+    from viewmill.tools.inspection.shuffle import ShuffleReport
+
+    if dataset.num_samples < batch_size:
+        raise ValueError(
+            f"--batch-size {batch_size}: {dataset.shown} has {dataset.num_samples} samples; take fewer"
+        )
+    return ShuffleReport(dataset, batch_size, block=block, window=window, seed=seed, epochs=epochs)
+
+
+def print_shuffle(report: "ShuffleReport") -> None:
+    """The tables of an order and its verdict."""
+    from rich.console import Console
+
+    for table in report.tables():
+        Console().print(table)
+    print_line(report.verdict)
 
 
 def print_written(written: dict[str, object]) -> None:

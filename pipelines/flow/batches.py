@@ -7,8 +7,8 @@ import torch
 from viewmill.pipelines.executors.executor import BatchDecodeError, Executor
 from viewmill.pipelines.flow.substitutes import Substitutes
 from viewmill.pipelines.plans.planner import ViewPlanner
+from viewmill.pipelines.samples import Samples
 from viewmill.shards.errors import ShardError
-from viewmill.shards.manifest import Dataset
 
 
 @dataclass(frozen=True)
@@ -29,15 +29,23 @@ class BatchMaker:
     Args:
         dataset, planner, executor: where bytes, parameters and pixels come from.
         substitutes: what to do with a bad sample; None: it is an error that names the key.
+        by_position: draw views by the position in the epoch, not by the id: for an order that repeats ids.
     """
 
     def __init__(
-        self, dataset: Dataset, planner: ViewPlanner, executor: Executor, substitutes: Substitutes | None
+        self,
+        dataset: Samples,
+        planner: ViewPlanner,
+        executor: Executor,
+        substitutes: Substitutes | None,
+        *,
+        by_position: bool = False,
     ) -> None:
         self.dataset = dataset
         self.planner = planner
         self.executor = executor
         self.substitutes = substitutes
+        self.by_position = by_position
 
     def make(self, epoch: int, position: int, planned: np.ndarray, step: int, micro: int) -> Batch:
         """The batch of the samples `planned`, whose first stands at `position` of the epoch's order.
@@ -49,7 +57,8 @@ class BatchMaker:
         work = _Work(epoch, position, planned, planned.copy(), np.zeros(len(planned), np.int64))
         images = self._read(work)
         while True:
-            plan = self.planner.draw(epoch, work.ids, self.dataset.sizes(work.ids))
+            drawn_for = position + np.arange(len(planned)) if self.by_position else work.ids
+            plan = self.planner.draw(epoch, drawn_for, self.dataset.sizes(work.ids))
             try:
                 views = self.executor.run(images, plan)
             except BatchDecodeError as error:

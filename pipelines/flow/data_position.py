@@ -12,9 +12,8 @@ class DataPosition:
     data_set_hash: str
     order_version: int
     plan_version: int
-    seed: int
-    block: int
-    window: int
+    seed: int  # of the views
+    order: Mapping[str, Any]  # what `Order.describe` says
     epoch: int
     position: int  # samples of the epoch that all ranks together have been given
 
@@ -32,9 +31,10 @@ class DataPosition:
         if missing := [name for name in names if name not in state]:
             raise ValueError(f"the loader's state lacks {', '.join(missing)}; it has {', '.join(state)}")
         for name in names[:-2]:
-            if state[name] != getattr(self, name):
+            if differing := _difference(name, state[name], getattr(self, name)):
+                where, theirs, ours = differing
                 raise ValueError(
-                    f"the loader's state has {name} {state[name]!r}, this run has {getattr(self, name)!r}: "
+                    f"the loader's state has {where} {theirs!r}, this run has {ours!r}: "
                     "it would go on with other samples or views; use the data set and settings of the state"
                 )
         for name in ("epoch", "position"):
@@ -43,3 +43,13 @@ class DataPosition:
                     f"the loader's state has {name} {state[name]!r}, expected a whole number >= 0"
                 )
         return DataPosition(**{name: state[name] for name in names})
+
+
+def _difference(name: str, theirs: Any, ours: Any) -> tuple[str, Any, Any] | None:
+    """The first value in which two states differ, below mappings too: its dotted name and both values."""
+    if theirs == ours:
+        return None
+    if not isinstance(theirs, Mapping) or not isinstance(ours, Mapping) or set(theirs) != set(ours):
+        return name, theirs, ours
+    found = (_difference(f"{name}.{key}", theirs[key], ours[key]) for key in ours)
+    return next(filter(None, found))

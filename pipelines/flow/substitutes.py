@@ -3,8 +3,9 @@
 import logging
 from typing import NamedTuple
 
+from viewmill.pipelines.orders.interface import Order
 from viewmill.pipelines.philox import Stream, keyed_words
-from viewmill.shards.manifest import Dataset
+from viewmill.pipelines.samples import Samples
 
 log = logging.getLogger(__name__)
 
@@ -22,14 +23,15 @@ class Substitution(NamedTuple):
     reason: str
 
 
-def substitute_of(seed: int, epoch: int, sample: int, attempt: int, num_samples: int) -> int:
+def substitute_of(seed: int, epoch: int, sample: int, attempt: int, order: Order) -> int:
     """The id that stands in for `sample` in this epoch, the `attempt`-th one to be tried (from 0).
 
-    A function of the plan alone, so every executor, rank and resumed run takes the same one. It may be the
-    sample itself or another bad one: then the next attempt follows.
+    A function of the plan alone, so every executor, rank and resumed run takes the same one. The order says
+    among which samples: those of a subset, or of the same data set of a mixture. It may be the sample itself
+    or another bad one: then the next attempt follows.
     """
     high, low = keyed_words(seed, Stream.SUBSTITUTES, epoch, sample, attempt)[:2]
-    return (int(high) << 32 | int(low)) % num_samples
+    return order.stand_in(sample, int(high) << 32 | int(low))
 
 
 class Substitutes:
@@ -37,6 +39,7 @@ class Substitutes:
 
     Args:
         dataset: for the keys in the log.
+        order: among whose samples substitutes are found.
         seed: of the run.
         max_substitutes: different bad samples that are borne; one returns every epoch and counts once.
 
@@ -44,11 +47,12 @@ class Substitutes:
         ValueError: a negative budget.
     """
 
-    def __init__(self, dataset: Dataset, seed: int, max_substitutes: int) -> None:
+    def __init__(self, dataset: Samples, order: Order, seed: int, max_substitutes: int) -> None:
         if max_substitutes < 0:
             raise ValueError(f"max_substitutes must be >= 0, got {max_substitutes}")
         self.made: list[Substitution] = []
         self._dataset = dataset
+        self._order = order
         self._seed = seed
         self._max_substitutes = max_substitutes
         self._bad: dict[int, str] = {}  # id -> "'key': reason"
@@ -62,7 +66,7 @@ class Substitutes:
         if bad not in self._bad:
             self._bad[bad] = f"'{self._dataset.keys([bad])[0]}': {reason}"
         self._check_budget(attempt)
-        substitute = substitute_of(self._seed, epoch, planned, attempt, self._dataset.num_samples)
+        substitute = substitute_of(self._seed, epoch, planned, attempt, self._order)
         self.made.append(Substitution(epoch, position, bad, substitute, reason))
         log.warning(
             "epoch %d, position %d: sample %s; sample %d is taken instead",

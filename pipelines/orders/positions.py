@@ -57,3 +57,13 @@ def size_of_micro_batch(global_batch: int, accumulation: int, world_size: int) -
             f"{world_size} ranks = {accumulation * world_size}"
         )
     return micro_batch
+
+
+def check_positions(start: int, stop: int, num_samples: int) -> None:
+    """Refuse positions that are not those of an epoch.
+
+    Raises:
+        ValueError: [start, stop) is not inside [0, num_samples).
+    """
+    if not 0 <= start <= stop <= num_samples:
+        raise ValueError(f"positions [{start}, {stop}) are not inside an epoch of {num_samples} samples")

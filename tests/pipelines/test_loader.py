@@ -154,8 +154,6 @@ def test_a_running_loader_can_be_set_back(dataset: Dataset) -> None:
         ("order_version", 0),
         ("plan_version", 99),
         ("seed", 8),
-        ("block", 4),
-        ("window", 6),
     ],
 )
 def test_a_state_of_another_run_is_refused_with_both_values(
@@ -167,6 +165,14 @@ def test_a_state_of_another_run_is_refused_with_both_values(
             loader.load_state_dict({**state, name: value})
     assert repr(value) in str(caught.value)
     assert repr(state[name]) in str(caught.value)
+
+
+def test_a_state_of_another_order_names_what_differs(dataset: Dataset) -> None:
+    with loader_of(dataset, block=4) as loader, loader_of(dataset, block=2) as other:
+        with pytest.raises(ValueError, match=r"has order.block 4, this run has 2"):
+            other.load_state_dict(json.loads(json.dumps(loader.state_dict())))
+        with pytest.raises(ValueError, match=r"has order 'none', this run has {'kind': 'samples'"):
+            other.load_state_dict({**loader.state_dict(), "order": "none"})
 
 
 def test_a_state_that_lacks_a_field_or_stands_inside_a_batch_is_refused(dataset: Dataset) -> None:

@@ -169,13 +169,13 @@ def test_a_negative_budget_is_refused(whole: Path) -> None:
 
 
 def test_substitutes_are_spread_over_the_data_set_and_change_with_every_part_of_the_key() -> None:
-    drawn = np.array([substitute_of(0, 0, sample, 0, 10) for sample in range(2000)])
+    drawn = np.array([substitute_of(0, 0, sample, 0, SampleOrder(10, 0)) for sample in range(2000)])
     counts = np.bincount(drawn, minlength=10)
     assert counts.min() > 140  # 200 each, standard deviation 13
     assert counts.max() < 260
-    one = substitute_of(1, 2, 3, 4, 10**12)
+    one = substitute_of(1, 2, 3, 4, SampleOrder(10**12, 0))
     others = [(0, 2, 3, 4), (1, 0, 3, 4), (1, 2, 0, 4), (1, 2, 3, 0)]
-    assert one not in [substitute_of(*key, 10**12) for key in others]
+    assert one not in [substitute_of(*key, SampleOrder(10**12, 0)) for key in others]
 
 
 @given(num_samples=st.integers(1, 10**6), world_size=st.integers(1, 300))
