@@ -110,7 +110,7 @@ def make_executor(
     device: str = "cpu",
     view_format: ViewFormat = FLOAT32,
 ) -> Executor:
-    """The executor called `name`: "reference", "dali", or "auto" (DALI where it is installed).
+    """The executor called `name`: "reference", "host", "dali", or "auto" (host on the CPU, DALI on a GPU).
 
     Args:
         name: which one.
@@ -126,8 +126,9 @@ def make_executor(
     """
     makers: dict[str, Callable[[ViewSpec, int, int, str, ViewFormat], Executor]] = {
         "reference": _make_reference,
+        "host": _make_host,
         "dali": _make_dali,
-        "auto": _make_dali if dali_is_installed() else _make_reference,
+        "auto": _make_host if device == "cpu" else _make_dali,
     }
     if name not in makers:
         raise ValueError(f"unknown executor '{name}'; expected one of {', '.join(sorted(makers))}")
@@ -151,13 +152,23 @@ def _make_reference(
     return ReferenceExecutor(spec, max_batch=max_batch, num_threads=num_threads, view_format=view_format)
 
 
+def _make_host(
+    spec: ViewSpec, max_batch: int, num_threads: int, device: str, view_format: ViewFormat
+) -> Executor:
+    if device != "cpu":
+        raise ValueError(f"the host executor runs on the cpu, not on '{device}'; use executor 'dali'")
+    from viewmill.pipelines.executors.host.executor import HostExecutor
+
+    return HostExecutor(spec, max_batch=max_batch, num_threads=num_threads, view_format=view_format)
+
+
 def _make_dali(
     spec: ViewSpec, max_batch: int, num_threads: int, device: str, view_format: ViewFormat
 ) -> Executor:
     if not dali_is_installed():
         raise ImportError(
             "executor 'dali' needs NVIDIA DALI: pip install 'viewmill[dali-cuda13]' (or [dali-cuda12]); "
-            "it runs on the CPU too. Without it, take executor 'reference'"
+            "it runs on the CPU too. Without it, take executor 'host'"
         )
     from viewmill.pipelines.executors.dali.executor import DaliExecutor
 

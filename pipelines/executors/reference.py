@@ -19,9 +19,9 @@ from viewmill.shards.images import decode_rgb
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 # NTSC's luma and chroma to three digits, as DALI's color_twist has them; back by the exact inverse, so that a
 # colour map that changes nothing changes nothing.
-_YIQ_OF_RGB = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.321], [0.211, -0.523, 0.311]])
-_RGB_OF_YIQ = np.linalg.inv(_YIQ_OF_RGB)
-MIDDLE = 128.0  # what contrast turns about, and from where solarize inverts
+YIQ_OF_RGB = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.321], [0.211, -0.523, 0.311]])
+RGB_OF_YIQ = np.linalg.inv(YIQ_OF_RGB)
+_MIDDLE = 128.0  # what contrast turns about, and from where solarize inverts
 
 
 class ReferenceExecutor:
@@ -110,7 +110,7 @@ def render_view(rgb: np.ndarray, plan: ViewPlan, row: int, view: int, spec: View
     if plan.sigma[at] > 0:
         pixels = np.clip(blur(pixels, float(plan.sigma[at])), 0, 255)
     if plan.solarize[at]:
-        pixels = np.where(pixels >= MIDDLE, 255 - pixels, pixels)
+        pixels = np.where(pixels >= _MIDDLE, 255 - pixels, pixels)
     return np.ascontiguousarray(pixels, dtype=np.float32)
 
 
@@ -133,8 +133,8 @@ def colour_map(
     angle = np.deg2rad(hue)
     cosine, sine = saturation * np.cos(angle), saturation * np.sin(angle)
     turn = np.array([[1, 0, 0], [0, cosine, sine], [0, -sine, cosine]])
-    matrix = brightness * contrast * (_RGB_OF_YIQ @ turn @ _YIQ_OF_RGB)
-    return matrix.astype(np.float32), np.float32(brightness * (MIDDLE - MIDDLE * contrast))
+    matrix = brightness * contrast * (RGB_OF_YIQ @ turn @ YIQ_OF_RGB)
+    return matrix.astype(np.float32), np.float32(brightness * (_MIDDLE - _MIDDLE * contrast))
 
 
 def blur(pixels: np.ndarray, sigma: float) -> np.ndarray:

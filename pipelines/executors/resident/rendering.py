@@ -5,11 +5,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from viewmill.pipelines.executors.reference import MIDDLE, colour_map
+from viewmill.pipelines.executors.reference import colour_map
 from viewmill.pipelines.executors.resident.filters import blur_matrix, reflected, resize_matrix, taps_of
 from viewmill.pipelines.plans.planner import ViewPlan
 from viewmill.pipelines.plans.spec import ViewSpec
 
+_SOLARIZED_FROM = 128.0
 _BOX = ("top", "left", "height", "width", "flip")
 
 
@@ -53,7 +54,7 @@ def colour_maps(plan: ViewPlan) -> np.ndarray:
     """The affine colour map of every view, (n, V, 3, 4) float32: a matrix and, last, what it adds.
 
     The reference's matrix is b c (G + s cos(h) P + s sin(h) Q) for brightness b, contrast c, saturation s and
-    hue h, so three of them give all.
+    hue h, so three of them give all; what is added is b (1 - c) of what no contrast adds.
     """
     grey, plain, turned = (
         colour_map(1, 1, saturation, hue)[0].astype(np.float64)
@@ -65,7 +66,8 @@ def colour_maps(plan: ViewPlan) -> np.ndarray:
     )
     cosine, sine = saturation * np.cos(np.deg2rad(hue)), saturation * np.sin(np.deg2rad(hue))
     matrices = brightness * contrast * (grey + cosine * (plain - grey) + sine * (turned - grey))
-    added = np.broadcast_to(brightness * (MIDDLE - MIDDLE * contrast), (*matrices.shape[:3], 1))
+    middle = float(colour_map(1, 0, 1, 0)[1])
+    added = np.broadcast_to(brightness * (1 - contrast) * middle, (*matrices.shape[:3], 1))
     return np.concatenate([matrices, added], axis=3).astype(np.float32)
 
 
@@ -93,7 +95,7 @@ def render(pixels: Tensor, there: PlanOnDevice, view: int, spec: ViewSpec) -> Te
             rows = moved(blurred, views.device)
             views[rows] = _blurred(views[rows], there.sigma[rows, view], radius)
     if there.plan.solarize[:, view].any():
-        solarized = there.solarize[:, view, None, None, None] & (views >= MIDDLE)
+        solarized = there.solarize[:, view, None, None, None] & (views >= _SOLARIZED_FROM)
         views = torch.where(solarized, 255 - views, views)
     return views
 
