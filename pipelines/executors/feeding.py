@@ -35,7 +35,8 @@ def fed_executor(
     """The executor called `name` and what feeds it with samples of `dataset`.
 
     Args:
-        name: see `make_executor`; or "resident", which decodes the data set here and now.
+        name: see `make_executor`; or "resident", which decodes the data set here and now; or "ffcv", for a
+            data set of betons.
         dataset: stays the caller's to close, after the executor.
         spec, max_batch, num_threads, device, view_format: see `make_executor`.
         resident_bytes: most bytes of pictures that "resident" keeps; None: half of the device's free memory.
@@ -52,6 +53,15 @@ def fed_executor(
             view_format=view_format, max_bytes=resident_bytes,
         )  # fmt: skip
         return Fed(resident, resident.fetch)
+    if name == "ffcv":
+        if device != "cpu":
+            raise ValueError(f"the ffcv executor runs on the cpu, not on '{device}'; use executor 'dali'")
+        from viewmill.pipelines.executors.ffcv.executor import FfcvExecutor
+
+        ffcv = FfcvExecutor(
+            dataset, spec, max_batch=max_batch, num_threads=num_threads, view_format=view_format
+        )
+        return Fed(ffcv, ffcv.fetch)
     executor = make_executor(
         name, spec, max_batch=max_batch, num_threads=num_threads, device=device, view_format=view_format
     )

@@ -1,7 +1,6 @@
 """The resident executor: the views of the reference, from pictures that were decoded once."""
 
 import logging
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,8 +15,7 @@ from viewmill.pipelines.executors.reference import ReferenceExecutor, blur
 from viewmill.pipelines.executors.resident.executor import ResidentExecutor, groups_of, torch_device
 from viewmill.pipelines.executors.resident.filters import blur_matrix, reflected
 from viewmill.pipelines.executors.view_format import ViewFormat
-from viewmill.pipelines.flow.substitutes import Substitution
-from viewmill.pipelines.loader import Batch, Loader
+from viewmill.pipelines.loader import Loader
 from viewmill.pipelines.passes import read_once
 from viewmill.pipelines.plans.planner import ViewPlanner
 from viewmill.pipelines.plans.spec import ViewSpec
@@ -25,10 +23,10 @@ from viewmill.pipelines.views import ViewPlan, preset
 from viewmill.shards.convert import convert
 from viewmill.shards.errors import ImageError, ShardError
 from viewmill.shards.images import decode_rgb
-from viewmill.shards.manifest import RECORD, Dataset
+from viewmill.shards.manifest import Dataset
 
+from tests.pipelines.damage import assert_same_epoch, damaged, epoch_of
 from tests.pipelines.photographs import changed, on_255, photographs, plain_spec, write_dataset
-from tests.shards.restating import describe_again
 
 # Mean absolute difference from the reference, of 255: both compute in float32, in another order of summation.
 # What is published is 0.1, for a GPU that multiplies matrices in TF32.
@@ -183,43 +181,6 @@ def test_progress_is_told(whole: Path, caplog: pytest.LogCaptureFixture, monkeyp
     assert "0 are bad" in caplog.text
 
 
-def damaged(whole: Path, folder: Path, flipped: set[int], cut: set[int]) -> Path:
-    """A copy in which some images have a flipped bit, and others are cut short with a hash that agrees."""
-    import xxhash
-
-    shutil.copytree(whole, folder)
-    with Dataset.open(whole) as dataset:
-        rows, shards = dataset.manifest.copy(), [shard.name for shard in dataset.info.shards]
-        for sample in cut - flipped:
-            (image,) = dataset.read([sample])
-            rows["size"][sample] -= 300
-            rows["xxh64"][sample] = xxhash.xxh64_intdigest(image[:-300])
-    for sample in flipped:
-        with (folder / shards[rows["shard"][sample]]).open("r+b") as shard:
-            shard.seek(int(rows["offset"][sample]) + 100)
-            byte = shard.read(1)[0]
-            shard.seek(-1, 1)
-            shard.write(bytes([byte ^ 4]))
-    (folder / "manifest.bin").write_bytes(rows.astype(RECORD).tobytes())
-    describe_again(folder, "manifest.bin")
-    return folder
-
-
-def epoch_of(path: Path, executor: str, **options: Any) -> tuple[list[Batch], list[Substitution], str]:
-    """The first epoch; substitutions of that epoch; the error that ended it, if one did."""
-    with (
-        Dataset.open(path) as dataset,
-        Loader(dataset, TINY, 6, executor=executor, num_threads=1, prefetch=1, **options) as loader,
-    ):
-        batches: list[Batch] = []
-        error = ""
-        try:
-            batches.extend(loader)
-        except RuntimeError as caught:
-            error = str(caught).partition(":")[2].partition(":")[0]
-        return batches, [made for made in loader.substitutions if made.epoch == 0], error
-
-
 @given(
     flipped=st.sets(st.integers(0, NUM_SAMPLES - 1), max_size=12),
     cut=st.sets(st.integers(0, NUM_SAMPLES - 1), max_size=12),
@@ -230,13 +191,10 @@ def test_bad_samples_have_the_substitutes_of_the_reference_in_the_same_order(
     whole: Path, tmp_path_factory: pytest.TempPathFactory, flipped: set[int], cut: set[int], seed: int
 ) -> None:
     path = damaged(whole, tmp_path_factory.mktemp("damaged") / "dataset", flipped, cut)
-    ours, theirs = (epoch_of(path, name, seed=seed, max_substitutes=16) for name in ("resident", "reference"))
+    options = {"seed": seed, "max_substitutes": 16}
+    ours, theirs = (epoch_of(path, TINY, name, **options) for name in ("resident", "reference"))
     assert ours[1:] == theirs[1:]  # with the same reasons
-    assert len(ours[0]) == len(theirs[0])
-    for our, their in zip(ours[0], theirs[0], strict=True):
-        np.testing.assert_array_equal(our.ids, their.ids)
-        for a, b in zip(our.views, their.views, strict=True):
-            torch.testing.assert_close(a, b, rtol=0, atol=1e-3)
+    assert_same_epoch(ours[0], theirs[0], 1e-4)
 
 
 def test_a_pass_that_must_be_exact_names_the_bad_sample(whole: Path, tmp_path: Path) -> None:
