@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 import numpy as np
-from viewmill.pipelines.executors.executor import make_executor
+from viewmill.pipelines.executors.feeding import fed_executor
 from viewmill.pipelines.executors.view_format import FLOAT32, ViewFormat
 from viewmill.pipelines.flow.batches import Batch, BatchMaker
 from viewmill.pipelines.flow.data_position import DataPosition
@@ -36,7 +36,7 @@ class Loader:
         dataset: stays the caller's to close, after the loader.
         spec: the views, or a preset's name.
         batch_size: of the whole job at one optimizer step; world_size x accumulation divides it.
-        executor, device, num_threads, view_format: see `make_executor`.
+        executor, device, num_threads, view_format, resident_bytes: see `fed_executor`.
         seed: of order and views.
         rank, world_size: which part of every global batch is read.
         accumulation: micro-batches of one optimizer step.
@@ -65,6 +65,7 @@ class Loader:
         world_size: int = 1,
         accumulation: int = 1,
         num_threads: int = 2,
+        resident_bytes: int | None = None,
         prefetch: int = 2,
         max_substitutes: int = 100,
         block: int = 1,
@@ -91,19 +92,22 @@ class Loader:
             position=0,
         )
         self._substitutes = Substitutes(dataset, self.order, seed, max_substitutes)
-        self._executor = make_executor(
+        self._executor, fetch = fed_executor(
             executor,
+            dataset,
             self.spec,
             max_batch=size_of_micro_batch(batch_size, accumulation, world_size),
             num_threads=num_threads,
             device=device,
             view_format=view_format,
+            resident_bytes=resident_bytes,
         )
         self._maker = BatchMaker(
             dataset,
             ViewPlanner(self.spec, seed),
             self._executor,
             self._substitutes,
+            fetch,
             by_position=self.order.repeats,
         )
         self._ahead: Prefetcher[Batch] | None = None

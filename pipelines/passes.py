@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import ArrayLike
-from viewmill.pipelines.executors.executor import make_executor
+from viewmill.pipelines.executors.feeding import fed_executor
 from viewmill.pipelines.flow.batches import Batch, BatchMaker
 from viewmill.pipelines.flow.prefetch import Prefetcher
 from viewmill.pipelines.orders.subset import checked_members
@@ -47,7 +47,7 @@ def read_once(
 
     Args:
         batch_size: of this rank.
-        executor, num_threads, device: see `make_executor`.
+        executor, num_threads, device: see `fed_executor`.
         seed: of the views.
         ids: the samples of the pass, each once (`SubsetOrder.members`); None: all. Theirs are the same views.
 
@@ -61,8 +61,10 @@ def read_once(
     if batch_size < 1:
         raise ValueError(f"batch_size must be >= 1, got {batch_size}")
     spec = preset(spec) if isinstance(spec, str) else spec
-    runner = make_executor(executor, spec, max_batch=batch_size, num_threads=num_threads, device=device)
-    maker = BatchMaker(dataset, ViewPlanner(spec, seed), runner, substitutes=None)
+    runner, fetch = fed_executor(
+        executor, dataset, spec, max_batch=batch_size, num_threads=num_threads, device=device
+    )
+    maker = BatchMaker(dataset, ViewPlanner(spec, seed), runner, substitutes=None, fetch=fetch)
     return _handed_out(_batches(maker, members, share, batch_size), maker)
 
 

@@ -6,7 +6,7 @@ manifest.parquet is the whole table; manifest.bin mirrors its fixed-width column
 import hashlib
 import struct
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
-from viewmill.shards.containers.beton import image_file
+from viewmill.shards.containers.beton import StoredImage, image_file
 from viewmill.shards.durable import sha256_of
 from viewmill.shards.errors import ShardError
 from viewmill.shards.images import MAX_BYTES, MAX_RAW_BYTES
@@ -53,6 +53,7 @@ ROWS_PER_GROUP = 65_536
 # hashed whenever it is opened; for a larger one `verify` answers.
 HASHED_AT_OPEN = 256 << 20
 _MAX_KEY_GROUPS = 4
+_JPEG_BEGINS = b"\xff\xd8"
 
 
 def records_of(table: pa.Table) -> np.ndarray:
@@ -238,6 +239,29 @@ class Dataset:
             for sample, row, data in zip(ids, rows, stored, strict=True)
         ]
 
+    def stored(
+        self, ids: Sequence[int] | np.ndarray, read: Callable[[Sequence[Range]], Iterable[memoryview]]
+    ) -> list[StoredImage]:
+        """These images of a local data set of betons as they are stored, checked as `read` checks them.
+
+        Args:
+            ids: the samples, in any order.
+            read: gives the bytes of ranges of the shards, fewer where a shard is cut short.
+
+        Raises:
+            As `read`.
+        """
+        rows = self._checked_rows(ids)
+        ranges, found = _ranges_of(rows), []
+        for sample, row, wanted, data in zip(ids, rows, ranges, read(ranges), strict=True):
+            if not _is_intact(data, wanted, int(row["xxh64"])):
+                raise self._damage(int(sample), wanted, int(row["xxh64"]), data)
+            image = StoredImage(data, int(row["width"]), int(row["height"]))
+            if image.raw == (bytes(data[:2]) == _JPEG_BEGINS):
+                self._image_file(int(sample), row, bytes(data))  # which looks closer, and refuses most
+            found.append(image)
+        return found
+
     def prefetch(self, ids: Sequence[int] | np.ndarray) -> None:
         """Begins to fetch these samples, and nothing else, into the cache; does nothing for a local data set.
 
@@ -303,19 +327,22 @@ class Dataset:
 
     def _checked(self, sample: int, wanted: Range, expected: int, data: bytes) -> bytes:
         """The bytes, if they are those of the manifest; a damaged one in the cache is fetched once more."""
+        if _is_intact(data, wanted, expected):
+            return data
+        if self.is_remote:
+            data = self._shards.again(wanted) or b""
+            if _is_intact(data, wanted, expected):
+                return data
+        raise self._damage(sample, wanted, expected, data)
+
+    def _damage(self, sample: int, wanted: Range, expected: int, data: bytes | memoryview) -> ShardError:
         shard, offset, size = wanted
         found = xxhash.xxh64_intdigest(data)
-        if (len(data) < size or found != expected) and self.is_remote:
-            data = self._shards.again(wanted) or b""
-            found = xxhash.xxh64_intdigest(data)
-        if len(data) < size or found != expected:
-            held = f"hash {found:016x}" if len(data) == size else f"only {len(data)} of {size} bytes"
-            name = f"{self.shown}/{self.info.shards[shard].name}"
-            raise ShardError(
-                f"{name}: sample '{self._key_for_error(sample)}' at byte {offset} "
-                f"has {held}, the manifest says {expected:016x}; {self._remedy}"
-            )
-        return data
+        held = f"hash {found:016x}" if len(data) == size else f"only {len(data)} of {size} bytes"
+        return ShardError(
+            f"{self.shown}/{self.info.shards[shard].name}: sample '{self._key_for_error(sample)}' at byte "
+            f"{offset} has {held}, the manifest says {expected:016x}; {self._remedy}"
+        )
 
     def _image_file(self, sample: int, row: np.void, data: bytes) -> bytes:
         try:
@@ -362,6 +389,10 @@ class Dataset:
 def _ranges_of(rows: np.ndarray) -> list[Range]:
     columns = (rows[name].tolist() for name in Range._fields)
     return [Range(*numbers) for numbers in zip(*columns, strict=True)]
+
+
+def _is_intact(data: bytes | memoryview, wanted: Range, expected: int) -> bool:
+    return len(data) == wanted.size and xxhash.xxh64_intdigest(data) == expected
 
 
 def _rows(folder: Path, info: DataSetInfo) -> Rows:

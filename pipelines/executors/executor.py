@@ -1,8 +1,8 @@
 """What an executor is: encoded images and a plan in, views out. It draws nothing itself."""
 
 import importlib.util
-from collections.abc import Callable
-from typing import Protocol, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -36,8 +36,12 @@ class Executor(Protocol):
     spec: ViewSpec
     view_format: ViewFormat
 
-    def run(self, images: list[bytes], plan: ViewPlan) -> list[torch.Tensor]:
+    def run(self, images: list[Any], plan: ViewPlan) -> list[torch.Tensor]:
         """V tensors (n, 3, S, S) of the view format, in the spec's order; image i has row i of the plan.
+
+        Args:
+            images: encoded, as bytes; or what else feeds this executor, see `feeding.py`.
+            plan: n rows.
 
         Raises:
             BatchDecodeError: some images cannot be decoded; names their rows.
@@ -50,7 +54,7 @@ class Executor(Protocol):
         ...
 
 
-def check_batch(images: list[bytes], plan: ViewPlan, spec: ViewSpec, max_batch: int) -> None:
+def check_batch(images: Sequence[Any], plan: ViewPlan, spec: ViewSpec, max_batch: int) -> None:
     """Refuse a batch that does not fit its plan or its executor.
 
     Raises:

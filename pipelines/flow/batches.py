@@ -1,10 +1,12 @@
 """Read, plan, execute: a batch of ids becomes a batch of views, good samples standing in for bad ones."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from viewmill.pipelines.executors.executor import BatchDecodeError, Executor
+from viewmill.pipelines.executors.feeding import Fetch
 from viewmill.pipelines.flow.substitutes import Substitutes
 from viewmill.pipelines.plans.planner import ViewPlanner
 from viewmill.pipelines.samples import Samples
@@ -30,6 +32,7 @@ class BatchMaker:
         dataset, planner, executor: where bytes, parameters and pixels come from.
         substitutes: what to do with a bad sample; None: it is an error that names the key.
         by_position: draw views by the position in the epoch, not by the id: for an order that repeats ids.
+        fetch: what feeds the executor, see `feeding.py`; None: the data set, with encoded images.
     """
 
     def __init__(
@@ -38,6 +41,7 @@ class BatchMaker:
         planner: ViewPlanner,
         executor: Executor,
         substitutes: Substitutes | None,
+        fetch: Fetch | None = None,
         *,
         by_position: bool = False,
     ) -> None:
@@ -46,6 +50,7 @@ class BatchMaker:
         self.executor = executor
         self.substitutes = substitutes
         self.by_position = by_position
+        self._fetch: Fetch = dataset.read if fetch is None else fetch
 
     def make(self, epoch: int, position: int, planned: np.ndarray, step: int, micro: int) -> Batch:
         """The batch of the samples `planned`, whose first stands at `position` of the epoch's order.
@@ -70,24 +75,24 @@ class BatchMaker:
                 labels = torch.from_numpy(self.dataset.labels(work.ids))
                 return Batch(views, work.ids, labels, epoch, step, micro)
 
-    def _read(self, work: "_Work") -> list[bytes]:
+    def _read(self, work: "_Work") -> list[Any]:
         try:
-            return self.dataset.read(work.ids)
+            return self._fetch(work.ids)
         except ShardError:
             if self.substitutes is None:
                 raise
         return [self._read_row(work, row) for row in range(len(work.ids))]
 
-    def _read_row(self, work: "_Work", row: int) -> bytes:
-        """The bytes of this row's sample, or of the first substitute that has any."""
+    def _read_row(self, work: "_Work", row: int) -> Any:
+        """What is fetched of this row's sample, or of the first substitute that has any."""
         while True:
             try:
-                return self.dataset.read(work.ids[row : row + 1])[0]
+                return self._fetch(work.ids[row : row + 1])[0]
             except ShardError as error:
                 self._substitute(work, row, str(error))
 
-    def _replace(self, work: "_Work", row: int, reason: str) -> bytes:
-        """Put a substitute into this row; returns its bytes."""
+    def _replace(self, work: "_Work", row: int, reason: str) -> Any:
+        """Put a substitute into this row; returns what is fetched of it."""
         self._substitute(work, row, reason)
         return self._read_row(work, row)
 

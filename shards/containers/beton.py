@@ -9,7 +9,7 @@ import struct
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from viewmill.shards.durable import sha256_of_open
@@ -49,6 +49,19 @@ SAMPLE = np.dtype(
 _JPEG_BEGINS = b"\xff\xd8\xff"
 _BLOCK = 1 << 20
 _ZEROS = bytes(_BLOCK)
+
+
+class StoredImage(NamedTuple):
+    """An image as it lies in a beton: a JPEG, or raw pixels row by row."""
+
+    data: memoryview
+    width: int
+    height: int
+
+    @property
+    def raw(self) -> bool:
+        """Whether the bytes are pixels."""
+        return is_raw(len(self.data), self.width, self.height)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ def plan_table(plan: ViewPlan) -> np.ndarray:
 
 
 @intrinsic
-def _pointer(typing, address):
+def pointer(typing, address):
     """A number as an address of bytes."""
 
     def emit(context, builder, signature, args):
@@ -49,7 +49,7 @@ def _entry_points():
             if not _box_fits(plan[view], rgb.shape[0], rgb.shape[1]):
                 fit = False
                 continue
-            out = carray(_pointer(memory[view]), 3 * sizes[view] * sizes[view] * bytes_of(form))
+            out = carray(pointer(memory[view]), 3 * sizes[view] * sizes[view] * bytes_of(form))
             render_view(rgb, plan[view], sizes[view], bicubic[view], normalisation, form, out, scratch)
         return fit
 
