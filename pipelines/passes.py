@@ -4,12 +4,14 @@ from collections.abc import Iterator
 
 import numpy as np
 from viewmill.pipelines.executors.executor import make_executor
-from viewmill.pipelines.flow.batches import Batch, BatchMaker
-from viewmill.pipelines.flow.prefetch import Prefetcher
+from viewmill.pipelines.flow.batches import Batch, BatchMaker, Planned
+from viewmill.pipelines.flow.flow import batches_of, new_stats
 from viewmill.pipelines.plans.planner import ViewPlanner
 from viewmill.pipelines.plans.spec import ViewSpec
 from viewmill.pipelines.views import preset
 from viewmill.shards.manifest import Dataset
+
+_MAX_AHEAD_BYTES = 1 << 30  # of encoded images and views
 
 
 def ids_of_rank(num_samples: int, rank: int, world_size: int) -> range:
@@ -56,18 +58,19 @@ def read_once(
     spec = preset(spec) if isinstance(spec, str) else spec
     runner = make_executor(executor, spec, max_batch=batch_size, num_threads=num_threads, device=device)
     maker = BatchMaker(dataset, ViewPlanner(spec, seed), runner, substitutes=None)
-    return _handed_out(_batches(maker, share, batch_size), maker)
+    return _handed_out(_planned(share, batch_size), maker)
 
 
-def _batches(maker: BatchMaker, share: range, batch_size: int) -> Iterator[Batch]:
+def _planned(share: range, batch_size: int) -> Iterator[Planned]:
     for step, start in enumerate(range(share.start, share.stop, batch_size)):
         ids = np.arange(start, min(start + batch_size, share.stop), dtype=np.int64)
-        yield maker.make(0, start, ids, step, micro=0)
+        yield Planned(0, start, ids, step, micro=0)
 
 
-def _handed_out(batches: Iterator[Batch], maker: BatchMaker) -> Iterator[Batch]:
-    """The batches, one made ahead; ends its thread and executor when it ends or is dropped."""
-    ahead = Prefetcher(batches, depth=1)
+def _handed_out(planned: Iterator[Planned], maker: BatchMaker) -> Iterator[Batch]:
+    """The batches, made ahead; ends its threads and the executor when it ends or is dropped."""
+    stats = new_stats(with_copy=False)
+    ahead = batches_of(maker, planned, prefetch=1, max_ahead_bytes=_MAX_AHEAD_BYTES, stats=stats)
     try:
         while True:
             try:

@@ -97,6 +97,15 @@ def check_boxes(plan: ViewPlan, sizes: np.ndarray) -> None:
         )
 
 
+_CPU_ONLY = ("reference",)  # their views reach another device by a copy
+
+
+def device_of_executor(name: str, device: str) -> str:
+    """Where this executor works when its views are wanted on `device`: there if it can, else on the CPU."""
+    works_there = dali_is_installed() if name == "auto" else name not in _CPU_ONLY
+    return device if works_there else "cpu"
+
+
 def make_executor(
     name: str,
     spec: ViewSpec,
