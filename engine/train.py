@@ -12,6 +12,7 @@ from viewmill.engine.checkpoints import checkpoint
 from viewmill.engine.checks import check_batch, resolve_views
 from viewmill.engine.config import RunConfig
 from viewmill.engine.ledger import Ledger
+from viewmill.engine.loading import loader_options
 from viewmill.engine.model import Student, build_student
 from viewmill.engine.preemption import SignalWatch
 from viewmill.engine.progress import TrainingProgress
@@ -103,19 +104,4 @@ def prepare_student(config: RunConfig, spec: ViewSpec, world: World) -> Student:
 
 def open_loader(config: RunConfig, dataset: Dataset, spec: ViewSpec, world: World) -> Loader:
     """This rank's share of every global batch."""
-    return Loader(
-        dataset,
-        spec,
-        config.batch_size,
-        executor=config.views.executor,
-        device=str(world.device),
-        seed=config.seed,
-        rank=world.rank,
-        world_size=world.world_size,
-        accumulation=config.accumulation,
-        num_threads=config.views.num_threads,
-        prefetch=config.views.prefetch,
-        max_substitutes=config.views.max_substitutes,
-        block=config.views.block,
-        window=config.views.window,
-    )
+    return Loader(dataset, spec, config.batch_size, **loader_options(config, world))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
 
-from viewmill.pipelines.executors.executor import device_of_executor, make_executor
+from viewmill.pipelines.executors.executor import device_of_executor, make_executor, resolved_executor
 from viewmill.pipelines.executors.view_format import FLOAT32, ViewFormat
 from viewmill.pipelines.flow.batches import Batch, BatchMaker, Planned
 from viewmill.pipelines.flow.data_position import DataPosition
@@ -47,6 +47,9 @@ class Loader:
         max_ahead_bytes: of encoded images and views that are ahead; one batch always may.
         max_substitutes: different bad samples that are replaced before it is an error; a float: their share.
         block, window: see `SampleOrder`.
+        replacing: (epoch, position) -> the sample that is taken there, whatever the order says: a replay's.
+
+    executor: the executor's name, never "auto".
 
     Raises:
         ValueError: a number is outside its range or does not divide the batch, an unknown preset or executor.
@@ -72,7 +75,9 @@ class Loader:
         max_substitutes: int | float = 100,
         block: int = 1,
         window: int = 0,
+        replacing: Mapping[tuple[int, int], int] | None = None,
     ) -> None:
+        self.executor = resolved_executor(executor)
         self.spec = preset(spec) if isinstance(spec, str) else spec
         self.batch_size = batch_size
         self.accumulation = accumulation
@@ -85,6 +90,7 @@ class Loader:
         self._share = _Share(num_steps, batch_size, accumulation, rank, world_size)
         self._share.positions(0, 0)  # refuses a rank outside the job and an indivisible batch at once
         self._order = SampleOrder(dataset.num_samples, seed, block=block, window=window)
+        self._replacing = dict(replacing or {})
         self._at = DataPosition(
             dataset.data_set_hash, ORDER_VERSION, PLAN_VERSION, seed, block, window, epoch=0, position=0
         )
@@ -202,7 +208,7 @@ class Loader:
             raise RuntimeError("this Loader is closed: make a new one")
         refuse_fork(self._pid)
         if self._ahead is None:
-            planned = _planned(self._order, self._share, self._at)
+            planned = _planned(self._order, self._share, self._at, self._replacing)
             # The threads know nothing of the loader, which so can become garbage while they run.
             self._ahead = batches_of(
                 self._maker,
@@ -270,12 +276,18 @@ def _announced(dataset: Dataset, planned: Iterator[Planned]) -> Iterator[Planned
             yield waiting.popleft()
 
 
-def _planned(order: SampleOrder, share: _Share, at: DataPosition) -> Iterator[Planned]:
+def _planned(
+    order: SampleOrder, share: _Share, at: DataPosition, replacing: Mapping[tuple[int, int], int]
+) -> Iterator[Planned]:
+    """This rank's micro-batches from a position on, epoch after epoch, without end."""
     first = at.position // share.micro_size
     for epoch in itertools.count(at.epoch):
         for index in range(first, share.num_steps * share.accumulation):
             step, micro = divmod(index, share.accumulation)
             here = share.positions(step, micro)
             ids = order.ids(epoch, here.start, here.stop)
+            for (other, position), sample in replacing.items():
+                if other == epoch and position in here:
+                    ids[position - here.start] = sample
             yield Planned(epoch, here.start, ids, epoch * share.num_steps + step, micro)
         first = 0

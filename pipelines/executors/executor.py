@@ -100,10 +100,16 @@ def check_boxes(plan: ViewPlan, sizes: np.ndarray) -> None:
 _CPU_ONLY = ("reference",)  # their views reach another device by a copy
 
 
+def resolved_executor(name: str) -> str:
+    """The name of the executor that `auto` stands for on this machine; any other name is itself."""
+    if name != "auto":
+        return name
+    return "dali" if dali_is_installed() else "reference"
+
+
 def device_of_executor(name: str, device: str) -> str:
     """Where this executor works when its views are wanted on `device`: there if it can, else on the CPU."""
-    works_there = dali_is_installed() if name == "auto" else name not in _CPU_ONLY
-    return device if works_there else "cpu"
+    return "cpu" if resolved_executor(name) in _CPU_ONLY else device
 
 
 def make_executor(
@@ -132,11 +138,11 @@ def make_executor(
     makers: dict[str, Callable[[ViewSpec, int, int, str, ViewFormat], Executor]] = {
         "reference": _make_reference,
         "dali": _make_dali,
-        "auto": _make_dali if dali_is_installed() else _make_reference,
     }
-    if name not in makers:
-        raise ValueError(f"unknown executor '{name}'; expected one of {', '.join(sorted(makers))}")
-    return makers[name](spec, max_batch, num_threads, device, view_format)
+    resolved = resolved_executor(name)
+    if resolved not in makers:
+        raise ValueError(f"unknown executor '{name}'; expected one of {', '.join(sorted(('auto', *makers)))}")
+    return makers[resolved](spec, max_batch, num_threads, device, view_format)
 
 
 def dali_is_installed() -> bool:
