@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 
 import numpy as np
-from viewmill.pipelines.executors.executor import make_executor
+from viewmill.pipelines.executors.executor import device_of_executor, make_executor
 from viewmill.pipelines.flow.batches import Batch, BatchMaker, Planned
+from viewmill.pipelines.flow.device_copy import Copy, CudaCopy, lend
 from viewmill.pipelines.flow.flow import batches_of, new_stats
 from viewmill.pipelines.plans.planner import ViewPlanner
 from viewmill.pipelines.plans.spec import ViewSpec
@@ -56,9 +57,11 @@ def read_once(
     if batch_size < 1:
         raise ValueError(f"batch_size must be >= 1, got {batch_size}")
     spec = preset(spec) if isinstance(spec, str) else spec
-    runner = make_executor(executor, spec, max_batch=batch_size, num_threads=num_threads, device=device)
+    at = device_of_executor(executor, device)
+    runner = make_executor(executor, spec, max_batch=batch_size, num_threads=num_threads, device=at)
+    copy = CudaCopy(device, runner.view_format) if at != device else None
     maker = BatchMaker(dataset, ViewPlanner(spec, seed), runner, substitutes=None)
-    return _handed_out(_planned(share, batch_size), maker)
+    return _handed_out(_planned(share, batch_size), maker, copy)
 
 
 def _planned(share: range, batch_size: int) -> Iterator[Planned]:
@@ -67,16 +70,17 @@ def _planned(share: range, batch_size: int) -> Iterator[Planned]:
         yield Planned(0, start, ids, step, micro=0)
 
 
-def _handed_out(planned: Iterator[Planned], maker: BatchMaker) -> Iterator[Batch]:
+def _handed_out(planned: Iterator[Planned], maker: BatchMaker, copy: Copy | None) -> Iterator[Batch]:
     """The batches, made ahead; ends its threads and the executor when it ends or is dropped."""
-    stats = new_stats(with_copy=False)
-    ahead = batches_of(maker, planned, prefetch=1, max_ahead_bytes=_MAX_AHEAD_BYTES, stats=stats)
+    stats = new_stats(with_copy=copy is not None)
+    ahead = batches_of(maker, planned, prefetch=1, max_ahead_bytes=_MAX_AHEAD_BYTES, stats=stats, copy=copy)
     try:
         while True:
             try:
                 batch = ahead.next()
             except StopIteration:
                 return
+            lend(batch.views)
             yield batch
     finally:
         ahead.close()
