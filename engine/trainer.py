@@ -109,7 +109,7 @@ class Trainer:
             epoch = iter(self.loader)
             while True:
                 batch, error = fetch(epoch)
-                new = len(self.loader.substitutions) - self.known_substitutions
+                new = self.loader.substituted - self.known_substitutions
                 stop, failed, any_new = largest(self.world, [self.signals.seen, error is not None, new])
                 if any_new:
                     self.note_substitutions()

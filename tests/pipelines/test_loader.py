@@ -282,3 +282,53 @@ def test_waiting_is_counted_and_only_waiting(dataset: Dataset, monkeypatch: pyte
         assert loader.wait_s - first < 0.2
         loader.load_state_dict(loader.state_dict())
         assert loader.wait_s >= first  # a new thread does not forget
+
+
+def test_stats_tell_what_each_stage_has_done(dataset: Dataset) -> None:
+    with loader_of(dataset, prefetch=1) as loader:
+        batches = take(loader, 3)
+        until_ready(loader, 2)
+        stats = loader.stats()
+        assert stats.batches == 3
+        assert [stage.name for stage in stats.stages] == ["read", "make"]
+        read, make = stats.stages
+        assert (make.batches, make.images, make.ready, make.taken) == (5, 40, 2, 3)
+        view_bytes = sum(view.numel() * 4 for view in batches[0].views)
+        assert (make.bytes, make.ready_bytes) == (5 * view_bytes, 2 * view_bytes)
+        first = SampleOrder(NUM_SAMPLES, 0).ids(0, 0, 24)
+        assert read.bytes > dataset.stored_bytes(first) == sum(map(len, dataset.read(first)))
+        assert 0 < stats.wait_s <= stats.passed_s
+        assert json.loads(json.dumps(stats.as_dict()))["stages"][1]["mean_ready"] == make.mean_ready
+        assert "\n" not in str(stats)
+
+
+def test_stats_begin_anew_but_wait_s_goes_on(dataset: Dataset) -> None:
+    with loader_of(dataset, prefetch=1) as loader:
+        take(loader, 3)
+        until_ready(loader, 2)
+        waited_s = loader.wait_s
+        loader.reset_stats()
+        stats = loader.stats()
+        assert loader.wait_s == waited_s
+        assert (stats.batches, stats.wait_s) == (0, 0)
+        assert [(stage.images, stage.busy_s, stage.taken) for stage in stats.stages] == [(0, 0, 0)] * 2
+        assert stats.stages[1].ready == 2  # what stands there stands there
+        loader.load_state_dict(loader.state_dict())
+        assert loader.stats().stages[1].ready == 0
+        take(loader, 1)
+        assert loader.stats().batches == 1
+
+
+def until_ready(loader: Loader, count: int) -> None:
+    deadline = time.monotonic() + 20
+    while loader.stats().stages[-1].ready != count:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_few_bytes_ahead_still_give_every_batch(dataset: Dataset) -> None:
+    with loader_of(dataset, max_ahead_bytes=1) as tight, loader_of(dataset) as loose:
+        assert_same(take(tight, 5), take(loose, 5))
+        assert tight.stats().stages[-1].ready <= 1
+    with pytest.raises(ValueError, match="max_ahead_bytes must be >= 1"):
+        loader_of(dataset, max_ahead_bytes=0)

@@ -32,7 +32,7 @@ def cycle(folder: Path, executor: str) -> None:
     """Opens, takes two batches, closes."""
     with (
         Dataset.open(folder) as dataset,
-        Loader(dataset, "hydes@32", 4, executor=executor, num_threads=2) as loader,
+        Loader(dataset, "simclr@32", 4, executor=executor, num_threads=2) as loader,
     ):
         assert len(list(islice(iter(loader), 2))) == 2
 
@@ -82,7 +82,7 @@ def test_two_hundred_loaders_of_pipelines_leave_nothing(
     more = grown(folder, executor, cycles=200)
     with capsys.disabled():
         print(f"\n{executor}: {more / 200:.0f} bytes a cycle over 200 cycles")
-    assert more < 200 * (64 << 10)  # a leaked batch of this size would be 150 kB, a leaked stack 8 MB
+    assert more < 200 * (64 << 10)  # one leaked batch is 98 kB
 
 
 def in_fork(loader: Loader, answer: "multiprocessing.Queue[str]") -> None:
