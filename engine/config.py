@@ -58,9 +58,11 @@ class ViewsConfig(StrictModel):
     executor: str = "auto"
     num_threads: int = Field(default=2, ge=1)  # of the executor, per rank
     prefetch: int = Field(default=2, ge=1)  # micro-batches rendered ahead
+    max_ahead_bytes: int = Field(default=4 << 30, ge=1)  # of encoded images and views ahead, per rank
     block: int = Field(default=1, ge=1)  # samples that stay neighbours in the order
     window: int = Field(default=0, ge=0)  # samples shuffled after the blocks; 0: none
-    max_substitutes: int = Field(default=100, ge=0)  # undecodable samples replaced before the run stops
+    # Different unusable samples that are replaced before the run stops; below 1, as 0.001: their share.
+    max_substitutes: int | float = Field(default=100, ge=0)
 
 
 class OptimizerConfig(StrictModel):

@@ -17,6 +17,7 @@ FREE_ON_RESUME = (
     "views.executor",  # the same crops; pixels within the published tolerance
     "views.num_threads",
     "views.prefetch",
+    "views.max_ahead_bytes",
     "views.max_substitutes",
     "zero",
     "checkpoint",

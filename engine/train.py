@@ -12,6 +12,7 @@ from viewmill.engine.checkpoints import checkpoint
 from viewmill.engine.checks import check_batch, resolve_views
 from viewmill.engine.config import RunConfig
 from viewmill.engine.ledger import Ledger
+from viewmill.engine.loading import loader_options
 from viewmill.engine.model import Student, build_student
 from viewmill.engine.preemption import SignalWatch
 from viewmill.engine.progress import TrainingProgress
@@ -25,13 +26,9 @@ from viewmill.engine.telemetry import RunLog
 from viewmill.engine.trainer import Trainer, last_step
 from viewmill.engine.world import World
 from viewmill.engine.zero import initialize
-from viewmill.pipelines.executors.view_format import ViewFormat
 from viewmill.pipelines.loader import Loader
 from viewmill.pipelines.views import ViewSpec
 from viewmill.shards.manifest import Dataset
-
-# What the first layer reads: nothing is cast or laid out anew on its way there.
-VIEW_DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 
 
 def train(
@@ -107,20 +104,4 @@ def prepare_student(config: RunConfig, spec: ViewSpec, world: World) -> Student:
 
 def open_loader(config: RunConfig, dataset: Dataset, spec: ViewSpec, world: World) -> Loader:
     """This rank's share of every global batch."""
-    return Loader(
-        dataset,
-        spec,
-        config.batch_size,
-        executor=config.views.executor,
-        device=str(world.device),
-        view_format=ViewFormat(VIEW_DTYPES[config.precision], config.model.channels_last),
-        seed=config.seed,
-        rank=world.rank,
-        world_size=world.world_size,
-        accumulation=config.accumulation,
-        num_threads=config.views.num_threads,
-        prefetch=config.views.prefetch,
-        max_substitutes=config.views.max_substitutes,
-        block=config.views.block,
-        window=config.views.window,
-    )
+    return Loader(dataset, spec, config.batch_size, **loader_options(config, world))

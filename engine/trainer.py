@@ -109,7 +109,7 @@ class Trainer:
             epoch = iter(self.loader)
             while True:
                 batch, error = fetch(epoch)
-                new = len(self.loader.substitutions) - self.known_substitutions
+                new = self.loader.substituted - self.known_substitutions
                 stop, failed, any_new = largest(self.world, [self.signals.seen, error is not None, new])
                 if any_new:
                     self.note_substitutions()
@@ -209,12 +209,13 @@ class Trainer:
         self.log.event("resume", self.step, was=was, **self.setting())
 
     def setting(self) -> dict[str, Any]:
-        """What may differ from one session of a run to the next."""
+        """What may differ from one session of a run to the next, and what its batches are made of."""
         return {
             "world_size": self.world.world_size,
             "zero_stage": self.config.zero.stage,
             "device": self.world.device.type,
-            "executor": self.config.views.executor,
+            "executor": self.loader.executor,
+            "data": self.loader.state_dict(),
         }
 
     def requeue(self, number: int) -> Requeue:

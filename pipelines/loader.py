@@ -1,18 +1,22 @@
-"""The Loader: this rank's micro-batches, epoch after epoch, made ahead in a thread, resumable anywhere."""
+"""The Loader: this rank's micro-batches, epoch after epoch, made ahead in threads, resumable anywhere."""
 
 import itertools
+import os
+import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
+from viewmill.pipelines.executors.executor import device_of_executor, resolved_name
 from viewmill.pipelines.executors.feeding import fed_executor
 from viewmill.pipelines.executors.view_format import FLOAT32, ViewFormat
-from viewmill.pipelines.flow.batches import Batch, BatchMaker
+from viewmill.pipelines.flow.batches import Batch, BatchMaker, Planned
 from viewmill.pipelines.flow.data_position import DataPosition
-from viewmill.pipelines.flow.prefetch import Prefetcher
+from viewmill.pipelines.flow.device_copy import CudaCopy, lend
+from viewmill.pipelines.flow.flow import Flow, batches_of, new_stats, refuse_fork
+from viewmill.pipelines.flow.stats import LoaderStats, since
 from viewmill.pipelines.flow.substitutes import Substitutes, Substitution
 from viewmill.pipelines.order import ORDER_VERSION, SampleOrder
 from viewmill.pipelines.orders.interface import Order
@@ -30,7 +34,8 @@ _AHEAD = 8  # micro-batches whose samples are on their way from a remote store
 class Loader:
     """The micro-batches of one rank; an `iter` covers the rest of the current epoch, the next one the next.
 
-    Use it as a context manager, or close it, to end its thread; garbage ends it too.
+    Use it as a context manager, or close it, to end its threads; garbage ends them too. Views of an executor
+    that works on the CPU are copied to `device`. One process makes and iterates it: not a fork of that.
 
     Args:
         dataset: stays the caller's to close, after the loader.
@@ -41,9 +46,13 @@ class Loader:
         rank, world_size: which part of every global batch is read.
         accumulation: micro-batches of one optimizer step.
         prefetch: batches that wait ready; one more is in the making.
-        max_substitutes: different bad samples that are replaced before it is an error.
+        max_ahead_bytes: of encoded images and views that are ahead; one batch always may.
+        max_substitutes: different bad samples that are replaced before it is an error; a float: their share.
         block, window: see `SampleOrder`.
         order: which samples stand where; None: `SampleOrder(dataset.num_samples, seed, block, window)`.
+        replacing: (epoch, position) -> the sample that is taken there, whatever the order says: a replay's.
+
+    executor: the executor's name, never "auto".
 
     Raises:
         ValueError: a number is outside its range or does not divide the batch, an unknown preset or executor,
@@ -67,21 +76,27 @@ class Loader:
         num_threads: int = 2,
         resident_bytes: int | None = None,
         prefetch: int = 2,
-        max_substitutes: int = 100,
+        max_ahead_bytes: int = 4 << 30,
+        max_substitutes: int | float = 100,
         block: int = 1,
         window: int = 0,
         order: Order | None = None,
+        replacing: Mapping[tuple[int, int], int] | None = None,
     ) -> None:
+        self.executor = resolved_name(executor, device)
         self.spec = preset(spec) if isinstance(spec, str) else spec
         self.batch_size = batch_size
         self.accumulation = accumulation
         if prefetch < 1:
             raise ValueError(f"prefetch must be >= 1 batch, got {prefetch}")
-        self._prefetch = prefetch
+        if max_ahead_bytes < 1:
+            raise ValueError(f"max_ahead_bytes must be >= 1, got {max_ahead_bytes}")
+        self._prefetch, self._max_ahead_bytes = prefetch, max_ahead_bytes
         self.order = _order_of(dataset, order, seed, block, window)
         num_steps = steps_per_epoch(self.order.num_samples, batch_size)
         self._share = _Share(num_steps, batch_size, accumulation, rank, world_size)
         self._share.positions(0, 0)  # refuses a rank outside the job and an indivisible batch at once
+        self._replacing = dict(replacing or {})
         self._at = DataPosition(
             dataset.data_set_hash,
             ORDER_VERSION,
@@ -92,13 +107,14 @@ class Loader:
             position=0,
         )
         self._substitutes = Substitutes(dataset, self.order, seed, max_substitutes)
+        executor_device = device_of_executor(executor, device)
         self._executor, fetch = fed_executor(
             executor,
             dataset,
             self.spec,
             max_batch=size_of_micro_batch(batch_size, accumulation, world_size),
             num_threads=num_threads,
-            device=device,
+            device=executor_device,
             view_format=view_format,
             resident_bytes=resident_bytes,
         )
@@ -110,9 +126,13 @@ class Loader:
             fetch,
             by_position=self.order.repeats,
         )
-        self._ahead: Prefetcher[Batch] | None = None
-        self._waited_s = 0.0  # of prefetchers that are gone
+        self._copy = CudaCopy(device, view_format) if executor_device != device else None
+        self._ahead: Flow[Batch] | None = None
+        self._waited_s = 0.0  # for flows that are gone
+        self._pid = os.getpid()
         self._closed = False
+        self._stages = new_stats(with_copy=self._copy is not None)
+        self.reset_stats()
 
     @property
     def steps_per_epoch(self) -> int:
@@ -162,6 +182,23 @@ class Loader:
         """Seconds that the consumer has waited for batches, in total."""
         return self._waited_s + (self._ahead.wait_s if self._ahead else 0.0)
 
+    def stats(self) -> LoaderStats:
+        """Where the time went since the loader was made, or since `reset_stats`; its `str` is a line."""
+        return LoaderStats(
+            stages=tuple(map(since, self._stages_before, self._stages)),
+            passed_s=time.perf_counter() - self._counted_from_s,
+            wait_s=self.wait_s - self._wait_before_s,
+            batches=self._handed_out,
+            substituted=self.substituted,
+            bad_samples=self._substitutes.num_bad,
+        )
+
+    def reset_stats(self) -> None:
+        """Sets the counts of `stats` to zero, but not `wait_s` and the substitutions, which are totals."""
+        self._handed_out, self._counted_from_s = 0, time.perf_counter()
+        self._wait_before_s = self.wait_s
+        self._stages_before = [replace(stage) for stage in self._stages]
+
     @property
     def substitutions(self) -> list[Substitution]:
         """Every sample that was replaced, with its substitute; batches made ahead are listed already."""
@@ -173,10 +210,11 @@ class Loader:
         return len(self._substitutes.made)
 
     def close(self) -> None:
-        """Ends the thread and gives the executor's memory back; batches already handed out stay valid."""
+        """Ends the threads and gives the executor's memory back; batches already handed out stay valid."""
         self._closed = True
-        self._stop()
-        self._executor.close()
+        if os.getpid() == self._pid:  # a fork has no threads to end, and the executor is not its own
+            self._stop()
+            self._executor.close()
 
     def __enter__(self) -> "Loader":
         return self
@@ -189,14 +227,25 @@ class Loader:
     def _next(self) -> Batch:
         if self._closed:
             raise RuntimeError("this Loader is closed: make a new one")
+        refuse_fork(self._pid)
         if self._ahead is None:
-            # The thread knows nothing of the loader, which so can become garbage while it runs.
-            batches = _batches(self._maker, self.order, self._share, self._at)
-            self._ahead = Prefetcher(batches, self._prefetch)
-        return self._ahead.next()
+            planned = _planned(self.order, self._share, self._at, self._replacing)
+            # The threads know nothing of the loader, which so can become garbage while they run.
+            self._ahead = batches_of(
+                self._maker,
+                _announced(self._maker.dataset, planned) if self._maker.dataset.is_remote else planned,
+                prefetch=self._prefetch,
+                max_ahead_bytes=self._max_ahead_bytes,
+                stats=self._stages,
+                copy=self._copy,
+            )
+        batch = self._ahead.next()
+        lend(batch.views)
+        self._handed_out += 1
+        return batch
 
     def _stop(self) -> None:
-        """End the thread and forget what it made ahead."""
+        """End the threads and forget what they made ahead."""
         if self._ahead is not None:
             self._ahead.close()
             self._waited_s += self._ahead.wait_s
@@ -253,26 +302,9 @@ class _Share:
         )
 
 
-class _Planned(NamedTuple):
-    """A micro-batch before it is made, as `BatchMaker.make` takes it."""
-
-    epoch: int
-    position: int
-    ids: np.ndarray
-    step: int
-    micro: int
-
-
-def _batches(maker: BatchMaker, order: Order, share: _Share, at: DataPosition) -> Iterator[Batch]:
-    """This rank's batches from a position on, epoch after epoch, without end."""
-    planned = _planned(order, share, at)
-    for batch in _announced(maker.dataset, planned) if maker.dataset.is_remote else planned:
-        yield maker.make(*batch)
-
-
-def _announced(dataset: Samples, planned: Iterator[_Planned]) -> Iterator[_Planned]:
+def _announced(dataset: Samples, planned: Iterator[Planned]) -> Iterator[Planned]:
     """The same batches; the data set fetches their samples while the `_AHEAD` batches before are made."""
-    waiting: deque[_Planned] = deque()
+    waiting: deque[Planned] = deque()
     for batch in planned:
         dataset.prefetch(batch.ids)
         waiting.append(batch)
@@ -280,12 +312,18 @@ def _announced(dataset: Samples, planned: Iterator[_Planned]) -> Iterator[_Plann
             yield waiting.popleft()
 
 
-def _planned(order: Order, share: _Share, at: DataPosition) -> Iterator[_Planned]:
+def _planned(
+    order: Order, share: _Share, at: DataPosition, replacing: Mapping[tuple[int, int], int]
+) -> Iterator[Planned]:
+    """This rank's micro-batches from a position on, epoch after epoch, without end."""
     first = at.position // share.micro_size
     for epoch in itertools.count(at.epoch):
         for index in range(first, share.num_steps * share.accumulation):
             step, micro = divmod(index, share.accumulation)
             here = share.positions(step, micro)
             ids = order.ids(epoch, here.start, here.stop)
-            yield _Planned(epoch, here.start, ids, epoch * share.num_steps + step, micro)
+            for (other, position), sample in replacing.items():
+                if other == epoch and position in here:
+                    ids[position - here.start] = sample
+            yield Planned(epoch, here.start, ids, epoch * share.num_steps + step, micro)
         first = 0

@@ -4,14 +4,18 @@ from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import ArrayLike
+from viewmill.pipelines.executors.executor import device_of_executor
 from viewmill.pipelines.executors.feeding import fed_executor
-from viewmill.pipelines.flow.batches import Batch, BatchMaker
-from viewmill.pipelines.flow.prefetch import Prefetcher
+from viewmill.pipelines.flow.batches import Batch, BatchMaker, Planned
+from viewmill.pipelines.flow.device_copy import Copy, CudaCopy, lend
+from viewmill.pipelines.flow.flow import batches_of, new_stats
 from viewmill.pipelines.orders.subset import checked_members
 from viewmill.pipelines.plans.planner import ViewPlanner
 from viewmill.pipelines.plans.spec import ViewSpec
 from viewmill.pipelines.samples import Samples
 from viewmill.pipelines.views import preset
+
+_MAX_AHEAD_BYTES = 1 << 30  # of encoded images and views
 
 
 def ids_of_rank(num_samples: int, rank: int, world_size: int) -> range:
@@ -61,29 +65,33 @@ def read_once(
     if batch_size < 1:
         raise ValueError(f"batch_size must be >= 1, got {batch_size}")
     spec = preset(spec) if isinstance(spec, str) else spec
+    at = device_of_executor(executor, device)
     runner, fetch = fed_executor(
-        executor, dataset, spec, max_batch=batch_size, num_threads=num_threads, device=device
+        executor, dataset, spec, max_batch=batch_size, num_threads=num_threads, device=at
     )
+    copy = CudaCopy(device, runner.view_format) if at != device else None
     maker = BatchMaker(dataset, ViewPlanner(spec, seed), runner, substitutes=None, fetch=fetch)
-    return _handed_out(_batches(maker, members, share, batch_size), maker)
+    return _handed_out(_planned(members, share, batch_size), maker, copy)
 
 
-def _batches(maker: BatchMaker, members: np.ndarray | None, share: range, batch_size: int) -> Iterator[Batch]:
+def _planned(members: np.ndarray | None, share: range, batch_size: int) -> Iterator[Planned]:
     for step, start in enumerate(range(share.start, share.stop, batch_size)):
         stop = min(start + batch_size, share.stop)
         ids = np.arange(start, stop, dtype=np.int64) if members is None else np.array(members[start:stop])
-        yield maker.make(0, start, ids, step, micro=0)
+        yield Planned(0, start, ids, step, micro=0)
 
 
-def _handed_out(batches: Iterator[Batch], maker: BatchMaker) -> Iterator[Batch]:
-    """The batches, one made ahead; ends its thread and executor when it ends or is dropped."""
-    ahead = Prefetcher(batches, depth=1)
+def _handed_out(planned: Iterator[Planned], maker: BatchMaker, copy: Copy | None) -> Iterator[Batch]:
+    """The batches, made ahead; ends its threads and the executor when it ends or is dropped."""
+    stats = new_stats(with_copy=copy is not None)
+    ahead = batches_of(maker, planned, prefetch=1, max_ahead_bytes=_MAX_AHEAD_BYTES, stats=stats, copy=copy)
     try:
         while True:
             try:
                 batch = ahead.next()
             except StopIteration:
                 return
+            lend(batch.views)
             yield batch
     finally:
         ahead.close()

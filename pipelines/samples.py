@@ -24,6 +24,8 @@ class Samples(Protocol):
 
     def read(self, ids: Sequence[int] | np.ndarray) -> list[bytes]: ...
 
+    def stored_bytes(self, ids: Sequence[int] | np.ndarray) -> int: ...
+
     def sizes(self, ids: Sequence[int] | np.ndarray) -> np.ndarray: ...
 
     def labels(self, ids: Sequence[int] | np.ndarray) -> np.ndarray: ...
@@ -77,6 +79,10 @@ class JoinedDataset:
             for row, image in zip(rows.tolist(), self.parts[number].read(own), strict=True):
                 images[row] = image
         return images
+
+    def stored_bytes(self, ids: Sequence[int] | np.ndarray) -> int:
+        """Bytes of these images as they lie in the shards."""
+        return sum(self.parts[number].stored_bytes(own) for number, _, own in self._split(ids))
 
     def sizes(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
         """(width, height) of the upright images: (n, 2) int64."""

@@ -216,6 +216,10 @@ class Dataset:
         self._rows(ids)
         return [self._key_group(int(i) // ROWS_PER_GROUP)[int(i) % ROWS_PER_GROUP] for i in ids]
 
+    def stored_bytes(self, ids: Sequence[int] | np.ndarray) -> int:
+        """How many bytes these images have in their shards, all together, as the manifest says."""
+        return int(self._rows(ids)["size"].clip(0).sum(dtype=np.int64))
+
     def read(self, ids: Sequence[int] | np.ndarray) -> list[bytes]:
         """These images as files, in the order asked for, the stored bytes checked against their xxh64.
 

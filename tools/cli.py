@@ -11,6 +11,7 @@ from viewmill.tools import (
     environment_command,
     evaluate,
     preview_command,
+    replay_command,
     report,
     sample_data,
     survey_command,
@@ -34,6 +35,7 @@ COMMANDS = {
     "preview": preview_command,
     "train": train,
     "evaluate": evaluate,
+    "replay": replay_command,
     "report": report,
     "env": environment_command,
 }

@@ -35,6 +35,16 @@ def contact_sheet(
     return grid(rows, spec)
 
 
+def sheet_of_views(images: list[bytes], views: list[np.ndarray], spec: ViewSpec) -> Image.Image:
+    """Images and the views that were made of them, as they are: V arrays (n, 3, S, S), normalised float."""
+    mean, std = (np.array(channel, np.float32)[:, None, None] for channel in (spec.mean, spec.std))
+    rows = []
+    for row, data in enumerate(images):
+        pixels = [((view[row] * std + mean) * 255).transpose(1, 2, 0) for view in views]
+        rows.append([fitted(decode_rgb(data), spec.sizes[0]), *map(to_picture, pixels)])
+    return grid(rows, spec)
+
+
 def grid(rows: list[list[Image.Image]], spec: ViewSpec) -> Image.Image:
     """Pictures in rows, each column as wide as its view."""
     widths = [spec.sizes[0], *spec.sizes]

@@ -103,6 +103,14 @@ def check_boxes(plan: ViewPlan, sizes: np.ndarray) -> None:
         )
 
 
+_CPU_ONLY = ("reference", "host", "ffcv")  # their views reach another device by a copy
+
+
+def device_of_executor(name: str, device: str) -> str:
+    """Where this executor works when its views are wanted on `device`: there if it can, else on the CPU."""
+    return "cpu" if resolved_name(name, device) in _CPU_ONLY else device
+
+
 def make_executor(
     name: str,
     spec: ViewSpec,

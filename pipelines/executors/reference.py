@@ -74,8 +74,8 @@ class ReferenceExecutor:
         return [np.rint(pixels).transpose(2, 0, 1) for pixels in rendered]
 
     def close(self) -> None:
-        """Give the threads back."""
-        self._pool.shutdown()
+        """Give the threads back, after the images in hand; a run in another thread ends unfinished."""
+        self._pool.shutdown(cancel_futures=True)
 
 
 def render_view(rgb: np.ndarray, plan: ViewPlan, row: int, view: int, spec: ViewSpec) -> np.ndarray:

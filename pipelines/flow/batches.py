@@ -1,7 +1,7 @@
 """Read, plan, execute: a batch of ids becomes a batch of views, good samples standing in for bad ones."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,8 +25,28 @@ class Batch:
     micro: int  # which micro-batch of the step
 
 
+class Planned(NamedTuple):
+    """A micro-batch before it is read: its samples, and where they stand."""
+
+    epoch: int
+    position: int  # of the first sample in the epoch's order
+    ids: np.ndarray  # (n,) int64
+    step: int
+    micro: int
+
+
+class Fetched(NamedTuple):
+    """A micro-batch whose images are read. images None: some are damaged, which `finish` looks into."""
+
+    planned: Planned
+    images: list[bytes] | None
+
+
 class BatchMaker:
     """Makes the views of samples, whatever thread calls it; holds no position.
+
+    `read` may run in several threads at once. `finish` runs in one, batch after batch: substitutes are chosen
+    there alone, so that their list and their budget follow the order.
 
     Args:
         dataset, planner, executor: where bytes, parameters and pixels come from.
@@ -52,18 +72,38 @@ class BatchMaker:
         self.by_position = by_position
         self._fetch: Fetch = dataset.read if fetch is None else fetch
 
-    def make(self, epoch: int, position: int, planned: np.ndarray, step: int, micro: int) -> Batch:
-        """The batch of the samples `planned`, whose first stands at `position` of the epoch's order.
+    def read(self, planned: Planned) -> Fetched:
+        """The encoded images of the planned samples.
 
         Raises:
-            RuntimeError: more bad samples than the budget allows, or ShardError without a budget.
-            BatchDecodeError: an image that does not decode, without a budget.
+            ShardError: bytes that are missing or not those that were written, without substitutes.
         """
-        work = _Work(epoch, position, planned, planned.copy(), np.zeros(len(planned), np.int64))
-        images = self._read(work)
+        try:
+            return Fetched(planned, self._fetch(planned.ids))
+        except ShardError:
+            if self.substitutes is None:
+                raise
+            return Fetched(planned, None)
+
+    def make(self, epoch: int, position: int, ids: np.ndarray, step: int, micro: int) -> Batch:
+        """Reads and finishes one batch in this thread; raises what the two do."""
+        return self.finish(self.read(Planned(epoch, position, ids, step, micro)))
+
+    def finish(self, fetched: Fetched) -> Batch:
+        """The batch whose images were read.
+
+        Raises:
+            RuntimeError: more bad samples than the budget allows.
+            BatchDecodeError: an image that does not decode, without substitutes.
+        """
+        planned = fetched.planned
+        work = _Work(planned, planned.ids.copy(), np.zeros(len(planned.ids), np.int64))
+        images = fetched.images
+        if images is None:
+            images = [self._read_row(work, row) for row in range(len(work.ids))]
         while True:
-            drawn_for = position + np.arange(len(planned)) if self.by_position else work.ids
-            plan = self.planner.draw(epoch, drawn_for, self.dataset.sizes(work.ids))
+            drawn_for = planned.position + np.arange(len(work.ids)) if self.by_position else work.ids
+            plan = self.planner.draw(planned.epoch, drawn_for, self.dataset.sizes(work.ids))
             try:
                 views = self.executor.run(images, plan)
             except BatchDecodeError as error:
@@ -73,15 +113,7 @@ class BatchMaker:
                     images[row] = self._replace(work, row, reason)
             else:
                 labels = torch.from_numpy(self.dataset.labels(work.ids))
-                return Batch(views, work.ids, labels, epoch, step, micro)
-
-    def _read(self, work: "_Work") -> list[Any]:
-        try:
-            return self._fetch(work.ids)
-        except ShardError:
-            if self.substitutes is None:
-                raise
-        return [self._read_row(work, row) for row in range(len(work.ids))]
+                return Batch(views, work.ids, labels, planned.epoch, planned.step, planned.micro)
 
     def _read_row(self, work: "_Work", row: int) -> Any:
         """What is fetched of this row's sample, or of the first substitute that has any."""
@@ -99,9 +131,9 @@ class BatchMaker:
     def _substitute(self, work: "_Work", row: int, reason: str) -> None:
         assert self.substitutes is not None  # `make` and `_read` have asked
         work.ids[row] = self.substitutes.replace(
-            work.epoch,
-            work.position + row,
-            planned=int(work.planned[row]),
+            work.planned.epoch,
+            work.planned.position + row,
+            planned=int(work.planned.ids[row]),
             bad=int(work.ids[row]),
             attempt=int(work.attempts[row]),
             reason=reason,
@@ -119,8 +151,6 @@ class BatchMaker:
 class _Work:
     """A batch in the making; `ids` and `attempts` change as substitutes are put in."""
 
-    epoch: int
-    position: int
-    planned: np.ndarray
+    planned: Planned
     ids: np.ndarray
     attempts: np.ndarray  # substitutes tried so far, by row

@@ -41,21 +41,33 @@ class Substitutes:
         dataset: for the keys in the log.
         order: among whose samples substitutes are found.
         seed: of the run.
-        max_substitutes: different bad samples that are borne; one returns every epoch and counts once.
+        max_substitutes: different bad samples that are borne; one returns every epoch and counts once. A
+            float is a share of the data set's samples, rounded down.
 
     Raises:
-        ValueError: a negative budget.
+        ValueError: a negative budget, or a share that is not below 1.
     """
 
-    def __init__(self, dataset: Samples, order: Order, seed: int, max_substitutes: int) -> None:
+    def __init__(self, dataset: Samples, order: Order, seed: int, max_substitutes: int | float) -> None:
         if max_substitutes < 0:
             raise ValueError(f"max_substitutes must be >= 0, got {max_substitutes}")
+        if isinstance(max_substitutes, float):
+            if not max_substitutes < 1:
+                raise ValueError(
+                    f"max_substitutes must be a whole number, or a share below 1, got {max_substitutes}"
+                )
+            max_substitutes = int(max_substitutes * dataset.num_samples)
         self.made: list[Substitution] = []
         self._dataset = dataset
         self._order = order
         self._seed = seed
         self._max_substitutes = max_substitutes
         self._bad: dict[int, str] = {}  # id -> "'key': reason"
+
+    @property
+    def num_bad(self) -> int:
+        """How many different samples could not be used."""
+        return len(self._bad)
 
     def replace(self, epoch: int, position: int, planned: int, bad: int, attempt: int, reason: str) -> int:
         """The next candidate for the sample `planned`, after `bad` (itself, or a candidate) has failed.

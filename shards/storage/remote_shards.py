@@ -8,11 +8,8 @@ from viewmill.shards.errors import ShardError, StorageError
 from viewmill.shards.info import ShardInfo
 from viewmill.shards.storage.cache import Cache
 from viewmill.shards.storage.remote import RemoteTree
-from viewmill.shards.storage.shard_files import Range
+from viewmill.shards.storage.shard_files import Range, runs
 
-# Two samples that are neighbours in a tar have headers and a label between them.
-_GAP = 8 << 10
-_MOST_AT_ONCE = 8 << 20  # bytes of one request for several samples
 _THREADS = 8
 _MOST_AHEAD = 1 << 30  # bytes that are asked ahead and not there yet
 
@@ -115,19 +112,3 @@ class RemoteShards:
 
     def _name(self, wanted: Range) -> str:
         return f"{self._shards[wanted.shard].sha256} {wanted.offset} {wanted.size}"
-
-
-def runs(ranges: Sequence[Range]) -> list[list[Range]]:
-    """The ranges in groups of neighbours that one request may fetch, each in the order of their offsets."""
-    groups: list[list[Range]] = []
-    end = 0
-    for one in sorted(ranges):
-        group = groups[-1] if groups else []
-        joins = group and group[0].shard == one.shard and one.offset - end <= _GAP
-        if joins and one.offset + one.size - group[0].offset <= _MOST_AT_ONCE:
-            group.append(one)
-            end = max(end, one.offset + one.size)
-        else:
-            groups.append([one])
-            end = one.offset + one.size
-    return groups

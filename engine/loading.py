@@ -1,0 +1,29 @@
+"""What a run's settings mean for its Loader: said once, for training and for replay."""
+
+from typing import Any
+
+from viewmill.engine.config import RunConfig
+from viewmill.engine.world import World
+from viewmill.pipelines.executors.view_format import ViewFormat
+
+# What the first layer reads: nothing is cast or laid out anew on its way there.
+VIEW_DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
+
+
+def loader_options(config: RunConfig, world: World) -> dict[str, Any]:
+    """The Loader's keyword arguments that give this rank its share of every global batch."""
+    return {
+        "executor": config.views.executor,
+        "device": str(world.device),
+        "view_format": ViewFormat(VIEW_DTYPES[config.precision], config.model.channels_last),
+        "seed": config.seed,
+        "rank": world.rank,
+        "world_size": world.world_size,
+        "accumulation": config.accumulation,
+        "num_threads": config.views.num_threads,
+        "prefetch": config.views.prefetch,
+        "max_ahead_bytes": config.views.max_ahead_bytes,
+        "max_substitutes": config.views.max_substitutes,
+        "block": config.views.block,
+        "window": config.views.window,
+    }
