@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import torch
 from viewmill.pipelines import loader as loader_module
-from viewmill.pipelines.executors.view_format import FLOAT32, ViewFormat
+from viewmill.pipelines.executors.feeding import Fed
+from viewmill.pipelines.executors.view_format import FLOAT32
+from viewmill.pipelines.flow.batches import BatchMaker, Planned
 from viewmill.pipelines.loader import Batch, Loader
 from viewmill.pipelines.order import SampleOrder
 from viewmill.pipelines.orders.interface import Order
@@ -59,6 +61,9 @@ class Numbers:
     def keys(self, ids: Sequence[int] | np.ndarray) -> list[str]:
         return [str(sample) for sample in ids]
 
+    def stored_bytes(self, ids: Sequence[int] | np.ndarray) -> int:
+        return 0
+
     def prefetch(self, ids: Sequence[int] | np.ndarray) -> None:
         """Numbers are there already."""
 
@@ -66,8 +71,8 @@ class Numbers:
 class PlanExecutor:
     """Its one "view" is the plan: every parameter of every view of an image, as float64."""
 
-    def __init__(self, spec: ViewSpec, view_format: ViewFormat = FLOAT32, **_: object) -> None:
-        self.spec, self.view_format = spec, view_format
+    def __init__(self, spec: ViewSpec) -> None:
+        self.spec, self.view_format = spec, FLOAT32
 
     def run(self, images: list[bytes], plan: ViewPlan) -> list[torch.Tensor]:
         return [torch.from_numpy(as_numbers(plan))]
@@ -83,26 +88,31 @@ def as_numbers(plan: ViewPlan) -> np.ndarray:
 
 
 class AheadWithoutThread:
-    """Makes `depth` items ahead as the Prefetcher does, in the caller's thread: 1,024 threads would stall."""
+    """Makes `prefetch` batches ahead as a Flow does, in the caller's thread: 1,024 threads would stall."""
 
     wait_s = 0.0
 
-    def __init__(self, items: Iterator[Batch], depth: int) -> None:
-        self._items, self._depth, self._ready = items, depth, deque[Batch]()
+    def __init__(self, maker: BatchMaker, planned: Iterator[Planned], *, prefetch: int, **_: object) -> None:
+        self._maker, self._planned, self._prefetch = maker, planned, prefetch
+        self._ready = deque[Batch]()
 
     def next(self) -> Batch:
-        while len(self._ready) <= self._depth:
-            self._ready.append(next(self._items))
+        while len(self._ready) <= self._prefetch:
+            self._ready.append(self._maker.make(*next(self._planned)))
         return self._ready.popleft()
 
     def close(self) -> None:
         """What was made ahead is lost with it."""
 
 
+def fed_with_plans(name: str, dataset: Any, spec: ViewSpec, **_: object) -> Fed:
+    return Fed(PlanExecutor(spec), dataset.read)
+
+
 def show_plans(monkeypatch: pytest.MonkeyPatch) -> None:
     """From here on Loaders carry no plan out, whatever executor they are told, and have no threads."""
-    monkeypatch.setattr(loader_module, "make_executor", lambda name, spec, **more: PlanExecutor(spec, **more))
-    monkeypatch.setattr(loader_module, "Prefetcher", AheadWithoutThread)
+    monkeypatch.setattr(loader_module, "fed_executor", fed_with_plans)
+    monkeypatch.setattr(loader_module, "batches_of", AheadWithoutThread)
 
 
 class Job:

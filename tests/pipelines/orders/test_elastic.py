@@ -14,7 +14,7 @@ from tests.pipelines.orders.simulated_ranks import (
     SPEC,
     Job,
     Numbers,
-    PlanExecutor,
+    fed_with_plans,
     order_of,
     planned,
     show_plans,
@@ -111,7 +111,7 @@ def test_a_pass_over_a_subset_reads_each_member_once(
 ) -> None:
     from viewmill.pipelines import passes
 
-    monkeypatch.setattr(passes, "make_executor", lambda name, spec, **more: PlanExecutor(spec, **more))
+    monkeypatch.setattr(passes, "fed_executor", fed_with_plans)
     members = np.flatnonzero(np.arange(50) % 7 == 0)
     batches = [
         batch
