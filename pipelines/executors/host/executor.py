@@ -120,7 +120,7 @@ class Renderer:
 
     def render(self, rgb: np.ndarray, rows: np.ndarray, memory: np.ndarray) -> None:
         """Write the views of one decoded image; rows: of `plan_table`; memory: (V,) addresses."""
-        needed = scratch_for(rows, self._sizes, self._bicubic)
+        needed = scratch_for(rgb, rows, self._sizes, self._bicubic)
         if needed > len(self._scratch):
             self._scratch = np.empty(needed, np.float32)
         # A box that leaves the image is not rendered; `run` says which.

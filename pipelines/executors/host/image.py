@@ -53,11 +53,13 @@ def _entry_points():
             render_view(rgb, plan[view], sizes[view], bicubic[view], normalisation, form, out, scratch)
         return fit
 
-    def scratch_for(plan, sizes, bicubic):
+    def scratch_for(rgb, plan, sizes, bicubic):
         """float32 numbers of scratch memory that `render_image` needs."""
         most = sources * 0
         for view in range(len(sizes)):
-            height, width = max(int(plan[view, 2]), 1), max(int(plan[view, 3]), 1)
+            # A box that leaves the image is not rendered, however large it is.
+            height = max(min(int(plan[view, 2]), rgb.shape[0]), 1)
+            width = max(min(int(plan[view, 3]), rgb.shape[1]), 1)
             floats = scratch_floats(height, width, sizes[view], bicubic[view], plan[view, 9])
             most = max(most, floats)
         return most
