@@ -12,8 +12,11 @@ TEMPORARY = ".tmp-"  # in the name of every file that is still being written
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[BinaryIO]:
-    """A new file to write and read; it takes the place of `path` if the block ends well, or else vanishes."""
+def written_whole(path: Path, *, sync_its_folder: bool = True) -> Iterator[BinaryIO]:
+    """A new file to write and read; it takes the place of `path` if the block ends well, or else vanishes.
+
+    sync_its_folder: False leaves it to the caller, who writes several files into one folder.
+    """
     # An unpredictable name: a process that outlived its parent may still be writing the same file.
     temporary = path.with_name(f"{path.name}{TEMPORARY}{secrets.token_hex(8)}")
     try:
@@ -25,7 +28,8 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    sync_folder(path.parent)
+    if sync_its_folder:
+        sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:

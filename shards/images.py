@@ -8,7 +8,7 @@ import io
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -37,8 +37,7 @@ _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 _KEPT_MODES = {"JPEG": ("L", "RGB"), "PNG": ("L", "RGB"), "WEBP": ("RGB",)}
 
 
-@dataclass(frozen=True)
-class ImageInfo:
+class ImageInfo(NamedTuple):
     """What the header says: format, upright size, orientation; keep: stored as it is, under `ext`."""
 
     format: str

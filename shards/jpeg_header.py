@@ -21,8 +21,12 @@ _QUANTIZATION, _APP0, _APP1, _APP2, _APP13, _APP14 = 0xDB, 0xE0, 0xE1, 0xE2, 0xE
 # Segments that a decoder only skips while it reads the header: Huffman tables, restart interval, comment,
 # the other APPs.
 _SKIPPED = frozenset({0xC4, 0xDD, 0xFE, *range(0xE3, 0xED), 0xEF})
+_WITHOUT_CONTENTS = frozenset({END, FILL}) | WITHOUT_LENGTH
+_MARKER = struct.Struct(">BBH")  # and the length
+_FRAME = struct.Struct(">BHHB")  # without the components
 _JFIF_BYTES, _ADOBE_BYTES, _ICC_BYTES = 14, 12, 14  # the least of a whole segment of these
 _EXIF = b"Exif\0\0"
+_PHOTOSHOP, _RESOLUTION, _RESOLUTION_BYTES = b"Photoshop 3.0\0", 0x03ED, 16
 
 
 class JpegHeader(NamedTuple):
@@ -46,57 +50,62 @@ def segments(data: bytes) -> Iterator[tuple[int, int, int]]:
     Raises:
         ImageError: something else than a marker follows a segment, or there is no scan.
     """
-    at, size = len(START), len(data)
-    while at + 4 <= size:
-        if data[at] != 0xFF:
-            raise ImageError(f"broken JPEG header: byte {at} is no marker, {data[at]:#04x}")
-        code = data[at + 1]
-        if code == END:
-            break
-        if code == FILL:  # may precede a marker
-            at += 1
-        elif code in WITHOUT_LENGTH:
-            yield code, at + 2, at + 2
-            at += 2
-        else:
-            end = at + 2 + (data[at + 2] << 8 | data[at + 3])
+    at, last = len(START), len(data) - _MARKER.size
+    while at <= last:
+        mark, code, length = _MARKER.unpack_from(data, at)
+        if mark != 0xFF:
+            raise ImageError(f"broken JPEG header: byte {at} is no marker, {mark:#04x}")
+        if code not in _WITHOUT_CONTENTS:
+            end = at + 2 + length
             yield code, at + 4, end
             if code == SCAN:
                 return
             at = end
+        elif code == FILL:  # may precede a marker
+            at += 1
+        elif code == END:
+            break
+        else:
+            yield code, at + 2, at + 2
+            at += 2
     raise ImageError("broken JPEG header: it ends before the first scan")
 
 
 def plain_jpeg_header(data: bytes) -> JpegHeader | None:
     """The header of a plain JPEG: grey or three components, 8 bits, baseline or progressive; else None."""
+    # Not by `segments`: a generator takes a third longer, and each image of a conversion comes by here.
     frame, exif, resolution_known = None, b"", False
-    try:
-        for code, start, end in segments(data):
-            if not start <= end <= len(data):
-                return None
-            if code == SCAN:
-                return _header(frame, exif, resolution_known)
-            if code in _SKIPPED:
-                continue
-            body = data[start:end]
-            if code in _FRAMES and frame is None:
-                frame = body
-            elif code == _APP1 and body.startswith(_EXIF) and not exif:
-                exif = body
-            elif code == _APP0 and body.startswith(b"JFIF") and len(body) >= _JFIF_BYTES:
-                resolution_known = resolution_known or body[7] in (1, 2)
-            elif not _is_ignored(code, body):
-                return None
-    except ImageError:
-        pass
+    at, size = len(START), len(data)
+    while at + _MARKER.size <= size:
+        mark, code, length = _MARKER.unpack_from(data, at)
+        if mark == 0xFF and code == FILL:
+            at += 1
+            continue
+        start, at = at + _MARKER.size, at + 2 + length
+        if mark != 0xFF or not start <= at <= size or code in _WITHOUT_CONTENTS:
+            return None
+        if code in _SKIPPED:
+            continue
+        if code == SCAN:
+            return _header(frame, exif, resolution_known)
+        body = data[start:at]
+        if code in _FRAMES and frame is None:
+            frame = body
+        elif code == _APP1 and body.startswith(_EXIF) and not exif:
+            exif = body
+        elif code == _APP0 and body.startswith(b"JFIF") and len(body) >= _JFIF_BYTES:
+            resolution_known = resolution_known or body[7] in (1, 2)
+        elif not _is_ignored(code, body):
+            return None
     return None
 
 
 def _header(frame: bytes | None, exif: bytes, resolution_known: bool) -> JpegHeader | None:
-    if frame is None or len(frame) < 6:
+    if frame is None or len(frame) < _FRAME.size:
         return None
-    bits, height, width, components = struct.unpack_from(">BHHB", frame)
-    if bits != 8 or components not in (1, 3) or len(frame) != 6 + 3 * components or not height or not width:
+    bits, height, width, components = _FRAME.unpack_from(frame)
+    whole = len(frame) == _FRAME.size + 3 * components
+    if bits != 8 or components not in (1, 3) or not whole or not height or not width:
         return None
     # Pillow looks into EXIF for a resolution that JFIF does not give, and may fail at what it finds.
     if exif and not resolution_known and not _has_plain_resolution(exif[len(_EXIF) :]):
@@ -116,7 +125,7 @@ def _is_ignored(code: int, body: bytes) -> bool:
         whole = not body.startswith(b"ICC_PROFILE\0") or len(body) >= _ICC_BYTES
         return whole and not body.startswith(b"MPF\0")
     if code == _APP13:
-        return not body.startswith(b"Photoshop 3.0\0")
+        return not body.startswith(_PHOTOSHOP) or _has_whole_resources(body)
     return code == _APP14 and (not body.startswith(b"Adobe") or len(body) >= _ADOBE_BYTES)
 
 
@@ -126,6 +135,29 @@ def _has_whole_tables(body: bytes) -> bool:
     while at < len(body):
         at += 129 if body[at] >> 4 else 65
     return at == len(body)
+
+
+def _has_whole_resources(body: bytes) -> bool:
+    """Whether image resource blocks are whole, up to where there is no more.
+
+    Source: Adobe Photoshop File Formats Specification, Image Resource Blocks.
+    """
+    at = len(_PHOTOSHOP)
+    while body.startswith(b"8BIM", at):
+        name = at + 6  # behind the block's code; its length comes first, and it is padded to be even
+        if name >= len(body):
+            return False
+        length = name + 1 + body[name]
+        length += length & 1
+        if length + 4 > len(body):
+            return False
+        (size,) = struct.unpack_from(">I", body, length)
+        end = length + 4 + size
+        (code,) = struct.unpack_from(">H", body, name - 2)
+        if end > len(body) or (code == _RESOLUTION and size < _RESOLUTION_BYTES):
+            return False
+        at = end + (end & 1)
+    return True
 
 
 def _has_plain_resolution(tiff: bytes) -> bool:

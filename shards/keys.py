@@ -6,7 +6,8 @@ from urllib.parse import unquote_to_bytes
 
 SAFE = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_/-")
 _KEY = re.compile(r"([A-Za-z0-9_/-]|%[0-9A-F]{2})+")
-_ALL_SAFE = re.compile(r"[A-Za-z0-9_/-]*")
+# A path of safe bytes and, in its last part and not at its start, one dot: nearly every path there is.
+_PLAIN_PATH = re.compile(r"([A-Za-z0-9_/-]*[A-Za-z0-9_-])(\.[^./]*)?")
 
 
 def key_of_source(source: str) -> str:
@@ -19,12 +20,12 @@ def key_of_source(source: str) -> str:
         source: path below the source folder, '/' between folders; undecodable bytes as surrogates
             (the form that os.scandir gives).
     """
+    if plain := _PLAIN_PATH.fullmatch(source):
+        return plain[1]
     folder, slash, name = source.rpartition("/")
     stem = os.path.splitext(name)[0]  # noqa: PTH122 - a name, not a path: pathlib would fold '//' and '.'
-    plain = folder + slash + stem
-    if _ALL_SAFE.fullmatch(plain):
-        return plain
-    return "".join(chr(byte) if byte in SAFE else f"%{byte:02X}" for byte in os.fsencode(plain))
+    escaped = (chr(byte) if byte in SAFE else f"%{byte:02X}" for byte in os.fsencode(folder + slash + stem))
+    return "".join(escaped)
 
 
 def source_of_key(key: str) -> str:

@@ -6,15 +6,18 @@ from viewmill.shards.containers.beton import BetonWriter
 from viewmill.shards.containers.tar import TarWriter, index_text
 
 
-class Sample(NamedTuple):
-    """An image to be stored: its key, class number, bytes and their extension, upright size in pixels."""
+class Stored(NamedTuple):
+    """The bytes of a sample and its columns of the manifest; transcoded: they are not the input's own.
 
-    key: str
-    label: int
-    ext: str
+    ext: of the bytes. width, height: upright, pixels. xxh64: of the bytes.
+    """
+
     data: bytes
+    ext: str
     width: int
     height: int
+    xxh64: int
+    transcoded: bool
 
 
 class Summary(NamedTuple):
@@ -28,8 +31,8 @@ class Summary(NamedTuple):
 class ShardWriter(Protocol):
     """Writes a shard from its first to its last sample; the same samples give the same bytes."""
 
-    def add(self, sample: Sample) -> int:
-        """Appends a sample and returns the offset of the image's first byte."""
+    def add(self, key: str, label: int, image: Stored) -> int:
+        """Appends a sample, label being its class number; returns the offset of the image's first byte."""
 
     def finish(self) -> Summary:
         """Ends the shard; the file itself is the caller's to flush and close."""
@@ -41,9 +44,9 @@ class _TarShard:
     def __init__(self, file: BinaryIO) -> None:
         self._tar = TarWriter(file)
 
-    def add(self, sample: Sample) -> int:
-        offset = self._tar.add(f"{sample.key}.{sample.ext}", sample.data)
-        self._tar.add(f"{sample.key}.cls", str(sample.label).encode())
+    def add(self, key: str, label: int, image: Stored) -> int:
+        offset = self._tar.add(f"{key}.{image.ext}", image.data)
+        self._tar.add(f"{key}.cls", b"%d" % label)
         return offset
 
     def finish(self) -> Summary:
@@ -57,8 +60,8 @@ class _BetonShard:
     def __init__(self, file: BinaryIO, capacity: int) -> None:
         self._beton = BetonWriter(file, capacity)
 
-    def add(self, sample: Sample) -> int:
-        return self._beton.add(sample.data, width=sample.width, height=sample.height, label=sample.label)
+    def add(self, key: str, label: int, image: Stored) -> int:
+        return self._beton.add(image.data, width=image.width, height=image.height, label=label)
 
     def finish(self) -> Summary:
         summary = self._beton.finish()

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import xxhash
-from viewmill.shards.containers.shard_writer import Sample, ShardWriter, shard_writer
+from viewmill.shards.containers.shard_writer import ShardWriter, Stored, shard_writer
 from viewmill.shards.containers.tar import TarWriter
 from viewmill.shards.conversion.journal import (
     QuarantinedRow,
@@ -16,7 +16,7 @@ from viewmill.shards.conversion.journal import (
     staged_shard,
 )
 from viewmill.shards.conversion.plan import Options, PlannedImage
-from viewmill.shards.conversion.stored import Stored, to_store
+from viewmill.shards.conversion.stored import to_store
 from viewmill.shards.durable import written_whole
 from viewmill.shards.errors import ImageError
 from viewmill.shards.sources.reading import Unusable, read_input
@@ -68,7 +68,9 @@ def _write_shard(job: ShardJob, tell: Tell) -> None:
     quarantined: list[QuarantinedRow] = []
     refused_bytes: list[tuple[str, bytes]] = []
     shard, *index = staged_shard(workspace, job.number, job.options.format)
-    with written_whole(shard) as file:
+    # The record's sync of the folder is theirs too: a shard or an index that is not there beside its record
+    # is written again.
+    with written_whole(shard, sync_its_folder=False) as file:
         writer = shard_writer(job.options.format, file, capacity=len(job.images))
         for position, image in enumerate(job.images):
             try:
@@ -80,7 +82,7 @@ def _write_shard(job: ShardJob, tell: Tell) -> None:
             tell(image.size, bool(quarantined) and quarantined[-1].position == position)
         summary = writer.finish()
     if summary.index_text is not None:
-        with written_whole(index[0]) as file:
+        with written_whole(index[0], sync_its_folder=False) as file:
             file.write(summary.index_text.encode())
     if refused_bytes:
         _keep(staged_refused(workspace, job.number), refused_bytes)
@@ -99,11 +101,9 @@ def _keep(path: Path, refused: list[tuple[str, bytes]]) -> None:
 
 
 def _add(writer: ShardWriter, position: int, image: PlannedImage, stored: Stored) -> SampleRow:
-    sample = Sample(image.key, image.label, stored.ext, stored.data, stored.width, stored.height)
-    offset, size = writer.add(sample), len(stored.data)
-    return SampleRow(
-        position, offset, size, stored.ext, stored.width, stored.height, stored.xxh64, stored.transcoded
-    )
+    offset = writer.add(image.key, image.label, stored)
+    data, ext, width, height, xxh64, transcoded = stored
+    return SampleRow(position, offset, len(data), ext, width, height, xxh64, transcoded)
 
 
 def _converted(job: ShardJob, image: PlannedImage) -> Stored:

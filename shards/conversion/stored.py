@@ -3,12 +3,11 @@
 A tar keeps what `images.py` says, and all else becomes PNG. A beton holds upright JPEGs and raw pixels only.
 """
 
-from typing import NamedTuple
-
 import numpy as np
 import xxhash
 from PIL import Image
 from viewmill.shards.containers.beton import MAX_SIDE, is_raw, spells_jpeg
+from viewmill.shards.containers.shard_writer import Stored
 from viewmill.shards.conversion.plan import Options
 from viewmill.shards.conversion.resize import Resize
 from viewmill.shards.errors import ImageError
@@ -28,17 +27,6 @@ from viewmill.shards.raw import is_rgb, picture, size_of
 from viewmill.shards.sources.inputs import ENCODED
 
 
-class Stored(NamedTuple):
-    """The bytes of a sample and its columns of the manifest; transcoded: they are not the input's own."""
-
-    data: bytes
-    ext: str
-    width: int
-    height: int
-    xxh64: int
-    transcoded: bool
-
-
 def to_store(data: bytes, form: str, options: Options) -> Stored:
     """The bytes to store of an input whose form is that of its `Place`.
 
@@ -52,14 +40,14 @@ def to_store(data: bytes, form: str, options: Options) -> Stored:
     if kept_as:
         if form == ENCODED and options.check == "decode":
             check_decodes(data)
-        return _checked(kept_as, data, info.width, info.height)
+        return _checked(kept_as, data, info.width, info.height, transcoded=False)
     if resize is not None and shrinks:
         rgb = resize.apply(decode_picture(data) if form == ENCODED else Image.fromarray(picture(data, form)))
     else:
         rgb = decode_rgb(data) if form == ENCODED else picture(data, form)
     height, width = rgb.shape[:2]
     ext, encoded = _encoded(rgb, options, lossy=shrinks and info.format == "JPEG")
-    return _checked(ext, encoded, width, height)._replace(transcoded=True)
+    return _checked(ext, encoded, width, height, transcoded=True)
 
 
 def _info_of_pixels(form: str) -> ImageInfo:
@@ -97,11 +85,11 @@ def _encoded(rgb: np.ndarray, options: Options, lossy: bool) -> tuple[str, bytes
     return "raw", rgb.tobytes()
 
 
-def _checked(ext: str, data: bytes, width: int, height: int) -> Stored:
+def _checked(ext: str, data: bytes, width: int, height: int, transcoded: bool) -> Stored:
     if ext == "raw":
         if spells_jpeg(data):
             raise ImageError("unusual pixels: they spell a JPEG file, and in a beton would be taken for one")
     elif len(data) > MAX_BYTES:
         form = "lossless PNG" if ext == "png" else ext
         raise ImageError(f"too large: {len(data)} bytes as {form}, the limit is {MAX_BYTES // 10**6} MB")
-    return Stored(data, ext, width, height, xxhash.xxh64_intdigest(data), transcoded=False)
+    return Stored(data, ext, width, height, xxhash.xxh64_intdigest(data), transcoded)

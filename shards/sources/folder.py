@@ -37,12 +37,14 @@ def list_folder(source: str | Path, class_level: int | None) -> Listing:
 
 
 def _input(file: File, class_level: int | None) -> Input:
-    place = Place(file.path, 0, file.state.size, *file.state)
-    return Input(file.path, key_of_source(file.path), _class_of(file.path, class_level), place, file.fault)
+    path, (size, stamp), fault = file
+    place = Place(path, 0, size, size, stamp)
+    return Input(path, key_of_source(path), _class_of(path, class_level), place, fault)
 
 
 def _class_of(path: str, class_level: int | None) -> str | None:
-    folders = path.split("/")[:-1]
+    folder = path.rpartition("/")[0]
     if class_level is None:
-        return "/".join(folders) or None
+        return folder or None
+    folders = folder.split("/") if folder else []
     return folders[class_level - 1] if 1 <= class_level <= len(folders) else None

@@ -43,6 +43,23 @@ def exif_with(*entries: tuple[int, int, int, int], order: str = "<") -> bytes:
     return b"Exif\0\0" + magic + struct.pack(order + "IH", 8, len(entries)) + packed + bytes(12)
 
 
+def resource(code: int, data: bytes, name: bytes = b"", size: int | None = None) -> bytes:
+    """An image resource block of Photoshop; size: what it states, where that is not the data's."""
+    named = bytes([len(name)]) + name + bytes((len(name) + 1) % 2)
+    stated = struct.pack(">I", len(data) if size is None else size)
+    return b"8BIM" + struct.pack(">H", code) + named + stated + data + bytes(len(data) % 2)
+
+
+def photoshop(*blocks: bytes) -> bytes:
+    return with_segments(segment(0xED, b"Photoshop 3.0\0" + b"".join(blocks)))
+
+
+PLAIN |= {
+    "Photoshop": photoshop(
+        resource(0x0404, b"caption"), resource(0x03ED, bytes(16)), resource(0x0BB7, b"x", b"name")
+    ),
+    "Photoshop, and more": photoshop(resource(0x0404, b"caption"), b"8BPS"),
+}
 UNUSUAL = {
     "CMYK": encoded(Image.fromarray(RGB).convert("CMYK"), "JPEG"),
     "several pictures": encoded(RGB, "MPO", save_all=True, append_images=[Image.fromarray(RGB)]),
@@ -51,7 +68,10 @@ UNUSUAL = {
     "a short JFIF": with_segments(segment(0xE0, b"JFIF\0")),
     "a short Adobe": with_segments(segment(0xEE, b"Adobe")),
     "a short profile": with_segments(segment(0xE2, b"ICC_PROFILE\0\1")),
-    "Photoshop": with_segments(segment(0xED, b"Photoshop 3.0\08BIM\4\4")),
+    "Photoshop, cut in a code": photoshop(b"8BIM\4\4"),
+    "Photoshop, cut in a name": photoshop(b"8BIM\4\4\7na"),
+    "Photoshop, cut in its data": photoshop(resource(0x0404, b"caption", size=100)),
+    "Photoshop, a short resolution": photoshop(resource(0x03ED, bytes(8))),
     "half a table": with_segments(segment(0xDB, bytes(30))),
     "an odd resolution": encoded(RGB, "JPEG", exif=exif_with((0x011A, 2, 1, 0), (0x0128, 3, 1, 2))),
     "two frames": with_segments(segment(0xC0, b"\x08\0\x10\0\x10\1\1\x11\0")),
@@ -124,7 +144,7 @@ def header_changes(data: bytes, seed: int, count: int) -> Iterator[bytes]:
         yield bytes(changed)
 
 
-@pytest.mark.parametrize("name", [*PLAIN, "Photoshop", "CMYK", "two EXIF blocks"])
+@pytest.mark.parametrize("name", [*PLAIN, "Photoshop, cut in its data", "CMYK", "two EXIF blocks"])
 def test_changed_headers_get_pillows_answer(name: str) -> None:
     data = (PLAIN | UNUSUAL)[name]
     for changed in header_changes(data, seed=len(name), count=400):
