@@ -33,6 +33,7 @@ from tests.shards.pictures import (
     write_tree,
 )
 from tests.shards.restating import describe_again
+from tests.shards.test_jpeg_header import photoshop, resource
 
 MODES = ("mixed", "jpeg", "raw")
 
@@ -53,6 +54,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     files = {
         "grey.jpg": encoded(grey, "JPEG"),
         "progressive.jpg": encoded(rgb, "JPEG", progressive=True),
+        "photoshop.jpg": photoshop(resource(0x0404, b"caption")),
         "turned.jpg": encoded(rgb, "JPEG", exif=exif_with_orientation(6)),
         "kept.png": encoded(rgb, "PNG"),
         "lossless.webp": encoded(rgb, "WEBP", lossless=True),
