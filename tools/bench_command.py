@@ -54,6 +54,51 @@ def loader(
     keep(figures, out, table, json)
 
 
+GPU_EXAMPLE = "viewmill bench gpu --data DATASET --out gpu.json"
+
+
+@app.command(epilog=f"Example: {GPU_EXAMPLE}")
+def gpu(
+    data: Annotated[Path, typer.Option(metavar="DATASET", help="A data set of JPEGs at original size.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Where the figures go, as JSON.")] = Path(
+        "bench-gpu.json"
+    ),
+    preset: Annotated[str, typer.Option(help="Views: NAME or NAME@SIZE.")] = "hydes",
+    backbone: Annotated[str, typer.Option(help="What is trained, by timm's name.")] = "resnet50",
+    batch_size: Annotated[int, typer.Option(min=1, help="Images of a step.")] = 128,
+    steps: Annotated[int, typer.Option(min=1, help="Of a round.")] = 50,
+    repeats: Annotated[int, typer.Option(min=1, help="Rounds; the figures are medians over them.")] = 3,
+    threads: Annotated[int, typer.Option(min=1, help="Of each executor.")] = 8,
+    device: Annotated[str, typer.Option(help="cuda, cuda:1; cpu only to see that it works.")] = "cuda",
+    executor: Annotated[
+        list[str] | None,
+        typer.Option(help="May be given several times.", show_default="dali, host, resident"),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Train from each executor's views and from views that lie on the GPU already: speed, waiting, pixels.
+
+    Without a GPU there is nothing to measure: exit code 2.
+    """
+    from viewmill.tools.bench.gpu import EXECUTORS, run, table
+
+    check_folder(out)
+    with told() as tell:
+        figures = run(
+            data,
+            device=device,
+            view_preset=preset,
+            backbone=backbone,
+            batch_size=batch_size,
+            steps=steps,
+            repeats=repeats,
+            threads=threads,
+            executors=executor or EXECUTORS,
+            progress=tell,
+        )
+    keep(figures, out, table, json)
+
+
 LOSS_EXAMPLE = "viewmill bench loss --vectors 16384 --dim 256 --out loss.json"
 
 

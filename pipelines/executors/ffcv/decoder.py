@@ -103,7 +103,8 @@ class PlannedViews(SimpleRGBImageDecoder):
                         stored, picture, height, width, height, width, 0, 0, 1, 1, False, False
                     )
                 else:
-                    picture = stored.reshape((height, width, 3))
+                    # Not reshaped: FFCV's own maps are read-only, which is another type to numba.
+                    picture = carray(pointer(stored.ctypes.data), (height, width, 3))
                 if status == DONE:
                     addresses = np.empty(num_views, np.int64)
                     for view in range(num_views):

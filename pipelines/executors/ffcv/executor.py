@@ -89,13 +89,15 @@ class FfcvExecutor:
         self._stage.plan.set(plan)
         self._make(batch, self._pool, list(range(len(images))))
         # What libjpeg-turbo has any doubt about, Pillow decides, as for every executor.
-        if refused := np.flatnonzero(batch.status[:, 0] != DONE).tolist():
-            for row in refused:
-                batch.decode_by_pillow(row)
-            self._make(batch, self._pool, [row for row in refused if row not in batch.reasons])
+        refused = [row for row in np.flatnonzero(batch.status[:, 0] != DONE).tolist() if not images[row].raw]
+        for row in refused:
+            batch.decode_by_pillow(row)
         if batch.reasons:
             raise BatchDecodeError(batch.reasons)
+        if refused:
+            self._make(batch, self._pool, refused)
         check_boxes(plan, np.array([(source.width, source.height) for source in batch.sources]))
+        assert (batch.status == DONE).all()  # only a box outside its image is refused beside a JPEG
         return batch.views
 
     def close(self) -> None:
