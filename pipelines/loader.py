@@ -247,9 +247,14 @@ class Loader:
     def _stop(self) -> None:
         """End the threads and forget what they made ahead."""
         if self._ahead is not None:
-            self._ahead.close()
+            has_ended = self._ahead.close()
             self._waited_s += self._ahead.wait_s
             self._ahead = None
+            if not (has_ended or self._closed):
+                self._closed = True  # another batch would enter the executor beside the one that is stuck
+                raise RuntimeError(
+                    f"executor '{self.executor}' does not come to the end of its batch: make a new Loader"
+                )
 
     def _after(self, batch: Batch) -> DataPosition:
         """The position after this micro-batch of all ranks."""

@@ -21,15 +21,17 @@ READ_THREADS = 4  # one waits for a disk or a network while the others have thei
 READ_AHEAD = 4  # micro-batches of encoded images
 # Of the bytes that may be ahead, this part is for encoded images: a tenth of their views, as a rule.
 _ENCODED_PART = 8
-_PATIENCE_S = 1.0  # for threads that are asked to end
+# For a batch in the making, and no less: an executor that is left at work can abort the interpreter's exit
+# (DALI does), and the next flow would enter it a second time. A read may be left alone.
+_PATIENCE_TO_MAKE_S = 20.0
 
 
 class Flow(Generic[T]):
     """The results of the last of several stages, whose threads run from here on.
 
     The threads end at the end of the input, at `close`, when the flow is garbage, and at the interpreter's
-    exit; they must not refer to the flow's owner, or it is never garbage. A thread that is deep in a read or
-    a decoder is waited for a second; after that it ends by itself when its item is done.
+    exit; they must not refer to the flow's owner, or it is never garbage. Each stage says how long its
+    threads are waited for; one that takes longer is named in the log and ends when its item is done.
 
     Args:
         stages: each takes from the one before it.
@@ -59,9 +61,10 @@ class Flow(Generic[T]):
         finally:
             self.wait_s += time.perf_counter() - began_s
 
-    def close(self) -> None:
-        """Ends the threads and drops what they made."""
+    def close(self) -> bool:
+        """Ends the threads and drops what they made; whether all but those that read have ended."""
         self._finalizer()
+        return not any(thread.is_alive() for stage in self._stages[1:] for thread in stage.threads)
 
 
 def refuse_fork(pid: int) -> None:
@@ -108,7 +111,7 @@ def batches_of(
     read = Stage(planned.__next__, maker.read, load_of_read, Bounds(READ_AHEAD, encoded_bytes), stats[0])
     # With a copy the host's views are only on their way, and what waits ready waits on the device.
     made_bounds = Bounds(1 if copy else prefetch + 1, view_bytes)
-    made = Stage(read.take, maker.finish, load_of_made, made_bounds, stats[1])
+    made = Stage(read.take, maker.finish, load_of_made, made_bounds, stats[1], _PATIENCE_TO_MAKE_S)
     if copy is None:
         return Flow([read, made])
     done = Stage(
@@ -117,6 +120,7 @@ def batches_of(
         lambda batch: load_of_views(len(batch.ids)),
         Bounds(prefetch + 1, view_bytes),
         stats[2],
+        _PATIENCE_TO_MAKE_S,
     )
     return Flow([read, made, done])
 
@@ -133,13 +137,11 @@ def _end(stages: Sequence[Stage[Any, Any]], pid: int) -> None:
         return  # a fork has none of the threads, and perhaps a lock that one of them held
     for stage in stages:
         stage.stop()
-    deadline_s = time.monotonic() + _PATIENCE_S
+    began_s = time.monotonic()
     for stage in stages:
         for thread in stage.threads:
             # Garbage is collected in any thread, one of these too.
             if thread is not threading.current_thread() and thread.ident is not None:
-                thread.join(max(0.0, deadline_s - time.monotonic()))
+                thread.join(max(0.0, began_s + stage.patience_s - time.monotonic()))
                 if thread.is_alive():
-                    log.warning(
-                        "%s is still at work after %g s; it ends with its item", thread.name, _PATIENCE_S
-                    )
+                    log.warning("%s is still at work; it ends with its item", thread.name)

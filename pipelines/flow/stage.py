@@ -44,6 +44,7 @@ class Stage(Generic[T, U]):
         load_of: what a result will hold.
         bounds: of what is ready and in the making.
         stats: counted in; its name is that of the threads, its number of threads how many there are.
+        patience_s: how long one who ends the stage waits for its threads.
     """
 
     def __init__(
@@ -53,8 +54,9 @@ class Stage(Generic[T, U]):
         load_of: Callable[[T], Load],
         bounds: Bounds,
         stats: StageStats,
+        patience_s: float = 1.0,
     ) -> None:
-        self.stats = stats
+        self.stats, self.patience_s = stats, patience_s
         self._source, self._work, self._load_of, self._bounds = source, work, load_of, bounds
         self._turn = threading.Lock()  # who holds it takes the next item, so that tickets follow the input
         self._changed = threading.Condition()  # guards all that follows, and the stats

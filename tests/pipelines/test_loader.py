@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 from viewmill.pipelines.executors.reference import ReferenceExecutor
-from viewmill.pipelines.flow.batches import BatchMaker
+from viewmill.pipelines.flow import flow
+from viewmill.pipelines.flow.batches import BatchMaker, Fetched
 from viewmill.pipelines.flow.flow import READ_AHEAD, READ_THREADS
 from viewmill.pipelines.loader import Batch, Loader
 from viewmill.pipelines.order import SampleOrder
@@ -338,3 +339,28 @@ def test_few_bytes_ahead_still_give_every_batch(dataset: Dataset) -> None:
         assert tight.stats().stages[-1].ready <= 1
     with pytest.raises(ValueError, match="max_ahead_bytes must be >= 1"):
         loader_of(dataset, max_ahead_bytes=0)
+
+
+def test_an_executor_that_is_stuck_is_not_entered_a_second_time(
+    dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    goes_on, is_stuck = threading.Event(), threading.Event()
+    finish = BatchMaker.finish
+
+    def stuck_from_the_second_on(self: BatchMaker, fetched: Fetched) -> Batch:
+        if fetched.planned.step:
+            is_stuck.set()
+            goes_on.wait(20)
+        return finish(self, fetched)
+
+    monkeypatch.setattr(BatchMaker, "finish", stuck_from_the_second_on)
+    monkeypatch.setattr(flow, "_PATIENCE_TO_MAKE_S", 0.1)
+    loader = loader_of(dataset)
+    take(loader, 1)
+    assert is_stuck.wait(20)
+    with pytest.raises(RuntimeError, match="'reference' does not come to the end of its batch"):
+        loader.load_state_dict(loader.state_dict())
+    with pytest.raises(RuntimeError, match="closed"):
+        take(loader, 1)
+    goes_on.set()
+    loader.close()

@@ -156,7 +156,12 @@ SCRIPT = """
     if mode == "reading":
         BatchMaker.read = stuck
     if mode == "making":
-        BatchMaker.finish = stuck
+        finish = BatchMaker.finish
+        def slowly(*args):
+            os.write(tell, b"!")
+            time.sleep(0.7)
+            return finish(*args)
+        BatchMaker.finish = slowly
     loader = Loader(Dataset.open(folder), "hydes@32", 8, executor=executor, num_threads=1)
     batch = next(iter(loader))
     if mode == "full queue":

@@ -19,8 +19,10 @@ def stage(
     *,
     threads: int = 1,
     num_bytes: Callable[[int], int] = lambda item: 1,
+    patience_s: float = 1.0,
 ) -> Stage[int, int]:
-    return Stage(source, work, lambda item: Load(1, num_bytes(item)), bounds, StageStats("test", threads))
+    stats = StageStats("test", threads)
+    return Stage(source, work, lambda item: Load(1, num_bytes(item)), bounds, stats, patience_s)
 
 
 def numbers(count: int) -> Callable[[], int]:
@@ -137,10 +139,11 @@ def test_closing_ends_threads_that_wait_for_input_for_room_or_for_a_result() -> 
 
 def test_a_thread_that_does_not_end_is_named_and_not_waited_for(caplog: pytest.LogCaptureFixture) -> None:
     never = threading.Event()
-    stuck = stage(numbers(5), lambda item: never.wait() and item)
-    flow = Flow([stuck])
+    first = stage(numbers(5), abs)
+    stuck = stage(first.take, lambda item: never.wait() and item, patience_s=0.1)
+    flow = Flow([first, stuck])
     until(lambda: stuck._given == 1)
-    flow.close()
+    assert not flow.close()
     assert "viewmill-test is still at work" in caplog.text
     never.set()  # the disk answers at last: nobody asks for the item any more
     until(lambda: not stuck.threads[0].is_alive())
