@@ -159,6 +159,11 @@ def dali_is_installed() -> bool:
     )
 
 
+def ffcv_is_installed() -> bool:
+    """Whether `import ffcv` would find a package; nothing is imported."""
+    return importlib.util.find_spec("ffcv") is not None
+
+
 def _make_reference(
     spec: ViewSpec, max_batch: int, num_threads: int, device: str, view_format: ViewFormat
 ) -> Executor:

@@ -109,7 +109,7 @@ class PlannedViews(SimpleRGBImageDecoder):
                     addresses = np.empty(num_views, np.int64)
                     for view in range(num_views):
                         addresses[view] = memory[view][row].ctypes.data
-                    scratch = np.empty(scratch_for(plans[sample], sizes, bicubic), np.float32)
+                    scratch = np.empty(scratch_for(picture, plans[sample], sizes, bicubic), np.float32)
                     fits = render_image(
                         picture, plans[sample], sizes, bicubic, normalisation, form, addresses, scratch
                     )
