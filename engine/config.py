@@ -51,6 +51,13 @@ class MethodConfig(StrictModel):
     projector: ProjectorConfig = ProjectorConfig()
 
 
+class DataConfig(StrictModel):
+    """Which samples of the data set are trained on; both None: all."""
+
+    subset: str | None = None  # a file of ids: .npy, or text with one a line
+    max_per_class: int | None = Field(default=None, ge=1)  # chosen by the run's seed; smaller ones are nested
+
+
 class ViewsConfig(StrictModel):
     """From shards to views: what is drawn, and who renders it."""
 
@@ -128,6 +135,7 @@ class RunConfig(StrictModel):
     nonfinite_limit: int = Field(default=5, ge=1)  # skipped steps in a row that end the run
     model: ModelConfig = ModelConfig()
     method: MethodConfig = MethodConfig()
+    data: DataConfig = DataConfig()
     views: ViewsConfig = ViewsConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()

@@ -5,12 +5,13 @@ from typing import Any
 from viewmill.engine.config import RunConfig
 from viewmill.engine.world import World
 from viewmill.pipelines.executors.view_format import ViewFormat
+from viewmill.pipelines.orders.interface import Order
 
 # What the first layer reads: nothing is cast or laid out anew on its way there.
 VIEW_DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 
 
-def loader_options(config: RunConfig, world: World) -> dict[str, Any]:
+def loader_options(config: RunConfig, world: World, order: Order) -> dict[str, Any]:
     """The Loader's keyword arguments that give this rank its share of every global batch."""
     return {
         "executor": config.views.executor,
@@ -24,6 +25,5 @@ def loader_options(config: RunConfig, world: World) -> dict[str, Any]:
         "prefetch": config.views.prefetch,
         "max_ahead_bytes": config.views.max_ahead_bytes,
         "max_substitutes": config.views.max_substitutes,
-        "block": config.views.block,
-        "window": config.views.window,
+        "order": order,
     }

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from viewmill.engine.checks import resolve_views
 from viewmill.engine.config import ConfigError, RunConfig, load_config
 from viewmill.engine.loading import loader_options
+from viewmill.engine.samples import order_of_run
 from viewmill.engine.telemetry import read_lines
 from viewmill.engine.world import World
 from viewmill.pipelines.loader import Batch, Loader
@@ -88,7 +89,7 @@ def replay(run_dir: Path, dataset: Dataset, step: int, rank: int, *, executor: s
     _refuse_other_data(run_dir, session, dataset)
     device = session.device if session.device == "cpu" or torch.cuda.is_available() else "cpu"
     world = World(rank, session.world_size, 0, torch.device(device))
-    options = loader_options(config, world) | {
+    options = loader_options(config, world, order_of_run(config, dataset)) | {
         "executor": executor or session.executor,
         "prefetch": 1,
         "max_substitutes": 0,  # what the run replaced is known; what fails beside it is an error

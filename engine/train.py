@@ -22,11 +22,13 @@ from viewmill.engine.run_folder import (
     refuse_used_folder,
     write_run_files,
 )
+from viewmill.engine.samples import order_of_run
 from viewmill.engine.telemetry import RunLog
 from viewmill.engine.trainer import Trainer, last_step
 from viewmill.engine.world import World
 from viewmill.engine.zero import initialize
 from viewmill.pipelines.loader import Loader
+from viewmill.pipelines.orders.interface import Order
 from viewmill.pipelines.views import ViewSpec
 from viewmill.shards.manifest import Dataset
 
@@ -50,10 +52,11 @@ def train(
     is_first = world.rank == 0
     with contextlib.ExitStack() as stack:
         dataset = stack.enter_context(Dataset.open(dataset_path))
-        check_batch(config, dataset.num_samples, world.world_size)
+        order = order_of_run(config, dataset)
+        check_batch(config, order.num_samples, world.world_size)
         spec = resolve_views(config)
         student = prepare_student(config, spec, world)
-        loader = stack.enter_context(open_loader(config, dataset, spec, world))
+        loader = stack.enter_context(open_loader(config, dataset, order, spec, world))
         signals = stack.enter_context(SignalWatch())
         start = from_rank_zero(world, lambda: find_start(run_dir, config, resume))
         past = checkpoint.Checkpoint.open(Path(start[0]), verify=False) if start else None
@@ -66,7 +69,7 @@ def train(
             RunLog(run_dir, is_writer=is_first, tensorboard=config.log.tensorboard, resume_step=step)
         )
         progress = stack.enter_context(TrainingProgress(end, step, is_shown=is_first))
-        ledger = Ledger(dataset.num_samples, config.batch_size)
+        ledger = Ledger(order.num_samples, config.batch_size)
         trainer = Trainer(config, world, run_dir, spec, loader, engine, log, progress, signals, ledger)
         if past is not None:
             trainer.restore(past, passed_over=start[1])
@@ -102,6 +105,6 @@ def prepare_student(config: RunConfig, spec: ViewSpec, world: World) -> Student:
     return cast(Student, convert_batchnorm(student, world.device)).to(world.device)
 
 
-def open_loader(config: RunConfig, dataset: Dataset, spec: ViewSpec, world: World) -> Loader:
+def open_loader(config: RunConfig, dataset: Dataset, order: Order, spec: ViewSpec, world: World) -> Loader:
     """This rank's share of every global batch."""
-    return Loader(dataset, spec, config.batch_size, **loader_options(config, world))
+    return Loader(dataset, spec, config.batch_size, **loader_options(config, world, order))

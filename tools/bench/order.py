@@ -21,6 +21,7 @@ from viewmill.shards.rows import RECORD
 from viewmill.tools.bench.fingerprint import fingerprint
 from viewmill.tools.bench.loss import MIB
 from viewmill.tools.bench.memory import peak_bytes
+from viewmill.tools.tables import new_table
 
 SAMPLES, BATCH, EPOCH = 10**9, 1024, 3
 RANKS, GLOBAL_BATCH = 1024, 4096
@@ -176,22 +177,43 @@ def synthetic_rows(num_samples: int) -> np.ndarray:
 
 def table(result: dict[str, Any]) -> Table:
     """The figures of a result, for the terminal."""
-    shown = Table(title=f"order: {result['samples']:,} samples, batches of {result['batch']}")
-    for heading in ("", "made, ms", "first batch, ms", "later, ms", "allocated, KiB", "resident, MiB"):
-        shown.add_column(heading, justify="right" if heading else "left")
-    for kind, found in result["kinds"].items():
-        names = ("construct_ms", "first_batch_ms", "later_batch_ms")
-        times = (f"{found[name]:.2f}" for name in names)
-        shown.add_row(kind, *times, f"{found['allocated_kib']:,.0f}", f"{found['resident_mib']:.1f}")
-    shown.add_row("goal", "", f"<= {GOALS['first_batch_ms']:g}", "", "", f"<= {GOALS['resident_mib']:g}")
-    ranks = result["ranks"]
-    equal = "equal" if ranks["equal"] else "DIFFERENT"
-    shown.add_row(f"{ranks['ranks']} ranks: {equal} batches", "", "", f"{ranks['share_ms']:.2f}", "", "")
-    for found in result["quality"]:
-        shown.add_row(
-            f"{found['source']}, block {found['block']}, window {found['window']}: {found['grade']}, "
-            f"{found['entropy_share']:.1%} of the class entropy, {found['reads_per_batch']:.0f} reads a batch"
-            f" of {found['mib_per_read']:.1f} MiB",
-            *[""] * 5,
-        )
+    shown = Table.grid()
+    for part in (table_of_kinds(result), table_of_quality(result["quality"])):
+        shown.add_row(part)
     return shown
+
+
+def table_of_kinds(result: dict[str, Any]) -> Table:
+    """Times and memory of each kind of order, and whether the ranks agree."""
+    ranks = result["ranks"]
+    rows = [
+        (
+            kind,
+            *(f"{found[name]:.2f}" for name in ("construct_ms", "first_batch_ms", "later_batch_ms")),
+            f"{found['allocated_kib']:,.0f}",
+            f"{found['resident_mib']:.1f}",
+        )
+        for kind, found in result["kinds"].items()
+    ]
+    rows.append(("goal", "", f"<= {GOALS['first_batch_ms']:g}", "", "", f"<= {GOALS['resident_mib']:g}"))
+    equal = "equal" if ranks["equal"] else "DIFFERENT"
+    rows.append((f"{ranks['ranks']} ranks: {equal} batches", "", "", f"{ranks['share_ms']:.2f}", "", ""))
+    headings = ("", "made, ms", "first, ms", "later, ms", "KiB", "MiB resident")
+    return new_table(f"order: {result['samples']:,} samples, batches of {result['batch']}", headings, rows)
+
+
+def table_of_quality(quality: list[dict[str, Any]]) -> Table:
+    """Class mix and reads of each block and window."""
+    rows = [
+        (
+            f"{found['source']}, {found['block']} / {found['window']}",
+            found["grade"],
+            f"{found['entropy_share']:.1%}",
+            f"{found['reads_per_batch']:.0f}",
+            f"{found['mib_per_read']:.2f}",
+            f"{found['buffer_mib']:,.0f}",
+        )
+        for found in quality
+    ]
+    headings = ("block / window", "grade", "class entropy", "reads", "MiB a read", "MiB held")
+    return new_table("shuffle quality beside a perfect shuffle, reads of a batch", headings, rows)
