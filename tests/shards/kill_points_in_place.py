@@ -1,4 +1,4 @@
-"""Indexes a tar in place again and again, killed at every file operation in turn; a process of its own."""
+"""Indexes a tar in place again and again, killed before every change of a file; a process of its own."""
 
 import json
 import os
@@ -21,11 +21,11 @@ def run(tars: Path, dataset: Path) -> None:
 
 
 def in_a_child(point: int, tars: Path, dataset: Path) -> int:
-    """How a child ended that dies before its operation number `point` on the data set; 0 is never."""
+    """How a child ended that dies before its change number `point` on the data set; 0 is never."""
     child = os.fork()
     if child == 0:
         if point:
-            sys.addaudithook(killer(point, str(dataset), only_changes=True))
+            sys.addaudithook(killer(point, str(dataset)))
         run(tars, dataset)
         os._exit(0)
     return os.waitpid(child, 0)[1]

@@ -1,4 +1,4 @@
-"""Repairs a damaged data set again and again, killed at each file operation in turn; a process of its own."""
+"""Repairs a damaged data set again and again, killed before each change of a file; a process of its own."""
 
 import json
 import os
@@ -14,11 +14,11 @@ from tests.shards.pictures import tree_hashes
 
 
 def in_a_child(point: int, dataset: Path, source: Path | None) -> int:
-    """How a repair in a child ended that dies before its operation number `point`; 0 is never."""
+    """How a repair in a child ended that dies before its change number `point`; 0 is never."""
     child = os.fork()
     if child == 0:
         if point:
-            sys.addaudithook(killer(point, str(dataset), only_changes=True))
+            sys.addaudithook(killer(point, str(dataset)))
         verify(dataset, repair=True, source=None if source is None else Source(source))
         os._exit(0)
     return os.waitpid(child, 0)[1]

@@ -113,7 +113,7 @@ def test_another_seed_is_another_data_set(source: Path, dataset: Path, tmp_path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "files"), [("webdataset", 8), ("ffcv", 6)])
-def test_killed_before_any_file_operation_a_rerun_gives_the_same_bytes(
+def test_killed_before_any_change_a_rerun_gives_the_same_bytes(
     fast_folder: Path, kind: str, files: int
 ) -> None:
     source = write_tree(fast_folder / "source", num_classes=2, per_class=2)
@@ -121,7 +121,7 @@ def test_killed_before_any_file_operation_a_rerun_gives_the_same_bytes(
     result = json.loads(subprocess.run(command, cwd=ROOT, check=True, capture_output=True).stdout)
     assert result["wrong"] == []
     assert result["files"] >= files  # two shards at least, tars with their indexes, and the four other files
-    assert result["points"] >= 40
+    assert result["points"] >= 20
 
 
 @pytest.mark.slow

@@ -174,7 +174,7 @@ def test_names_with_spaces_stay_one_field_of_the_index(tars: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("where", ["beside", "links"])
-def test_killed_before_any_file_operation_a_rerun_gives_the_same_bytes(fast_folder: Path, where: str) -> None:
+def test_killed_before_any_change_a_rerun_gives_the_same_bytes(fast_folder: Path, where: str) -> None:
     write_tar(fast_folder / "0.tar", {"a.jpg": JPEGS[0], "a.cls": b"0"})
     command = [sys.executable, "-m", "tests.shards.kill_points_in_place", str(fast_folder / "0.tar"), where]
     result = json.loads(

@@ -288,7 +288,7 @@ def test_a_rest_of_a_killed_repair_is_named_and_removed(whole: Path, copy: Path)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("from_source", [True, False])
-def test_a_repair_killed_before_any_file_operation_is_finished_by_the_next(
+def test_a_repair_killed_before_any_change_is_finished_by_the_next(
     fast_folder: Path, from_source: bool
 ) -> None:
     source = folder_of_jpegs(fast_folder / "in", "JPG")
