@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from viewmill.pipelines.executors.host.decoding import Decoder
 from viewmill.pipelines.executors.reference import ReferenceExecutor, blur
 from viewmill.pipelines.executors.resident.executor import ResidentExecutor, groups_of, torch_device
 from viewmill.pipelines.executors.resident.filters import blur_matrix, reflected
@@ -151,11 +152,11 @@ def test_a_row_is_the_same_whatever_stands_beside_it(photos: Dataset) -> None:
 def test_every_image_is_read_and_decoded_once(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[int] = []
 
-    def counted(image: bytes) -> np.ndarray:
+    def counted(self: Decoder, image: bytes) -> np.ndarray:
         decoded.append(len(image))
         return decode_rgb(image)
 
-    monkeypatch.setattr("viewmill.pipelines.executors.resident.store.decode_rgb", counted)
+    monkeypatch.setattr(Decoder, "decode", counted)
     with Dataset.open(whole) as dataset, Loader(dataset, TINY, 8, executor="resident") as loader:
         for _ in range(3):
             assert len(list(loader)) == 3

@@ -1,6 +1,7 @@
 """A data set's pictures, decoded once and kept on one device: each in as many bytes as it has."""
 
 import logging
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,15 +11,22 @@ import numpy as np
 import psutil
 import torch
 from torch import Tensor
+from viewmill.pipelines.executors.host.decoding import Decoder
 from viewmill.pipelines.samples import Samples
 from viewmill.shards.errors import ImageError, ShardError
-from viewmill.shards.images import decode_rgb
 
 log = logging.getLogger(__name__)
 
 _READ_TOGETHER = 64  # samples
 _QUEUED = 4  # such reads for each thread, so that a large data set makes no list of tasks
 _TOLD_EVERY_S = 10.0
+
+
+class _Decoders(threading.local):
+    """A decoder for each thread that asks."""
+
+    def __init__(self) -> None:
+        self.own = Decoder()
 
 
 class ResidentImages:
@@ -49,6 +57,7 @@ class ResidentImages:
         self._pixels = torch.zeros(self.num_bytes, dtype=torch.uint8, device=device)
         self.unreadable: dict[int, ShardError] = {}  # by id
         self.undecodable: dict[int, str] = {}
+        self._decoders = _Decoders()
         self._decode_all(dataset, num_threads)
 
     @property
@@ -112,7 +121,7 @@ class ResidentImages:
     def _decode(self, sample: int, image: bytes) -> None:
         width, height = self.sizes[sample].tolist()
         try:
-            rgb = decode_rgb(image)
+            rgb = self._decoders.own.decode(image)
             if rgb.shape != (height, width, 3):
                 found = f"{rgb.shape[1]}x{rgb.shape[0]}"
                 raise ImageError(f"another size: {found} pixels, the manifest says {width}x{height}")
