@@ -5,4 +5,4 @@ from viewmill.pipelines.executors.executor import dali_is_installed
 
 def installed_executors() -> list[str]:
     """Names of the executors that can run here; the reference comes first."""
-    return ["reference", "host", *(["dali"] if dali_is_installed() else [])]
+    return ["reference", "host", "resident", *(["dali"] if dali_is_installed() else [])]
