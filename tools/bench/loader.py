@@ -1,6 +1,7 @@
 """`bench loader`: encoded images to views on the CPU, ours beside its peers, interleaved in one run."""
 
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -12,22 +13,27 @@ import numpy as np
 import torch
 from rich.console import Group
 from rich.table import Table
-from viewmill.pipelines.executors.executor import make_executor
+from viewmill.pipelines.executors.feeding import fed_executor
 from viewmill.pipelines.flow.batches import BatchMaker
 from viewmill.pipelines.order import SampleOrder
 from viewmill.pipelines.plans.planner import ViewPlanner
 from viewmill.pipelines.plans.spec import ViewSpec
 from viewmill.pipelines.views import preset
+from viewmill.shards.conversion.plan import Options
+from viewmill.shards.convert import convert_with
 from viewmill.shards.manifest import Dataset
+from viewmill.tools.bench.ffcv_stock import ffcv_stock
 from viewmill.tools.bench.fingerprint import fingerprint
 from viewmill.tools.bench.loader_peers import dali_random, lightly_dino, torchvision_pil, torchvision_tensor
 from viewmill.tools.bench.pools import KINDS, ImagePool
 from viewmill.tools.bench.waterfall import table as waterfall_table
 from viewmill.tools.bench.waterfall import waterfall
 
+_ONE_SHARD = 1 << 40  # bytes
 Runner = Callable[[int], float]  # round -> CPU seconds that were spent in other processes
 # What DESIGN asks of our ratios, beside which the table prints what was found.
-_KERNEL_GOALS = {"torchvision": 6.0, "lightly DINOTransform": 3.0}
+STOCK = "FFCV's stock loader"
+_KERNEL_GOALS = {"torchvision": 6.0, "lightly DINOTransform": 3.0, STOCK: 1.0}
 GOALS = {
     "host": _KERNEL_GOALS,
     "ffcv": _KERNEL_GOALS,
@@ -53,7 +59,9 @@ def run(
     """Measures a batch of views per round and peer, in turn.
 
     Ours reads, checks, plans and executes; the peers get their bytes from memory. Peers that work image by
-    image run on as many threads or processes as ours has threads, whichever was faster in a trial.
+    image run on as many threads or processes as ours has threads, whichever was faster in a trial. With the
+    ffcv executor FFCV's stock loader is a peer too; for both the data set is copied into a beton, its JPEGs
+    as they are.
 
     Args:
         data: a data set of JPEGs with at least `batch_size` samples.
@@ -82,8 +90,13 @@ def run(
             raise ValueError(f"{data}: {dataset.num_samples} samples, a batch of {batch_size} needs more")
         batches = id_batches(dataset, batch_size)
         runners: dict[str, Runner] = {}
+        sources = dict.fromkeys(executors, (dataset, batches))
+        if "ffcv" in executors:
+            tell("the data set as a beton")
+            sources["ffcv"] = beton, rows = stack.enter_context(as_beton(dataset, batches))
+            runners[STOCK] = stack.enter_context(ffcv_stock(beton, spec, rows, threads))
         for name in executors:
-            runners[ours(name)] = stack.enter_context(our_loader(name, dataset, spec, batches, threads))
+            runners[ours(name)] = stack.enter_context(our_loader(name, *sources[name], spec, threads))
         encoded = [dataset.read(ids) for ids in batches]
         random = dali_random(spec, batch_size, threads)
         runners["DALI's own random operators"] = partial(_run_batch, random, encoded)
@@ -108,7 +121,9 @@ def run(
         "images": {"count": len(batches) * batch_size, **pixels_of(dataset_sizes(data, batches))},
         "peers": peers,
         "ratios": {ours(name): ratios(peers, ours(name)) for name in executors},
-        "fingerprint": fingerprint("lightly", "numba", "simplejpeg"),
+        "fingerprint": fingerprint(
+            "lightly", "numba", "simplejpeg", *(["ffcv"] if "ffcv" in executors else [])
+        ),
     } | stages
 
 
@@ -131,11 +146,11 @@ def id_batches(dataset: Dataset, batch_size: int) -> list[np.ndarray]:
 
 @contextmanager
 def our_loader(
-    executor: str, dataset: Dataset, spec: ViewSpec, batches: list[np.ndarray], threads: int
+    executor: str, dataset: Dataset, batches: list[np.ndarray], spec: ViewSpec, threads: int
 ) -> Iterator[Runner]:
     """What the Loader's thread does, but in this one, so that it spends no time while others are measured."""
-    runner = make_executor(executor, spec, max_batch=len(batches[0]), num_threads=threads)
-    maker = BatchMaker(dataset, ViewPlanner(spec, seed=0), runner, substitutes=None)
+    runner, fetch = fed_executor(executor, dataset, spec, max_batch=len(batches[0]), num_threads=threads)
+    maker = BatchMaker(dataset, ViewPlanner(spec, seed=0), runner, substitutes=None, fetch=fetch)
 
     def make(number: int) -> float:
         maker.make(number, 0, batches[number % len(batches)], step=number, micro=0)
@@ -143,6 +158,17 @@ def our_loader(
 
     yield make
     runner.close()
+
+
+@contextmanager
+def as_beton(dataset: Dataset, batches: list[np.ndarray]) -> Iterator[tuple[Dataset, list[np.ndarray]]]:
+    """The data set as one beton below the system's temporary folder, and the ids of the same images there."""
+    with tempfile.TemporaryDirectory(prefix="viewmill-bench-") as folder:
+        options = Options(format="ffcv", beton_images="jpeg", shard_bytes=_ONE_SHARD)
+        convert_with(dataset.shown, Path(folder) / "beton", options)
+        with Dataset.open(Path(folder) / "beton") as beton:
+            id_of = {key: number for number, key in enumerate(beton.keys(np.arange(beton.num_samples)))}
+            yield beton, [np.array([id_of[key] for key in dataset.keys(ids)]) for ids in batches]
 
 
 def fastest_pool(
