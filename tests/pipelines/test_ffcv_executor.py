@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numba
 import numpy as np
 import pytest
 import torch
@@ -346,6 +347,7 @@ def test_ffcvs_own_loader_makes_the_planned_views(kinds: dict[str, Path]) -> Non
             ((*views, status), labels) = next(iter(theirs))
         finally:
             torch.set_num_threads(torch_threads)  # FFCV has set it
+            numba.uint8[::1].mutable = True  # and this, for all that numba compiles after it
         assert (status == DONE).all()
         np.testing.assert_array_equal(labels[:, 0], dataset.labels(ids))
         for ours, memory in zip(expected, views, strict=True):
