@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numba
 import numpy as np
 import pytest
 import torch
@@ -47,6 +48,9 @@ pytestmark = [
 
 # FFCV's libjpeg-turbo decodes with the fast DCT, Pillow's with the exact one: 0.3 of 255 in the mean.
 TOLERANCE = 0.6
+# The published 2 of 255, in deviations of the normalised views: resizing averages nothing out of images of 48
+# pixels, whose views differ by 1.2 of 255 at most; the views of another image differ by 1 deviation.
+ON_SMALL_IMAGES = 2 / 255 / 0.226
 SPEC = preset("hydes@32")
 NUM_SAMPLES = 24
 
@@ -143,7 +147,7 @@ def test_betons_and_tars_of_one_source_give_the_same_ids_and_views(kinds: dict[s
         assert len(dataset.info.shards) > 2
     ours, theirs = epoch_of(kinds["ffcv"], SPEC, "ffcv"), epoch_of(kinds["webdataset"], SPEC, "reference")
     assert len(ours[0]) == (NUM_SAMPLES + 3) // 6
-    assert_same_epoch(ours[0], theirs[0], 0.02)  # in standard deviations: 1 of 255
+    assert_same_epoch(ours[0], theirs[0], ON_SMALL_IMAGES)
 
 
 @pytest.mark.parametrize("world_size", [2, 3])
@@ -186,7 +190,7 @@ def test_bad_samples_have_the_substitutes_of_the_reference_in_the_same_order(
     options = {"seed": seed, "max_substitutes": 12}
     ours, theirs = (epoch_of(path, SPEC, name, **options) for name in ("ffcv", "reference"))
     assert ours[1:] == theirs[1:]  # with the same reasons
-    assert_same_epoch(ours[0], theirs[0], 0.02)
+    assert_same_epoch(ours[0], theirs[0], ON_SMALL_IMAGES)
 
 
 @pytest.fixture
@@ -343,6 +347,7 @@ def test_ffcvs_own_loader_makes_the_planned_views(kinds: dict[str, Path]) -> Non
             ((*views, status), labels) = next(iter(theirs))
         finally:
             torch.set_num_threads(torch_threads)  # FFCV has set it
+            numba.uint8[::1].mutable = True  # and this, for all that numba compiles after it
         assert (status == DONE).all()
         np.testing.assert_array_equal(labels[:, 0], dataset.labels(ids))
         for ours, memory in zip(expected, views, strict=True):

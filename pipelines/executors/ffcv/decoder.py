@@ -10,7 +10,8 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numba import carray
+from numba import carray, types
+from numba.extending import intrinsic
 from viewmill.pipelines.executors.ffcv.library import (
     AllocationQuery,
     Compiler,
@@ -27,6 +28,22 @@ from viewmill.pipelines.plans.spec import ViewSpec
 from viewmill.shards.containers.beton import JPEG
 
 DONE = 0  # the status of an image whose views are made; any other: it was refused, and its views are not set
+
+
+@intrinsic
+def _int64s(typing, address):
+    """A number as an address of such numbers."""
+    return types.CPointer(types.int64)(types.int64), _as_pointer
+
+
+@intrinsic
+def _float64s(typing, address):
+    """A number as an address of such numbers."""
+    return types.CPointer(types.float64)(types.int64), _as_pointer
+
+
+def _as_pointer(context, builder, signature, args):
+    return builder.inttoptr(args[0], context.get_value_type(signature.return_type))
 
 
 class LivePlan:
@@ -59,6 +76,10 @@ class PlannedViews(SimpleRGBImageDecoder):
 
     A subclass of FFCV's plainest decoder because FFCV takes only those for a decoder.
 
+    FFCV's own Loader marks a type of numba's as read-only for the whole process (uint8[::1], in its manager
+    of mapped pages), and what is compiled after that cannot write to such arrays: make a `Stage` or an
+    executor of the same views and view format before the first of FFCV's Loaders.
+
     Args:
         spec, view_format: what is made.
         plan: set before FFCV runs, and whenever it stands still.
@@ -86,10 +107,9 @@ class PlannedViews(SimpleRGBImageDecoder):
         normalisation, form = normalisation_of(self.spec, self.view_format), form_of(self.view_format)
 
         def decode(batch_indices, memory, metadata, storage_state):
-            cell = carray(pointer(live), 16).view(np.int64)
+            cell = carray(_int64s(live), 2)
             num_rows = cell[1]
-            table = carray(pointer(cell[0]), num_rows * num_views * num_columns * 8).view(np.float64)
-            plans = table.reshape((num_rows, num_views, num_columns))
+            plans = carray(_float64s(cell[0]), (num_rows, num_views, num_columns))
             for row in rows_of(len(batch_indices)):
                 sample = np.int64(batch_indices[row])
                 field = metadata[sample]
