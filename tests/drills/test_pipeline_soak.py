@@ -1,7 +1,8 @@
 """Loaders run for long without growing: memory against batches, after a warm-up, on each executor.
 
 `make soak PART=pipelines` runs 20 minutes an executor (VIEWMILL_SOAK_S sets other seconds, and
-PART='pipelines and dali' takes one executor); `make test` runs the fast ones for 300 batches, 3 to 15 seconds each.
+PART='pipelines and dali' takes one executor); `make test` runs the fast ones for 300 batches, 3 to 15 seconds
+each.
 """
 
 import itertools
