@@ -1,34 +1,31 @@
 """The Loader: this rank's micro-batches, epoch after epoch, made ahead in threads, resumable anywhere."""
 
-import itertools
 import os
 import time
-from collections import deque
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
 from viewmill.pipelines.executors.executor import device_of_executor, resolved_name
 from viewmill.pipelines.executors.feeding import fed_executor
 from viewmill.pipelines.executors.view_format import FLOAT32, ViewFormat
-from viewmill.pipelines.flow.batches import Batch, BatchMaker, Planned
+from viewmill.pipelines.flow.batches import Batch, BatchMaker
 from viewmill.pipelines.flow.data_position import DataPosition
 from viewmill.pipelines.flow.device_copy import CudaCopy, lend
 from viewmill.pipelines.flow.flow import Flow, batches_of, new_stats, refuse_fork
+from viewmill.pipelines.flow.schedule import Share, announced, planned_batches
 from viewmill.pipelines.flow.stats import LoaderStats, since
 from viewmill.pipelines.flow.substitutes import Substitutes, Substitution
 from viewmill.pipelines.order import ORDER_VERSION, SampleOrder
 from viewmill.pipelines.orders.interface import Order
-from viewmill.pipelines.orders.positions import positions_of_micro_batch, size_of_micro_batch, steps_per_epoch
+from viewmill.pipelines.orders.positions import size_of_micro_batch, steps_per_epoch
 from viewmill.pipelines.plans.planner import PLAN_VERSION, ViewPlanner
 from viewmill.pipelines.plans.spec import ViewSpec
 from viewmill.pipelines.samples import Samples
 from viewmill.pipelines.views import preset
 
 __all__ = ["Batch", "Loader"]
-
-_AHEAD = 8  # micro-batches whose samples are on their way from a remote store
 
 
 class Loader:
@@ -94,7 +91,7 @@ class Loader:
         self._prefetch, self._max_ahead_bytes = prefetch, max_ahead_bytes
         self.order = _order_of(dataset, order, seed, block, window)
         num_steps = steps_per_epoch(self.order.num_samples, batch_size)
-        self._share = _Share(num_steps, batch_size, accumulation, rank, world_size)
+        self._share = Share(num_steps, batch_size, accumulation, rank, world_size)
         self._share.positions(0, 0)  # refuses a rank outside the job and an indivisible batch at once
         self._replacing = dict(replacing or {})
         self._at = DataPosition(
@@ -229,11 +226,11 @@ class Loader:
             raise RuntimeError("this Loader is closed: make a new one")
         refuse_fork(self._pid)
         if self._ahead is None:
-            planned = _planned(self.order, self._share, self._at, self._replacing)
+            planned = planned_batches(self.order, self._share, self._at, self._replacing)
             # The threads know nothing of the loader, which so can become garbage while they run.
             self._ahead = batches_of(
                 self._maker,
-                _announced(self._maker.dataset, planned) if self._maker.dataset.is_remote else planned,
+                announced(self._maker.dataset, planned) if self._maker.dataset.is_remote else planned,
                 prefetch=self._prefetch,
                 max_ahead_bytes=self._max_ahead_bytes,
                 stats=self._stages,
@@ -278,57 +275,3 @@ def _order_of(dataset: Samples, order: Order | None, seed: int, block: int, wind
             "make it of this data set"
         )
     return order
-
-
-@dataclass(frozen=True)
-class _Share:
-    """Which part of every global batch this rank reads."""
-
-    num_steps: int  # of an epoch
-    global_batch: int
-    accumulation: int
-    rank: int
-    world_size: int
-
-    @property
-    def micro_size(self) -> int:
-        """Samples of one micro-batch of all ranks."""
-        return self.global_batch // self.accumulation
-
-    def positions(self, step: int, micro: int) -> range:
-        """This rank's positions in the epoch's order."""
-        return positions_of_micro_batch(
-            step,
-            micro,
-            self.rank,
-            global_batch=self.global_batch,
-            accumulation=self.accumulation,
-            world_size=self.world_size,
-        )
-
-
-def _announced(dataset: Samples, planned: Iterator[Planned]) -> Iterator[Planned]:
-    """The same batches; the data set fetches their samples while the `_AHEAD` batches before are made."""
-    waiting: deque[Planned] = deque()
-    for batch in planned:
-        dataset.prefetch(batch.ids)
-        waiting.append(batch)
-        if len(waiting) > _AHEAD:
-            yield waiting.popleft()
-
-
-def _planned(
-    order: Order, share: _Share, at: DataPosition, replacing: Mapping[tuple[int, int], int]
-) -> Iterator[Planned]:
-    """This rank's micro-batches from a position on, epoch after epoch, without end."""
-    first = at.position // share.micro_size
-    for epoch in itertools.count(at.epoch):
-        for index in range(first, share.num_steps * share.accumulation):
-            step, micro = divmod(index, share.accumulation)
-            here = share.positions(step, micro)
-            ids = order.ids(epoch, here.start, here.stop)
-            for (other, position), sample in replacing.items():
-                if other == epoch and position in here:
-                    ids[position - here.start] = sample
-            yield Planned(epoch, here.start, ids, epoch * share.num_steps + step, micro)
-        first = 0

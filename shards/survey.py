@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow.compute as pc
 from viewmill.shards.errors import ShardError
-from viewmill.shards.manifest import QUARANTINE_SCHEMA, SCHEMA, Dataset, checked_parquet, damage_named
+from viewmill.shards.manifest import Dataset
+from viewmill.shards.manifest_table import QUARANTINE_SCHEMA, SCHEMA, checked_parquet, damage_named
 
 SHOWN_KEYS = 5
 _BLOCK = 1 << 20  # rows at a time, where the whole would be copied otherwise

@@ -17,7 +17,8 @@ from viewmill.shards.checks.tars import faults_in_place, structure_faults
 from viewmill.shards.containers.beton import image_file
 from viewmill.shards.images import decode_rgb
 from viewmill.shards.info import DataSetInfo, ShardInfo, read_info
-from viewmill.shards.manifest import RECORD, records_of
+from viewmill.shards.manifest import RECORD
+from viewmill.shards.manifest_table import records_of
 
 _MAX_FAULTS_OF_A_SHARD = 20  # more say nothing new: the shard is to be replaced
 Tell = Callable[[int, int], None]

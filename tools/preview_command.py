@@ -50,7 +50,7 @@ def id_of_key(dataset: "Dataset", key: str) -> int:
         ValueError: there is none; names the nearest keys. ShardError: the manifest is damaged.
     """
     import pyarrow.parquet as pq
-    from viewmill.shards.manifest import damage_named
+    from viewmill.shards.manifest_table import damage_named
 
     path = dataset.path / "manifest.parquet"
     with damage_named(path, "the keys"):

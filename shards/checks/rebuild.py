@@ -16,7 +16,7 @@ from viewmill.shards.errors import ShardError
 from viewmill.shards.images import MAX_BYTES, decode_rgb, encode_png, probe
 from viewmill.shards.info import DataSetInfo
 from viewmill.shards.keys import source_of_key
-from viewmill.shards.manifest import SCHEMA
+from viewmill.shards.manifest_table import SCHEMA
 
 _LABEL = re.compile(rb"-1|0|[1-9][0-9]{0,8}")
 # How cameras and data sets spell the ending that shards call jpg; a source mostly has one spelling.

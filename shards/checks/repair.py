@@ -19,7 +19,7 @@ from viewmill.shards.containers.tar import index_bytes
 from viewmill.shards.durable import sha256_of, sync_folder, written_whole
 from viewmill.shards.errors import ConvertError, ShardError
 from viewmill.shards.info import FILE_NAME, KINDS, DataSetInfo, FileInfo, read_info
-from viewmill.shards.manifest import records_of
+from viewmill.shards.manifest_table import records_of
 from viewmill.shards.sources.tars import members_of_tar
 
 LOSS = (

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from viewmill.shards.checks.faults import Fault
 from viewmill.shards.info import DataSetInfo
-from viewmill.shards.manifest import SCHEMA, hash_of_data_set, records_of
+from viewmill.shards.manifest_table import SCHEMA, hash_of_data_set, records_of
 
 
 def read_manifest(folder: Path, info: DataSetInfo) -> pa.Table | Fault:

@@ -11,7 +11,13 @@ from viewmill.shards.conversion.plan import Plan
 from viewmill.shards.durable import sha256_of, sync_folder, written_whole
 from viewmill.shards.info import FILE_NAME, KINDS, MANIFEST_FILES, DataSetInfo, FileInfo, ShardInfo
 from viewmill.shards.keys import printable
-from viewmill.shards.manifest import QUARANTINE_SCHEMA, ROWS_PER_GROUP, SCHEMA, hash_of_data_set, records_of
+from viewmill.shards.manifest_table import (
+    QUARANTINE_SCHEMA,
+    ROWS_PER_GROUP,
+    SCHEMA,
+    hash_of_data_set,
+    records_of,
+)
 
 
 def final_names(records: list[ShardRecord], kind: str) -> dict[int, str]:

@@ -15,7 +15,8 @@ from rich.table import Table
 from viewmill.pipelines.order import SampleOrder
 from viewmill.shards.durable import sha256_of
 from viewmill.shards.info import FILE_NAME, DataSetInfo, FileInfo, ShardInfo
-from viewmill.shards.manifest import QUARANTINE_SCHEMA, RECORD, ROWS_PER_GROUP, SCHEMA, Dataset
+from viewmill.shards.manifest import RECORD, Dataset
+from viewmill.shards.manifest_table import QUARANTINE_SCHEMA, ROWS_PER_GROUP, SCHEMA
 from viewmill.tools.bench.fingerprint import fingerprint
 from viewmill.tools.bench.loss import MIB, PAGE
 from viewmill.tools.bench.memory import peak_bytes
