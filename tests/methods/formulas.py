@@ -65,3 +65,56 @@ def imsvd_in_float64(
     oe = sum(off) / (num_variables * (num_variables - 1) if per_block else num_variables**2)
     chosen = {"invariance": invariance, "diagonal": weight * de, "offdiagonal": weight * oe}
     return sum(chosen[term] for term in terms), invariance, de, oe
+
+
+def targets_in_float64(
+    logits: np.ndarray,
+    temperature: float,
+    normalization: str,
+    *,
+    log_prior: np.ndarray | None = None,
+    center: np.ndarray | None = None,
+    prior_iterations: int = 1,
+) -> np.ndarray:
+    """Teacher targets (N, K) of a whole batch, in probabilities instead of logarithms."""
+
+    def rows(x: np.ndarray) -> np.ndarray:
+        return x / x.sum(axis=1, keepdims=True)
+
+    count, clusters = logits.shape
+    if normalization == "center":
+        logits = logits - (logits.mean(axis=0) if center is None else center)
+    weights = np.exp(logits / temperature)
+    t = rows(weights)
+    if normalization in ("none", "center"):
+        return t
+    if normalization == "sinkhorn":
+        for _ in range(3):
+            weights = rows(weights / weights.sum(axis=0))
+        return weights
+    prior = np.maximum(t.mean(axis=0), 1 / (count * clusters)) if log_prior is None else np.exp(log_prior)
+    for _ in range(prior_iterations - 1):
+        prior = np.sqrt(prior * np.maximum(rows(t / prior).mean(axis=0), 1 / (count * clusters)))
+        prior = prior / prior.sum()
+    return rows(t / prior)
+
+
+def distillation_in_float64(
+    student: np.ndarray, targets: np.ndarray, temperature: float, kind: str
+) -> tuple[float, np.ndarray]:
+    """(loss, its gradient by the student's logits (Vs, N, K)), pair by pair of views."""
+    total, gradient, pairs = 0.0, np.zeros_like(student), 0
+    for v in range(len(student)):
+        for u in range(len(targets)):
+            if u == v:
+                continue
+            pairs += 1
+            for i in range(student.shape[1]):
+                q, p = targets[u, i], np.exp(student[v, i] / temperature)
+                p = p / p.sum()
+                total -= float((q * np.log(p)).sum())
+                if kind == "kl":
+                    total += sum(float(x) * math.log(x) for x in q if x > 0)
+                gradient[v, i] += (p * q.sum() - q) / temperature
+    scale = pairs * student.shape[1]
+    return total / scale, gradient / scale
