@@ -52,6 +52,67 @@ def mean_over_ranks(x: Tensor, group: ProcessGroup | None = None) -> Tensor:
     return x if world_size(group) == 1 else _MeanOverRanks.apply(x, group)
 
 
+def all_sum(x: Tensor, group: ProcessGroup | None = None) -> Tensor:
+    """Sum of x over ranks, in its place. Carries no gradient."""
+    if world_size(group) > 1:
+        dist.all_reduce(x, group=group)
+    return x
+
+
+def owned_columns(dim: int, group: ProcessGroup | None = None) -> range:
+    """The share of `dim` columns that this rank owns: contiguous, sizes differ by one at most."""
+    return _share(dim, rank(group), world_size(group))
+
+
+def columns_to_owners(rows_nD: Tensor, group: ProcessGroup | None = None) -> Tensor:
+    """(n, D) on every rank -> (W n, C): all ranks' rows, in rank order, in the columns that this rank owns.
+
+    n must be equal on all ranks. Carries no gradient.
+    """
+    ranks = world_size(group)
+    if ranks == 1:
+        return rows_nD
+    count, dim = rows_nD.shape
+    shares = [_share(dim, other, ranks) for other in range(ranks)]
+    sent = torch.cat([rows_nD[:, share.start : share.stop].reshape(-1) for share in shares])
+    own = len(owned_columns(dim, group))
+    received = sent.new_empty(ranks * count * own)
+    dist.all_to_all_single(
+        received, sent, [count * own] * ranks, [count * len(share) for share in shares], group=group
+    )
+    return received.view(ranks * count, own)
+
+
+def columns_to_rows(owned_NC: Tensor, like_nD: Tensor, group: ProcessGroup | None = None) -> Tensor:
+    """The way back of `columns_to_owners`: (W n, C) -> this rank's rows, shaped as `like_nD`."""
+    ranks = world_size(group)
+    if ranks == 1:
+        return owned_NC
+    count, dim = like_nD.shape
+    shares = [_share(dim, other, ranks) for other in range(ranks)]
+    received = owned_NC.new_empty(count * dim)
+    received_sizes = [count * len(share) for share in shares]
+    dist.all_to_all_single(
+        received, owned_NC.reshape(-1), received_sizes, [owned_NC.numel() // ranks] * ranks, group=group
+    )
+    parts = received.split(received_sizes)
+    return torch.cat([part.view(count, -1) for part in parts], dim=1)
+
+
+def rows_to_owners(rows_ND: Tensor, group: ProcessGroup | None = None) -> Tensor:
+    """Sums (W n, D) over ranks and gives each rank its own n rows. Carries no gradient."""
+    ranks = world_size(group)
+    if ranks == 1:
+        return rows_ND
+    own_nD = rows_ND.new_empty((len(rows_ND) // ranks, *rows_ND.shape[1:]))
+    dist.reduce_scatter_tensor(own_nD, rows_ND, group=group)
+    return own_nD
+
+
+def _share(total: int, part: int, parts: int) -> range:
+    return range(total * part // parts, total * (part + 1) // parts)
+
+
 def check_equal_shapes(shape: Sequence[int], device: torch.device, group: ProcessGroup | None = None) -> None:
     """Refuses, on all ranks alike, tensors whose shapes differ between ranks.
 
