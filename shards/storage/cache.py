@@ -75,14 +75,17 @@ class Cache:
         try:
             with temporary.open("r+b") as file:  # "wb" would make it empty first, and not be counted
                 file.write(data)
-            temporary.replace(path)
+            # Under the lock: who lists the files meanwhile could see it under neither of its names.
+            with locked(self.folder / "lock"):
+                temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
 
     def drop(self, name: str) -> None:
         """Forgets a range, which is damaged."""
-        self._path(name).unlink(missing_ok=True)
+        with locked(self.folder / "lock"):
+            self._path(name).unlink(missing_ok=True)
 
     def _path(self, name: str) -> Path:
         digest = hashlib.sha256(name.encode()).hexdigest()
