@@ -51,7 +51,8 @@ check: lint types
 
 test: lint types $(VENV)/.ffcv
 	$(BIN)/pytest -q -m 'not slow and not soak' --durations=20
-	$(BIN)/pytest -q -m 'slow and not soak' --durations=20
+	$(BIN)/pytest -q -m 'slow and not soak' --durations=20 --ignore=tests/tools
+	$(BIN)/pytest -q -m 'slow and not soak' --durations=20 tests/tools  # FFCV changes numba for its process's rest
 
 soak: install $(VENV)/.ffcv
 	$(BIN)/pytest -q -m soak --durations=20 -k '$(if $(filter all,$(PART)),,$(PART))'

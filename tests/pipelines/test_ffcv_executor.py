@@ -317,7 +317,7 @@ def test_data_sets_and_devices_that_it_has_no_use_for_are_refused(kinds: dict[st
         with pytest.raises(ValueError, match="reads betons, this data set is of kind 'webdataset'"):
             Loader(dataset, SPEC, 6, executor="ffcv")
         with pytest.raises(ValueError, match="runs on the cpu, not on 'cuda'"):
-            Loader(dataset, SPEC, 6, executor="ffcv", device="cuda")
+            fed_executor("ffcv", dataset, SPEC, max_batch=6, num_threads=1, device="cuda")
 
 
 def test_ffcvs_own_loader_makes_the_planned_views(kinds: dict[str, Path]) -> None:
