@@ -278,7 +278,7 @@ def test_whole_images_and_regions_of_them_give_the_same_pixels(
     areas = (regions[:, 2:] - regions[:, :2]).prod(axis=1)
     assert np.mean(areas < 0.9 * sizes.prod(axis=1)) > 0.3  # there is something to leave out
     executor = DaliExecutor(spec, max_batch=len(batch), num_threads=2)
-    # On the CPU regions are decoded; on a GPU with a decoding engine whole images are.
+    # Whole images are decoded unless regions are asked for.
     monkeypatch.setattr(executor, "_decodes_regions", decodes_regions)
     executor._pipeline = executor._new_pipeline()
     found = executor.run(batch, plan)
