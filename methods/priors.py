@@ -10,34 +10,44 @@ from viewmill.methods.collectives import all_sum
 
 
 class PriorAccumulator:
-    """Sums teacher posteriors in float64; ranks may add any number of samples, also none.
+    """Sums teacher posteriors in float64; ranks may add any number of samples, also none: `Accumulator`.
 
     P_k = 1/N sum_i t(k|x_i). Source: clustering distillation, equation 15.
 
     Args:
         num_clusters: K.
+        temperature: of updates that name none.
 
     Raises:
-        ValueError: fewer than two clusters.
+        ValueError: fewer than two clusters, or a temperature that is not positive.
     """
 
-    def __init__(self, num_clusters: int) -> None:
+    def __init__(self, num_clusters: int, temperature: float | None = None) -> None:
         if num_clusters < 2:
             raise ValueError(f"num_clusters must be >= 2, got {num_clusters}")
+        if temperature is not None and not temperature > 0:
+            raise ValueError(f"temperature must be > 0, got {temperature}")
         self.num_clusters = num_clusters
+        self.temperature = temperature
         # The sums of t, those of t squared (for the standard errors), and last the number of samples.
         self._sums = torch.zeros(2 * num_clusters + 1, dtype=torch.float64)
         self._pooled = self._sums
 
     @torch.no_grad()
-    def update(self, logits: Tensor, temperature: float) -> None:
+    def update(self, logits: Tensor, temperature: float | None = None) -> None:
         """Adds the posteriors softmax(logits / temperature) of some samples; logits: (n, K), n >= 0.
 
         Raises:
-            ValueError: logits of another shape, a temperature that is not positive, or logits that are not
-                finite, which would spoil the sums for good.
+            ValueError: logits of another shape, a temperature that is not positive or named nowhere, or
+                logits that are not finite, which would spoil the sums for good.
         """
-        if logits.ndim != 2 or logits.shape[1] != self.num_clusters or not temperature > 0:
+        temperature = self.temperature if temperature is None else temperature
+        if (
+            logits.ndim != 2
+            or logits.shape[1] != self.num_clusters
+            or temperature is None
+            or not temperature > 0
+        ):
             raise ValueError(
                 f"need logits (n, {self.num_clusters}) and a temperature > 0, "
                 f"got {tuple(logits.shape)} and {temperature}"
@@ -55,7 +65,8 @@ class PriorAccumulator:
         """Takes in what the other ranks of the group have added; all of them call it. Updates start from the
         rank's own sums again.
         """
-        self._pooled = all_sum(self._sums.clone(), group)
+        # On the host: a rank without samples does not know on which device the others have theirs.
+        self._pooled = all_sum(self._sums.cpu().clone(), group).to(self._sums.device)
 
     def log_prior(self, group: ProcessGroup | None = None) -> Tensor:
         """log P over the samples of all ranks, at least log 1/(N K): (K,) float64. All ranks call it.
@@ -83,11 +94,15 @@ class PriorAccumulator:
         variance = (square - mean.square()).clamp(min=0)
         return (variance / (self.count - 1)).sqrt() if self.count > 1 else torch.full_like(mean, math.inf)
 
-    def state_dict(self) -> dict[str, Any]:
-        """This rank's own sums, to go on with after a restart."""
-        return {"sums": self._sums.clone()}
+    def settings(self) -> dict[str, Any]:
+        """What the sums depend on."""
+        return {"kind": "prior", "num_clusters": self.num_clusters, "temperature": self.temperature}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def state_dict(self) -> dict[str, Tensor]:
+        """This rank's own sums, to go on with after a restart. Those of several ranks may be added up."""
+        return {"sums": self._sums.cpu().clone()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Go on from `state_dict` of an accumulator of as many clusters.
 
         Raises:
