@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from viewmill.engine.agreement import from_rank_zero
 from viewmill.engine.evaluation.backbone_source import BackboneSource
-from viewmill.engine.evaluation.feature_cache import Key, TensorCache, content_hash, weights_hash
-from viewmill.engine.evaluation.features import Reading, extract_all, together
+from viewmill.engine.evaluation.feature_cache import Key, TensorCache
+from viewmill.engine.evaluation.features import extract_all
 from viewmill.engine.evaluation.floors import PROTOCOL, floor_accuracies, thumbnails
 from viewmill.engine.evaluation.untrained import (
     SEEDS,
@@ -20,6 +20,8 @@ from viewmill.engine.evaluation.untrained import (
     fresh_backbone,
     has_batchnorm,
 )
+from viewmill.engine.identity import content_hash, weights_hash
+from viewmill.engine.passes.reading import Reading, together
 from viewmill.pipelines.executors.executor import resolved_name
 from viewmill.pipelines.views import ViewSpec
 from viewmill.shards.manifest import Dataset

@@ -14,12 +14,14 @@ from viewmill.engine.evaluation.contenders import (
     gather_evidence,
     labels_of,
 )
-from viewmill.engine.evaluation.feature_cache import TensorCache, content_hash
-from viewmill.engine.evaluation.features import Progress, Reading, evaluation_views
+from viewmill.engine.evaluation.feature_cache import TensorCache
+from viewmill.engine.evaluation.features import evaluation_views
 from viewmill.engine.evaluation.floors import PROTOCOL as FLOORS_PROTOCOL
 from viewmill.engine.evaluation.scores import Score, compare
 from viewmill.engine.evaluation.tasks import KNN, LINEAR, Outcome, knn_outcomes, linear_outcome, parse_tasks
 from viewmill.engine.evaluation.untrained import SEEDS, STATISTICS_IMAGES
+from viewmill.engine.identity import content_hash
+from viewmill.engine.passes.reading import Progress, Reading
 from viewmill.engine.world import World
 from viewmill.pipelines.executors.executor import resolved_name
 from viewmill.shards.manifest import Dataset

@@ -6,31 +6,15 @@ import secrets
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 from viewmill.engine.checkpoints.tensor_file import write_tensors, write_text
 from viewmill.shards.durable import sha256_of
-from viewmill.shards.manifest import Dataset
 
 VERSION = 1  # of the keys: whatever changes a cached number without changing its key raises it
 
 Key = dict[str, Any]
-
-
-def weights_hash(module: nn.Module) -> str:
-    """SHA-256 over names, types, shapes and numbers of all weights and buffers."""
-    digest = hashlib.sha256()
-    for name, tensor in module.state_dict().items():
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
-def content_hash(dataset: Dataset) -> list[str]:
-    """The data set's hash, which its pixels are no part of, and that of its manifest, which holds theirs."""
-    return [dataset.data_set_hash, dataset.info.file("manifest.bin").sha256]
 
 
 class TensorCache:

@@ -1,24 +1,21 @@
 """One pass over a data set: every sample's representation, exactly once on any number of ranks."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from viewmill.engine.agreement import largest, raise_everywhere
+from viewmill.engine.passes.reading import Reading, together
+from viewmill.engine.passes.visits import Visits
 from viewmill.engine.world import World
-from viewmill.pipelines.executors.executor import CPU_EXECUTORS
 from viewmill.pipelines.flow.batches import Batch
-from viewmill.pipelines.passes import ids_of_rank, read_once
+from viewmill.pipelines.passes import ids_of_rank
 from viewmill.pipelines.plans.spec import IMAGENET_MEAN, IMAGENET_STD
 from viewmill.pipelines.views import ViewSpec, preset
 from viewmill.shards.manifest import Dataset
-
-Progress = Callable[[str, int, int], None]  # what is read, samples done, samples in all
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -28,26 +25,6 @@ class Features:
     features: Tensor  # (N, F) float32, on the CPU
     labels: Tensor  # (N,) int64, -1: none
     ids: np.ndarray  # (N,) int64: 0 .. N-1
-
-
-@dataclass(frozen=True)
-class Reading:
-    """How images are read: by whom, and how many at once. `progress` is called on rank 0."""
-
-    world: World
-    executor: str = "auto"
-    num_threads: int = 2
-    batch_size: int = 64  # of a rank; it changes speed and memory only
-    progress: Progress | None = None
-
-    @property
-    def executor_device(self) -> str:
-        """Where the views are made: "cpu" or "cuda"."""
-        return "cpu" if self.executor in CPU_EXECUTORS else self.world.device.type
-
-    def tell(self, what: str, done: int, total: int) -> None:
-        if self.progress is not None and self.world.rank == 0:
-            self.progress(what, done, total)
 
 
 def evaluation_views(
@@ -118,32 +95,6 @@ def gather_rows(rows: Tensor, num_rows: int, world: World) -> Tensor:
     return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
 
 
-def together(world: World, work: Callable[[], Result]) -> Result:
-    """work() on every rank; where one fails, all raise, so that none waits in the next collective."""
-    result, error = None, None
-    try:
-        result = work()
-    except Exception as caught:  # raised below, here and on every rank
-        error = caught
-    if largest(world, [error is not None])[0]:
-        raise_everywhere(world, error)
-    return cast(Result, result)
-
-
-def read_views(dataset: Dataset, views: ViewSpec, reading: Reading) -> Iterator[Batch]:
-    """This rank's share of the data set, every sample once."""
-    return read_once(
-        dataset,
-        views,
-        reading.batch_size,
-        executor=reading.executor,
-        num_threads=reading.num_threads,
-        rank=reading.world.rank,
-        world_size=reading.world.world_size,
-        device=reading.executor_device,
-    )
-
-
 @torch.inference_mode()
 def represent(backbone: nn.Module, images: Tensor, device: torch.device) -> Tensor:
     """(n, 3, S, S) -> (n, F) float32 on the CPU; the backbone as it stands, in training or evaluation."""
@@ -166,15 +117,14 @@ def _own_share(
     share = ids_of_rank(dataset.num_samples, reading.world.rank, reading.world.world_size)
     models = [ready(backbone, device) for backbone in backbones]
     rows = [torch.empty(len(share), cast(int, model.num_features)) for model in models]
-    times_read = np.zeros(len(share), dtype=np.int64)
-    for batch in read_views(dataset, views, reading):
-        places = batch.ids - share.start
-        times_read[places] += 1
+
+    def visit(batch: Batch) -> None:
+        places = torch.from_numpy(batch.ids - share.start)
         for model, target in zip(models, rows, strict=True):
-            target[torch.from_numpy(places)] = represent(model, batch.views[0], device)
-        reading.tell(what, int(times_read.sum()), len(share))
-    if not (times_read == 1).all():
-        raise RuntimeError(f"{dataset.shown}: {int((times_read != 1).sum())} samples were not read once")
+            target[places] = represent(model, batch.views[0], device)
+
+    with Visits(dataset, views, reading, what=what) as visits:
+        visits.read(range(dataset.num_samples), visit)
     return rows
 
 

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from viewmill.engine.evaluation.features import Reading, gather_rows, together
+from viewmill.engine.evaluation.features import gather_rows
 from viewmill.engine.evaluation.knn import nearest, vote
+from viewmill.engine.passes.reading import Reading, together
 from viewmill.pipelines.passes import ids_of_rank
 from viewmill.shards.errors import ImageError
 from viewmill.shards.images import decode_rgb

@@ -7,10 +7,11 @@ from typing import Any
 
 from torch import Tensor
 from viewmill.engine.evaluation.contenders import Evidence
-from viewmill.engine.evaluation.features import gather_rows, together
+from viewmill.engine.evaluation.features import gather_rows
 from viewmill.engine.evaluation.knn import Neighbours, nearest, vote
 from viewmill.engine.evaluation.linear_probe import HELD_OUT_EVERY, STRENGTHS, Selection, fit_linear_probe
 from viewmill.engine.evaluation.scores import Score, score, top_classes
+from viewmill.engine.passes.reading import together
 from viewmill.engine.world import World
 from viewmill.pipelines.passes import ids_of_rank
 

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from viewmill.engine.evaluation.features import Reading, ready, represent
+from viewmill.engine.evaluation.features import ready, represent
+from viewmill.engine.passes.reading import Reading
 from viewmill.pipelines.executors.executor import make_executor
 from viewmill.pipelines.flow.batches import BatchMaker
 from viewmill.pipelines.views import ViewPlanner, ViewSpec

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import nn
 from viewmill.engine.backbones import build_backbone
-from viewmill.engine.evaluation.features import Reading, evaluation_views, extract, extract_all
+from viewmill.engine.evaluation.features import evaluation_views, extract, extract_all
 from viewmill.engine.evaluation.untrained import fresh_backbone
+from viewmill.engine.passes.reading import Reading
 from viewmill.engine.world import World
 from viewmill.pipelines.executors.reference import ReferenceExecutor
 from viewmill.pipelines.views import ViewPlanner

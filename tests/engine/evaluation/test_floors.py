@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from viewmill.engine.evaluation.features import Reading
 from viewmill.engine.evaluation.floors import color_histogram, floor_accuracies, raw_pixels, thumbnails
+from viewmill.engine.passes.reading import Reading
 from viewmill.engine.world import World
 from viewmill.shards.convert import convert
 from viewmill.shards.errors import ImageError

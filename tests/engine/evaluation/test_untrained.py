@@ -9,13 +9,14 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from viewmill.engine.backbones import build_backbone
-from viewmill.engine.evaluation.features import Reading, evaluation_views, extract_all, read_views
+from viewmill.engine.evaluation.features import evaluation_views, extract_all
 from viewmill.engine.evaluation.untrained import (
     estimate_batchnorm,
     fresh_backbone,
     has_batchnorm,
     statistics_ids,
 )
+from viewmill.engine.passes.reading import Reading, read_views
 from viewmill.engine.world import World
 from viewmill.shards.manifest import Dataset
 
