@@ -1,4 +1,4 @@
-"""Passes in segments, and samples that are left out: what is planned is read once, in any number of shares."""
+"""Passes in segments, and samples that are left out: every planned sample is read once, in any shares."""
 
 from pathlib import Path
 
