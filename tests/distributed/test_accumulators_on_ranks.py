@@ -3,12 +3,21 @@
 from typing import Any
 
 import pytest
+from viewmill.methods.prior_diagnostics import jensen_gap
 
-from tests.methods.accumulated import ACCUMULATORS, SAMPLES, expected_of, found_by, rows_of_all
+from tests.methods.accumulated import (
+    ACCUMULATORS,
+    SAMPLES,
+    TEMPERATURE,
+    expected_of,
+    found_by,
+    rows_of_all,
+)
 from tests.support import run_ranks
 
 # Samples of every rank, by world size: uneven, with ranks that have none.
 COUNTS = {1: [37], 2: [37, 0], 4: [5, 0, 31, 1]}
+EVEN = 36  # samples that all of these world sizes divide
 
 
 def results_of_rank(rank: int, world_size: int) -> dict[str, Any]:
@@ -29,6 +38,8 @@ def results_of_rank(rank: int, world_size: int) -> dict[str, Any]:
         again = accumulator.count
         accumulator.pool()
         results[name] = {"counts": [alone, pooled, again], "found": found, "twice": found_by(accumulator)}
+    share = EVEN // world_size
+    results["gap"] = list(jensen_gap(rows_of_all()[rank * share : (rank + 1) * share], TEMPERATURE))
     return results
 
 
@@ -52,3 +63,9 @@ def test_pooling_twice_counts_nobody_twice(ranks: list[dict[str, Any]], name: st
         own = COUNTS[len(ranks)][rank]
         assert result[name]["counts"] == [own, SAMPLES, own]
         assert result[name]["twice"] == result[name]["found"]
+
+
+def test_jensens_gap_is_that_of_the_global_batch(ranks: list[dict[str, Any]]) -> None:
+    expected = list(jensen_gap(rows_of_all()[:EVEN], TEMPERATURE))
+    for result in ranks:
+        assert result["gap"] == pytest.approx(expected, rel=1e-10)
