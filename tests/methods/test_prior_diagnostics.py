@@ -103,7 +103,7 @@ def test_jensens_gap_falls_with_the_square_of_the_temperature_and_the_targets_on
     scaled = [gap.largest_difference * gap.temperature**2 for gap in found]
     assert max(scaled) < 1.3 * min(scaled)
     assert min(gap.distance_to_uniform * gap.temperature for gap in found) > 0.2
-    # What centring leaves out of log P_k is about half the variance of the logits over tau^2, up to a constant.
+    # What centring leaves out of log P_k is about half the variance of the logits over tau^2.
     variance = logits().var(dim=0, unbiased=False) / 2
     assert found[-1].log_prior_gap * 1000**2 == pytest.approx(float(variance.max() - variance.min()), rel=0.5)
 
