@@ -15,8 +15,8 @@ class Teacher(nn.Module):
 
     It is made from weights that are equal on every rank and follows weights that are: no rank sends anything.
     It sees the largest views of the batch, in training mode, so its BatchNorm takes the statistics of the
-    global batch; its running statistics are of its own batches. Under bf16 its backbone computes in bfloat16, and its
-    float32 weights follow the weights that the student computes with.
+    global batch; its running statistics are of its own batches. Under bf16 its backbone computes in bfloat16,
+    and its float32 weights follow the weights that the student computes with.
 
     Args:
         student: before it is handed to DeepSpeed; on its device.
