@@ -1,7 +1,7 @@
 """What is refused before a run starts: local arithmetic, the same on every rank, ahead of any collective."""
 
 from viewmill.engine.config import ConfigError, RunConfig
-from viewmill.methods.method import METHODS
+from viewmill.methods.families.registry import METHODS
 from viewmill.pipelines.views import ViewSpec, preset
 
 

@@ -7,22 +7,40 @@ import difflib
 import re
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, Tag, ValidationError, model_validator
+from viewmill.engine.method_config import HydesConfig, MethodConfig
+from viewmill.engine.optimizer_config import AdamWConfig, OptimizerConfig
+from viewmill.engine.strict import ConfigError, StrictModel
+
+__all__ = [
+    "ConfigError",
+    "RunConfig",
+    "StrictModel",
+    "config_from",
+    "find_recipe",
+    "load_config",
+    "save_config",
+]
 
 MAX_RECIPE_BYTES = 1 << 20
-
-
-class ConfigError(ValueError):
-    """A setting, a recipe or an override is wrong; the message says which one and what to do."""
-
-
-class StrictModel(BaseModel):
-    """No unknown keys, no silent conversions, no change after construction."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+# The words that choose one of several groups of settings.
+TAGS = {
+    "hydes",
+    "imsvd",
+    "distill",
+    "adamw",
+    "sgd",
+    "ema",
+    "copy",
+    "batch",
+    "streaming",
+    "number",
+    "ramp",
+    "steps",
+}
 
 
 class ModelConfig(StrictModel):
@@ -31,24 +49,6 @@ class ModelConfig(StrictModel):
     backbone: str = "resnet18"  # a timm name
     stem: Literal["imagenet", "small"] = "imagenet"  # small: 3 x 3 convolution, no pooling; ResNets only
     channels_last: bool = False  # memory layout of the weights and views, for convolutional nets
-
-
-class ProjectorConfig(StrictModel):
-    """The head between representation and embedding."""
-
-    layers: int = Field(default=3, ge=1)
-    hidden: int = Field(default=2048, ge=1)
-    dim: int = Field(default=256, ge=2)  # D, the embedding's width
-
-
-class MethodConfig(StrictModel):
-    """The loss. HyDeS: kappa is the kernel's concentration, I = alpha H_global - beta H_local."""
-
-    name: Literal["hydes"] = "hydes"
-    kappa: float = Field(default=1.0, gt=0)
-    alpha: float = Field(default=1.0, ge=0)
-    beta: float = Field(default=1.0, ge=0)
-    projector: ProjectorConfig = ProjectorConfig()
 
 
 class DataConfig(StrictModel):
@@ -70,18 +70,6 @@ class ViewsConfig(StrictModel):
     window: int = Field(default=0, ge=0)  # samples shuffled after the blocks; 0: none
     # Different unusable samples that are replaced before the run stops; below 1, as 0.001: their share.
     max_substitutes: int | float = Field(default=100, ge=0)
-
-
-class OptimizerConfig(StrictModel):
-    """AdamW; weight decay spares biases and norms."""
-
-    name: Literal["adamw"] = "adamw"
-    lr: float = Field(default=1.0e-3, gt=0)  # peak, reached after the warm-up
-    weight_decay: float = Field(default=1.0e-4, ge=0)
-    # Not strict: YAML gives a list, which a strict tuple refuses.
-    betas: tuple[float, float] = Field(default=(0.9, 0.999), strict=False)
-    eps: float = Field(default=1.0e-8, gt=0)
-    clip_grad_norm: float = Field(default=0.0, ge=0)  # 0: no clipping
 
 
 class ScheduleConfig(StrictModel):
@@ -134,10 +122,10 @@ class RunConfig(StrictModel):
     max_steps: int | None = Field(default=None, ge=1)  # stop before `epochs`; the schedule does not change
     nonfinite_limit: int = Field(default=5, ge=1)  # skipped steps in a row that end the run
     model: ModelConfig = ModelConfig()
-    method: MethodConfig = MethodConfig()
+    method: MethodConfig = HydesConfig()
     data: DataConfig = DataConfig()
     views: ViewsConfig = ViewsConfig()
-    optimizer: OptimizerConfig = OptimizerConfig()
+    optimizer: OptimizerConfig = AdamWConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     zero: ZeroConfig = ZeroConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
@@ -239,20 +227,26 @@ def _apply(tree: dict[str, Any], override: str) -> None:
 
 def _one_line(error: Any) -> str:
     """'optimizer.lrr is no setting; the nearest is optimizer.lr' and the like."""
-    dotted = ".".join(map(str, error["loc"]))
+    # Which member of a union was meant stands in the place of an error, and is no key.
+    tags = [part for part in error["loc"] if part in TAGS]
+    dotted = ".".join(str(part) for part in error["loc"] if part not in TAGS)
     if error["type"] == "extra_forbidden":
-        return f"{dotted} is no setting; the nearest is {nearest_key(dotted)}"
+        return f"{dotted} is no setting; the nearest is {nearest_key(dotted, tags)}"
     if error["type"] == "missing":
         return f"{dotted} is missing; add it to the recipe or pass {dotted}=VALUE"
     message = error["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
-    found = "" if isinstance(error["input"], dict) else f", got {error['input']!r}"
+    found = "" if isinstance(error["input"], dict) or "got " in message else f", got {error['input']!r}"
     return f"{dotted}: {message}{found}" if dotted else message
 
 
-def nearest_key(dotted: str) -> str:
-    """The existing setting whose dotted name, or last part, is most like this one."""
-    known = keys_of(RunConfig)
+def nearest_key(dotted: str, tags: list[str]) -> str:
+    """The existing setting whose dotted name, or last part, is most like this one.
+
+    Args:
+        tags: the words that were chosen where there are several groups, such as the method's name.
+    """
+    known = keys_of(RunConfig, tags)
     leaves = {key.rpartition(".")[2]: key for key in reversed(known)}
     by_name = difflib.get_close_matches(dotted, known, n=1, cutoff=0.75)
     by_leaf = difflib.get_close_matches(dotted.rpartition(".")[2], leaves, n=1, cutoff=0.6)
@@ -261,11 +255,26 @@ def nearest_key(dotted: str) -> str:
     return leaves[by_leaf[0]]
 
 
-def keys_of(model: type[BaseModel], prefix: str = "") -> list[str]:
+def keys_of(model: type[BaseModel], tags: list[str], prefix: str = "") -> list[str]:
     """Dotted names of all settings below a model, groups included."""
     keys: list[str] = []
     for name, field in model.model_fields.items():
-        keys.append(prefix + name)
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            keys += keys_of(field.annotation, f"{prefix}{name}.")
+        if prefix + name not in keys:
+            keys.append(prefix + name)
+        members = members_of(field.annotation)
+        chosen = {tag: member for tag, member in members.items() if tag in tags} or members
+        for member in chosen.values():
+            keys += [key for key in keys_of(member, tags, f"{prefix}{name}.") if key not in keys]
     return keys
+
+
+def members_of(annotation: Any) -> dict[str, type[BaseModel]]:
+    """The groups of settings that may stand under a key, by their tags."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return {annotation.__name__: annotation}
+    found: dict[str, type[BaseModel]] = {}
+    for member in get_args(annotation):
+        tag = next((one.tag for one in get_args(member)[1:] if isinstance(one, Tag)), None)
+        inner = members_of(get_args(member)[0]) if tag else members_of(member)
+        found |= {tag or name: model for name, model in inner.items()}
+    return found

@@ -6,22 +6,33 @@ from typing import Any
 
 from safetensors.torch import save_file
 from torch import Tensor
+from viewmill.engine.method_config import DistillConfig, MethodConfig
 
 PREFIX = "backbone."
+TEACHER_PREFIX = "teacher."  # of the teacher's tensors in a checkpoint
 
 
-def export_backbone(weights: dict[str, Tensor], about: dict[str, Any], folder: Path) -> None:
+def backbone_prefix(method: MethodConfig) -> str:
+    """What the names of the backbone to be exported and evaluated begin with in a checkpoint."""
+    is_teachers = isinstance(method, DistillConfig) and method.export == "teacher"
+    return TEACHER_PREFIX + PREFIX if is_teachers else PREFIX
+
+
+def export_backbone(
+    weights: dict[str, Tensor], about: dict[str, Any], folder: Path, prefix: str = PREFIX
+) -> None:
     """Writes backbone.safetensors and config.json; each is complete under its name or absent.
 
     Args:
-        weights: float32 weights and buffers of the whole Student by name.
+        weights: float32 weights and buffers of a checkpoint by name.
         about: what it takes to build the backbone again and feed it.
+        prefix: of the backbone's names among them.
     """
     folder.mkdir(exist_ok=True)
     backbone = {
-        name.removeprefix(PREFIX): tensor.detach().to("cpu", copy=True).contiguous()
+        name.removeprefix(prefix): tensor.detach().to("cpu", copy=True).contiguous()
         for name, tensor in weights.items()
-        if name.startswith(PREFIX)
+        if name.startswith(prefix)
     }
     # Float buffers in float32 too, whatever the precision trained in.
     backbone = {

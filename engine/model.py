@@ -1,19 +1,26 @@
 """The student: a backbone and a method's head, from the views of a micro-batch to its embeddings."""
 
 import itertools
-from typing import cast
+from collections.abc import Callable
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from viewmill.engine.backbones import build_backbone
-from viewmill.engine.config import MethodConfig, ModelConfig
-from viewmill.methods.method import METHODS, HyDeS
+from viewmill.engine.config import ModelConfig
+from viewmill.engine.method_config import DistillConfig, HydesConfig, ImsvdConfig, MethodConfig
+from viewmill.methods.cluster_head import ClusterHead
+from viewmill.methods.families.distillation import Distillation
+from viewmill.methods.families.hydes import HyDeS
+from viewmill.methods.families.imsvd import IMSVD
+from viewmill.methods.heads import Projector
+from viewmill.methods.method import Method
 
 
 class Student(nn.Module):
     """Backbone and method head as one module, so that one engine splits the weights of both."""
 
-    def __init__(self, backbone: nn.Module, method: HyDeS, channels_last: bool = False) -> None:
+    def __init__(self, backbone: nn.Module, method: Method, channels_last: bool = False) -> None:
         super().__init__()
         self.backbone = backbone
         self.method = method
@@ -23,35 +30,74 @@ class Student(nn.Module):
     def forward(self, views: list[Tensor]) -> Tensor:
         """Embeddings of all views, in the order of `views`.
 
-        Views of one size go through the backbone together: one forward per resolution, so BatchNorm sees
-        all of them at once. The head sees every view at once.
+        The method says what goes through together, and so what a BatchNorm sees at once: views of one size
+        through the backbone and all views through the head, or each view by itself through both.
 
         Args:
             views: V tensors (n, 3, S, S), views of equal S beside each other; any float type.
 
         Returns:
-            (V, n, D) in the type of the weights, not normalised.
+            (V, n, D) in the type that the head gives, not normalised.
         """
-        dtype = next(self.backbone.parameters()).dtype
-        representations = []
-        for _, group in itertools.groupby(views, key=lambda view: view.shape[-1]):
-            images = torch.cat(list(group)).to(dtype=dtype, memory_format=self.layout)
-            representations.append(self.backbone(images))  # (views of this size * n, F)
-        embeddings = self.method.embed(torch.cat(representations))  # (V n, D)
-        return embeddings.view(len(views), len(views[0]), -1)
+        parts = [[view] for view in views] if self.method.forwards == "view" else [views]
+        embeddings = [self.method.embed(represent(self.backbone, part, self.layout)) for part in parts]
+        return torch.cat(embeddings).view(len(views), len(views[0]), -1)
 
 
-def build_method(config: MethodConfig, representation_dim: int) -> HyDeS:
+def represent(backbone: nn.Module, views: list[Tensor], layout: torch.memory_format) -> Tensor:
+    """(V n, F) of V views (n, 3, S, S): one forward for each size, in the type of the weights."""
+    dtype = next(backbone.parameters()).dtype
+    representations = []
+    for _, group in itertools.groupby(views, key=lambda view: view.shape[-1]):
+        images = torch.cat(list(group)).to(dtype=dtype, memory_format=layout)
+        representations.append(backbone(images))  # (views of this size * n, F)
+    return torch.cat(representations)
+
+
+def build_method(config: MethodConfig, representation_dim: int) -> Method:
     """The method's module with freshly initialised head."""
-    return METHODS[config.name](
-        representation_dim,
-        kappa=config.kappa,
-        alpha=config.alpha,
-        beta=config.beta,
-        projector_hidden=config.projector.hidden,
-        projector_dim=config.projector.dim,
-        projector_layers=config.projector.layers,
+    build: Callable[[Any, int], Method] = BUILDERS[config.name]
+    return build(config, representation_dim)
+
+
+def _hydes(config: HydesConfig, representation_dim: int) -> Method:
+    head = config.projector
+    return HyDeS(Projector(representation_dim, head.hidden, head.dim, head.layers))
+
+
+def _imsvd(config: ImsvdConfig, representation_dim: int) -> Method:
+    head, width = config.projector, config.variables * config.units
+    return IMSVD(
+        Projector(representation_dim, head.hidden, width, head.layers),
+        units=config.units,
+        similarity=config.similarity,
+        entropy_weights=config.entropy_weights,
+        joint=config.joint,
+        terms=config.terms,
     )
+
+
+def _distill(config: DistillConfig, representation_dim: int) -> Method:
+    head = config.projector
+    clusters = ClusterHead(
+        Projector(representation_dim, head.hidden, head.dim, head.layers),
+        config.num_clusters,
+        learned=config.clusters == "learned",
+        centered=config.center_clusters,
+        feature_norm=config.feature_norm,
+    )
+    scope = config.scope.model_dump(exclude={"kind"})  # momentum, every_epochs, or nothing
+    return Distillation(
+        clusters,
+        normalization=config.normalization,
+        scope=config.scope.kind,
+        prior_iterations=config.prior_iterations,
+        kind=config.kind,
+        **scope,
+    )
+
+
+BUILDERS: dict[str, Callable[..., Method]] = {"hydes": _hydes, "imsvd": _imsvd, "distill": _distill}
 
 
 def build_student(model: ModelConfig, method: MethodConfig, *, image_size: int, seed: int) -> Student:

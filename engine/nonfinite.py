@@ -42,14 +42,14 @@ class SkipCount:
 
 
 class BufferGuard:
-    """Takes a module's buffers back to where they stood before a skipped step.
+    """Takes the buffers of modules back to where they stood before a skipped step.
 
-    Forward has already averaged a non-finite batch into the BatchNorm statistics when the step is refused,
-    and one NaN there would spoil every later evaluation.
+    Forward has already averaged a non-finite batch into the BatchNorm statistics, and into those of the
+    method, when the step is refused, and one NaN there would spoil every later evaluation.
     """
 
-    def __init__(self, module: nn.Module) -> None:
-        self._buffers = list(module.buffers())
+    def __init__(self, *modules: nn.Module) -> None:
+        self._buffers = [buffer for module in modules for buffer in module.buffers()]
         self._kept = [buffer.detach().clone() for buffer in self._buffers]
 
     @torch.no_grad()

@@ -49,9 +49,11 @@ def refuse_other_run(saved: dict[str, Any], config: RunConfig, where: str) -> No
     """
     old = config_from(saved, where)
     before, now = _flat(old.model_dump(mode="json")), _flat(config.model_dump(mode="json"))
-    changed = [key for key in now if before[key] != now[key] and not _may_change(key, before[key], now[key])]
+    # Another method has other keys: None stands where one of the two has none.
+    pairs = {key: (before.get(key), now.get(key)) for key in {**now, **before}}
+    changed = {key: pair for key, pair in pairs.items() if pair[0] != pair[1] and not _may_change(key, *pair)}
     if changed:
-        listed = "; ".join(f"{key} was {before[key]!r}, now {now[key]!r}" for key in changed)
+        listed = "; ".join(f"{key} was {was!r}, now {is_now!r}" for key, (was, is_now) in changed.items())
         raise ConfigError(
             f"{where}: --resume continues the same run, but {listed}; give the saved value, or begin "
             "anew with another --out"

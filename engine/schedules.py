@@ -3,6 +3,7 @@
 import math
 
 from viewmill.engine.config import RunConfig
+from viewmill.engine.scheduled import value_at, varies
 
 
 def warmup_cosine(step: int, *, peak: float, floor: float, warmup_steps: int, total_steps: int) -> float:
@@ -31,3 +32,14 @@ def learning_rate(step: int, config: RunConfig, steps_per_epoch: int) -> float:
         warmup_steps=round(schedule.warmup_epochs * steps_per_epoch),
         total_steps=config.epochs * steps_per_epoch,
     )
+
+
+def method_values(step: int, config: RunConfig, steps_per_epoch: int) -> dict[str, float]:
+    """The numbers that the method takes at this step, by name; `epochs` is where their schedules end."""
+    epoch = step / steps_per_epoch
+    return {name: value_at(one, epoch, config.epochs) for name, one in config.method.scheduled().items()}
+
+
+def scheduled_names(config: RunConfig) -> list[str]:
+    """Which of them change in the course of training."""
+    return [name for name, one in config.method.scheduled().items() if varies(one)]

@@ -23,8 +23,9 @@ from viewmill.engine.run_folder import (
     write_run_files,
 )
 from viewmill.engine.samples import order_of_run
+from viewmill.engine.teacher import build_teacher
 from viewmill.engine.telemetry import RunLog
-from viewmill.engine.trainer import Trainer, last_step
+from viewmill.engine.trainer import STATE_KEYS, Trainer, last_step
 from viewmill.engine.world import World
 from viewmill.engine.zero import initialize
 from viewmill.pipelines.loader import Loader
@@ -62,6 +63,7 @@ def train(
         past = checkpoint.Checkpoint.open(Path(start[0]), verify=False) if start else None
         if past is not None:
             loader.load_state_dict(past.state["loader"])  # before anything is written: it may refuse
+        teacher = build_teacher(student, config)
         engine = initialize(student, config, world)
         from_rank_zero(world, lambda: write_run_files(run_dir, config, world))
         step, end = past.step if past else 0, last_step(config, loader.steps_per_epoch)
@@ -70,7 +72,9 @@ def train(
         )
         progress = stack.enter_context(TrainingProgress(end, step, is_shown=is_first))
         ledger = Ledger(order.num_samples, config.batch_size)
-        trainer = Trainer(config, world, run_dir, spec, loader, engine, log, progress, signals, ledger)
+        trainer = Trainer(
+            config, world, run_dir, spec, loader, engine, teacher, log, progress, signals, ledger
+        )
         if past is not None:
             trainer.restore(past, passed_over=start[1])
         else:
@@ -92,6 +96,11 @@ def find_start(run_dir: Path, config: RunConfig, resume: bool) -> tuple[str, lis
     refuse_missing_folder(run_dir)
     path, passed_over = checkpoint.newest(run_dir / "checkpoints")
     past = checkpoint.Checkpoint.open(path, verify=False)
+    lacking = [key for key in STATE_KEYS if key not in past.state]
+    if lacking:
+        raise checkpoint.CheckpointError(
+            f"{path}: its state lacks {', '.join(lacking)}; resume with the Viewmill that wrote it"
+        )
     refuse_other_run(past.state["config"], config, where=str(path))
     return str(path), passed_over
 

@@ -5,22 +5,24 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
 from viewmill.engine.agreement import from_rank_zero, gather_json, largest, raise_everywhere
 from viewmill.engine.checkpoints import checkpoint
 from viewmill.engine.config import RunConfig
-from viewmill.engine.export import export_backbone
+from viewmill.engine.export import TEACHER_PREFIX, backbone_prefix, export_backbone
 from viewmill.engine.ledger import Ledger
 from viewmill.engine.nonfinite import BufferGuard, SkipCount
 from viewmill.engine.preemption import Requeue, SignalWatch, write_requeue
 from viewmill.engine.progress import TrainingProgress
-from viewmill.engine.schedules import learning_rate
+from viewmill.engine.schedules import learning_rate, method_values, scheduled_names
+from viewmill.engine.sentinels import Sentinels
+from viewmill.engine.teacher import Teacher
 from viewmill.engine.telemetry import RunLog, Throughput
 from viewmill.engine.world import World
 from viewmill.engine.zero import ZeroEngine
-from viewmill.methods.method import MethodLoss
+from viewmill.methods.method import Method, MethodLoss, Values
 from viewmill.pipelines.loader import Batch, Loader
 from viewmill.pipelines.views import ViewSpec
 
@@ -31,17 +33,35 @@ def last_step(config: RunConfig, steps_per_epoch: int) -> int:
     return min(schedule_end, config.max_steps or schedule_end)
 
 
-def train_step(engine: ZeroEngine, views: list[Tensor]) -> tuple[MethodLoss, bool]:
-    """One optimiser step on this rank's views; the loss of the global batch, and whether it was applied.
+# What the trainer hands to a checkpoint, beside weights, optimiser state and buffers.
+STATE_KEYS = ("config", "loader", "trained_s", "skipped", "substituted")
 
-    A step whose loss or gradient is not finite is skipped on every rank alike.
+
+class Step(NamedTuple):
+    """What came of one optimiser step."""
+
+    result: MethodLoss  # of the global batch
+    embeddings: Tensor  # (V, n, D), without gradient
+    targets: Tensor | None  # the teacher's
+    applied: bool
+
+
+def train_step(engine: ZeroEngine, teacher: Teacher | None, views: list[Tensor], values: Values) -> Step:
+    """One optimiser step on this rank's views, with the method's numbers of this step.
+
+    A step whose loss or gradient is not finite is skipped on every rank alike, and the teacher stays.
     """
-    embeddings = engine(views)  # (V, n, D)
-    result: MethodLoss = engine.module.method.loss(embeddings.float())
+    method: Method = engine.module.method
+    targets = None if teacher is None else method.targets(teacher.head, teacher(views), values)
+    embeddings = engine(views).float()  # (V, n, D)
+    result = method.loss(embeddings, values, targets)
     # 0 x loss is 0, or NaN where the loss is not finite: such a gradient fails the engine's own check, on
     # every rank, without reading the loss back from the device.
     engine.backward(result.loss * (1 + 0 * result.loss.detach()))
-    return result, engine.step()
+    applied = engine.step()
+    if applied and teacher is not None:
+        teacher.after_step(engine.module, values)
+    return Step(result, embeddings.detach(), targets, applied)
 
 
 @dataclass
@@ -54,6 +74,7 @@ class Trainer:
     spec: ViewSpec
     loader: Loader
     engine: ZeroEngine
+    teacher: Teacher | None
     log: RunLog
     progress: TrainingProgress
     signals: SignalWatch
@@ -62,6 +83,7 @@ class Trainer:
     known_substitutions: int = 0  # of the loader's list
     trained_s: float = 0.0  # wall time of the sessions before this one
     skips: SkipCount = field(default_factory=SkipCount)
+    sentinels: Sentinels = field(default_factory=Sentinels)
     began_s: float = field(default_factory=time.monotonic)
 
     @property
@@ -80,18 +102,24 @@ class Trainer:
             NonFiniteError: too many skipped steps in a row; the last checkpoint is from before.
         """
         student, batches = self.engine.module, self.batches()
-        guard, clock = BufferGuard(student), Throughput(self.loader.wait_s)
+        guard, clock = BufferGuard(*self.modules()), Throughput(self.loader.wait_s)
         student.train()
         while self.step < self.last_step:
             batch, stop = next(batches)
+            if self.step % self.steps_per_epoch == 0:
+                self.begin_epoch()
+                guard.settle(applied=True)
+            values = method_values(self.step, self.config, self.steps_per_epoch)
             self.engine.set_lr(self.learning_rate(self.step))
-            result, applied = train_step(self.engine, [view.to(self.world.device) for view in batch.views])
+            views = [view.to(self.world.device) for view in batch.views]
+            step = train_step(self.engine, self.teacher, views, values)
             self.step += 1
-            guard.settle(applied)
+            guard.settle(step.applied)
             clock.count(self.config.batch_size)
-            self.note(applied, batch)
+            self.note(step.applied, batch)
             if self.logs_now():
-                self.write_metrics(result, clock)
+                self.write_metrics(step, values, clock)
+            del step  # embeddings and targets make way for the next ones
             if self.step % self.steps_per_epoch == 0:
                 self.log.event("epoch", self.step, **self.ledger.close(batch.epoch))
             self.progress.advance()
@@ -99,6 +127,22 @@ class Trainer:
                 self.save()
             if stop:
                 raise self.requeue(stop)
+
+    def modules(self) -> list[nn.Module]:
+        """Those whose buffers a forward changes."""
+        return [self.engine.module] if self.teacher is None else [self.engine.module, self.teacher]
+
+    def begin_epoch(self) -> None:
+        """What a method and its teacher do between epochs; the step at hand is the first of its epoch."""
+        student, epoch = self.engine.module, self.step // self.steps_per_epoch
+        student.method.before_epoch(epoch)
+        if self.teacher is not None:
+            self.teacher.before_epoch(student, epoch)
+
+    def teacher_state(self) -> dict[str, Tensor]:
+        """The teacher's tensors under the names that a checkpoint gives them."""
+        own = {} if self.teacher is None else self.teacher.state_dict()
+        return {f"{TEACHER_PREFIX}{name}": tensor for name, tensor in own.items()}
 
     def batches(self) -> Iterator[tuple[Batch, int]]:
         """This rank's batches, epoch after epoch, with the number of a signal that any rank has seen (or 0).
@@ -144,9 +188,12 @@ class Trainer:
         schedule_end = self.config.epochs * self.steps_per_epoch
         return self.step in (1, schedule_end) or self.step % self.config.log.every_steps == 0
 
-    def write_metrics(self, result: MethodLoss, clock: Throughput) -> None:
+    def write_metrics(self, step: Step, values: Values, clock: Throughput) -> None:
         """Reads the step's numbers back from the device: the only place that waits for it."""
-        loss = result.loss.item()
+        loss = step.result.loss.item()
+        method: Method = self.engine.module.method
+        found = method.diagnostics(step.embeddings, values, step.targets)
+        diagnostics = {name: value.item() for name, value in found.items()}
         figures = clock.read(self.loader.wait_s)
         line = {
             "step": self.step,
@@ -154,7 +201,9 @@ class Trainer:
             "samples": self.step * self.config.batch_size,
             "time_s": self.time_s(),
             "loss": loss,
-            **{name: value.item() for name, value in result.metrics.items()},
+            **{name: value.item() for name, value in step.result.metrics.items()},
+            **diagnostics,
+            **{name: values[name] for name in scheduled_names(self.config)},
             "lr": self.learning_rate(self.step - 1),
             "grad_norm": self.engine.grad_norm(),
             **figures,
@@ -165,6 +214,15 @@ class Trainer:
             images_per_s=figures["images_per_s"],
             data_wait_fraction=figures["data_wait_fraction"],
         )
+
+        self.judge(method.alarms(diagnostics, values))
+
+    def judge(self, complaints: dict[str, str]) -> None:
+        """A collapse that lasts becomes an event; during the warm-up any network looks like one."""
+        if self.step <= self.config.schedule.warmup_epochs * self.steps_per_epoch:
+            return
+        for alarm in self.sentinels.judge(complaints):
+            self.log.event(alarm.event, self.step, name=alarm.name, message=alarm.message)
 
     def time_s(self) -> float:
         """Wall time trained so far, over all sessions."""
@@ -192,14 +250,14 @@ class Trainer:
             self.engine,
             self.world,
             state,
-            dict(self.engine.module.named_buffers()),
+            {**dict(self.engine.module.named_buffers()), **self.teacher_state()},
             keep=self.config.checkpoint.keep,
         )
         self.log.event("checkpoint", self.step, save_s=round(time.monotonic() - began_s, 3))
 
     def restore(self, past: checkpoint.Checkpoint, passed_over: list[str]) -> None:
         """Takes weights, optimiser state and counts from a checkpoint; the loader is there already."""
-        checkpoint.restore(self.engine, past)
+        checkpoint.restore(self.engine, past, self.teacher_state())
         self.step, self.trained_s = past.step, past.state["trained_s"]
         self.skips = SkipCount(**past.state["skipped"])
         self.ledger.load(past.state["substituted"])
@@ -242,7 +300,8 @@ class Trainer:
             "method": self.config.method.name,
             "step": last.step,
         }
-        export_backbone({**last.read_full(), **last.buffers()}, about, self.run_dir / "export")
+        prefix = backbone_prefix(self.config.method)
+        export_backbone({**last.read_full(), **last.buffers()}, about, self.run_dir / "export", prefix)
 
 
 def fetch(epoch: Iterator[Batch]) -> tuple[Batch | None, Exception | None]:

@@ -1,7 +1,7 @@
 """One optimiser step on every rank, with DeepSpeed's ZeRO: the only file that imports DeepSpeed.
 
-The optimiser is torch.optim.AdamW. DeepSpeed's own Adam is compiled when it is first used, which takes a
-compiler that a laptop or a cluster node need not have, and then does the same arithmetic.
+The optimisers are torch's. DeepSpeed's own Adam is compiled when it is first used, which takes a compiler
+that a laptop or a cluster node need not have, and then does the same arithmetic.
 """
 
 import os
@@ -10,14 +10,19 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from viewmill.engine.config import OptimizerConfig, RunConfig
+from viewmill.engine.config import RunConfig
+from viewmill.engine.optimizer_config import AdamWConfig, OptimizerConfig
 from viewmill.engine.world import World
 
 # Elements reduced at once at stages 1 and 2. DeepSpeed's own 5e8 holds 2 GB for a model of any size.
 REDUCE_BUCKET = 50_000_000
 
-# What the optimiser keeps of a parameter: a number for each of its own, or one for all of them.
-STATE_KINDS = {"adamw": {"exp_avg": "elementwise", "exp_avg_sq": "elementwise", "step": "scalar"}}
+
+def state_kinds(config: OptimizerConfig) -> dict[str, str]:
+    """What the optimiser keeps of a parameter: a number for each of its own, or one for all of them."""
+    if isinstance(config, AdamWConfig):
+        return {"exp_avg": "elementwise", "exp_avg_sq": "elementwise", "step": "scalar"}
+    return {"momentum_buffer": "elementwise"} if config.momentum else {}
 
 
 def deepspeed_config(config: RunConfig, world_size: int) -> dict[str, Any]:
@@ -62,6 +67,18 @@ class SkippingAdamW(torch.optim.AdamW):
         return None if self.overflow else super().step(closure)
 
 
+class SkippingSGD(torch.optim.SGD):
+    """SGD that does nothing while `overflow` is set, which DeepSpeed counts as a skipped step."""
+
+    overflow = False
+
+    def step(self, closure: Any = None) -> Any:
+        return None if self.overflow else super().step(closure)
+
+
+Optimizer = SkippingAdamW | SkippingSGD
+
+
 class ZeroEngine:
     """A module under training on this rank: forward, backward, step.
 
@@ -72,9 +89,7 @@ class ZeroEngine:
             float32 there is none and it is the optimiser itself.
     """
 
-    def __init__(
-        self, deepspeed_engine: Any, optimizer: SkippingAdamW, config: RunConfig, world: World
-    ) -> None:
+    def __init__(self, deepspeed_engine: Any, optimizer: Optimizer, config: RunConfig, world: World) -> None:
         self._deepspeed = deepspeed_engine
         self._norm: Tensor | float | None = None
         self.module: Any = deepspeed_engine.module  # an nn.Module, with methods of its own
@@ -82,7 +97,7 @@ class ZeroEngine:
         self.optimizer = optimizer
         self.world = world
         self.stage = config.zero.stage
-        self.state_kinds = STATE_KINDS[config.optimizer.name]
+        self.state_kinds = state_kinds(config.optimizer)
 
     def __call__(self, *inputs: Any) -> Any:
         """The module's forward. Not `module(...)` where backward follows: DeepSpeed prepares for it here."""
@@ -155,7 +170,7 @@ def initialize(module: nn.Module, config: RunConfig, world: World) -> ZeroEngine
     # DeepSpeed broadcasts the parameters alone.
     for buffer in module.buffers():
         dist.broadcast(buffer, src=0)
-    reset_state(optimizer)
+    reset_state(optimizer, config.optimizer)
     zero_engine = ZeroEngine(engine, optimizer, config, world)
     zero_engine.set_lr(config.optimizer.lr)
     return zero_engine
@@ -189,29 +204,34 @@ def _forget_ended_groups() -> None:
         groups._release_process_group_references()
 
 
-def build_optimizer(module: nn.Module, config: OptimizerConfig) -> SkippingAdamW:
-    """AdamW over the trainable parameters; weight decay on matrices and kernels, not on biases and norms."""
+def build_optimizer(module: nn.Module, config: OptimizerConfig) -> Optimizer:
+    """Over the trainable parameters; weight decay on matrices and kernels, not on biases and norms."""
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     groups = [
         {"params": [weight for weight in trained if weight.ndim >= 2], "weight_decay": config.weight_decay},
         {"params": [weight for weight in trained if weight.ndim < 2], "weight_decay": 0.0},
     ]
+    groups = [group for group in groups if group["params"]]
     # DeepSpeed's bf16 stage 0 takes a step while it is set up: at lr 0 that leaves the weights alone.
-    return SkippingAdamW(
-        [group for group in groups if group["params"]], lr=0.0, betas=config.betas, eps=config.eps
-    )
+    if isinstance(config, AdamWConfig):
+        return SkippingAdamW(groups, lr=0.0, betas=config.betas, eps=config.eps)
+    return SkippingSGD(groups, lr=0.0, momentum=config.momentum, nesterov=config.nesterov)
 
 
 @torch.no_grad()
-def reset_state(optimizer: SkippingAdamW) -> None:
-    """AdamW's state before the first step, there from the start: a checkpoint of step 0 is then like any."""
+def reset_state(optimizer: Optimizer, config: OptimizerConfig) -> None:
+    """The state before the first step, there from the start: a checkpoint of step 0 is then like any.
+
+    SGD's momentum of zero is none: the first step adds its gradient to it.
+    """
     optimizer.state.clear()
     for group in optimizer.param_groups:
         for weight in group["params"]:
             optimizer.state[weight] = {
-                "step": torch.zeros((), dtype=torch.float32),
-                "exp_avg": torch.zeros_like(weight, memory_format=torch.preserve_format),
-                "exp_avg_sq": torch.zeros_like(weight, memory_format=torch.preserve_format),
+                kind: torch.zeros_like(weight, memory_format=torch.preserve_format)
+                if extent == "elementwise"
+                else torch.zeros((), dtype=torch.float32)
+                for kind, extent in state_kinds(config).items()
             }
 
 

@@ -1,11 +1,13 @@
-"""What the engine needs of a method, and the methods there are."""
+"""What the engine needs of a method; the methods themselves are in families/."""
 
-from typing import ClassVar, NamedTuple
+from collections.abc import Mapping
+from typing import ClassVar, Literal, NamedTuple
 
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
-from viewmill.methods.heads import Projector
-from viewmill.methods.vmf import hydes_loss
+
+# The numbers that a method takes at a step: they may follow a schedule, which the engine knows.
+Values = Mapping[str, float]
 
 
 class MethodLoss(NamedTuple):
@@ -15,49 +17,57 @@ class MethodLoss(NamedTuple):
     metrics: dict[str, Tensor]
 
 
-class HyDeS(nn.Module):
-    """HyDeS: a projector and the mutual information of its embeddings.
+class Method(nn.Module):
+    """A loss with the head in front of it.
 
-    Args:
-        representation_dim: F, the backbone's width.
-        kappa, alpha, beta: see `hydes_loss`.
-        projector_hidden, projector_dim, projector_layers: see `Projector`.
+    All its state beside the head's weights lies in buffers: they are saved in checkpoints, taken back where a
+    step is skipped, and must be equal on all ranks. Where it has a teacher, the engine keeps a copy of
+    backbone and head, lets it follow the student, and hands over what the copied backbone says.
     """
 
-    views: ClassVar[str] = "hydes"  # the preset that it wants
-    forwards: ClassVar[str] = "resolution"  # views of one size go through the backbone together
-    # The loss of a batch is no mean of losses of its parts: every vector is compared with every other.
+    views: ClassVar[str]  # the preset that it wants
+    # Views of one size go through backbone and head together, or each view by itself.
+    forwards: ClassVar[Literal["resolution", "view"]] = "resolution"
+    # Whether the loss of a batch is the mean of the losses of its parts.
     decomposes: ClassVar[bool] = False
+    has_teacher: ClassVar[bool] = False
 
-    def __init__(
-        self,
-        representation_dim: int,
-        *,
-        kappa: float,
-        alpha: float,
-        beta: float,
-        projector_hidden: int,
-        projector_dim: int,
-        projector_layers: int,
-    ) -> None:
-        super().__init__()
-        self.kappa, self.alpha, self.beta = kappa, alpha, beta
-        self.projector = Projector(representation_dim, projector_hidden, projector_dim, projector_layers)
+    head: nn.Module  # only where `has_teacher`: what the teacher has a copy of
 
     def embed(self, representation: Tensor) -> Tensor:
         """(m, F) -> (m, D)."""
-        embedding: Tensor = self.projector(representation)
-        return embedding
+        raise NotImplementedError
 
-    def loss(self, z: Tensor, group: ProcessGroup | None = None) -> MethodLoss:
-        """Loss of embeddings (V, n, D) and the entropies behind it, nats."""
-        result = hydes_loss(z, kappa=self.kappa, alpha=self.alpha, beta=self.beta, group=group)
-        metrics = {
-            "h_global": result.h_global,
-            "h_local": result.h_local,
-            "mutual_information": result.mutual_information,
-        }
-        return MethodLoss(result.loss, metrics)
+    def targets(
+        self, head: nn.Module, representation: Tensor, values: Values, group: ProcessGroup | None = None
+    ) -> Tensor:
+        """What the teacher asks of the student; called once a step, only where `has_teacher`.
 
+        Args:
+            head: the teacher's.
+            representation: (Vt, n, F), of the teacher's backbone for the largest views.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no teacher")
 
-METHODS: dict[str, type[HyDeS]] = {"hydes": HyDeS}
+    def loss(
+        self,
+        z: Tensor,
+        values: Values,
+        targets: Tensor | None = None,
+        group: ProcessGroup | None = None,
+    ) -> MethodLoss:
+        """Loss of the embeddings (V, n, D), V views of this rank's n images, in the order of the preset."""
+        raise NotImplementedError
+
+    def before_epoch(self, epoch: int) -> None:
+        """Called on every rank before the first step of each epoch, also of the first."""
+
+    def diagnostics(
+        self, z: Tensor, values: Values, targets: Tensor | None = None, group: ProcessGroup | None = None
+    ) -> dict[str, Tensor]:
+        """Figures that tell a collapse, 0-dim; called on all ranks, only at steps that are logged."""
+        raise NotImplementedError
+
+    def alarms(self, figures: Mapping[str, float], values: Values) -> dict[str, str]:
+        """Name -> what is wrong and which setting is likely to help, by the figures of one logged step."""
+        raise NotImplementedError

@@ -64,7 +64,7 @@ def save(
     Args:
         folder: on a file system that all ranks share.
         state: JSON-able; rank 0's is written.
-        buffers: the module's, by name; rank 0's are written.
+        buffers: the module's and the teacher's tensors, by name, equal on all ranks; rank 0's are written.
 
     Raises:
         CheckpointError: too little space, a failing disk, or `step` has a good checkpoint already; on every

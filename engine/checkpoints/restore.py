@@ -1,5 +1,6 @@
 """From a checkpoint back into an engine, of any ZeRO stage and world size: all of it, or nothing."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,33 +11,36 @@ from viewmill.engine.fragments import Slot, slots
 from viewmill.engine.zero import ZeroEngine
 
 
-def restore(engine: ZeroEngine, checkpoint: Checkpoint) -> None:
+def restore(engine: ZeroEngine, checkpoint: Checkpoint, beside: Mapping[str, Tensor] | None = None) -> None:
     """Puts weights, optimiser state and buffers into the engine; every rank calls it.
 
     All is read before anything is changed. On the same stage and world size training then goes on bit for
     bit. The learning rate is the trainer's to set.
 
+    Args:
+        beside: tensors saved among the buffers that are not the module's, such as the teacher's.
+
     Raises:
         CheckpointError: parameters, buffers or kinds of state are not exactly the engine's, or a file cannot
             be read; on every rank (RankError where another rank failed), and nothing is changed.
     """
-    held = slots(engine)
-    values, buffers = everywhere(engine.world, lambda: _read_all(engine, checkpoint, held))
+    held, own = slots(engine), {**dict(engine.module.named_buffers()), **(beside or {})}
+    values, buffers = everywhere(engine.world, lambda: _read_all(engine, checkpoint, held, own))
     with torch.no_grad():
         for slot in held:
             for kind in slot.tensors:
                 slot.write(kind, values[slot.name, kind])
-        for name, buffer in engine.module.named_buffers():
+        for name, buffer in own.items():
             buffer.copy_(buffers[name])
     engine.publish_weights()
 
 
 def _read_all(
-    engine: ZeroEngine, checkpoint: Checkpoint, held: list[Slot]
+    engine: ZeroEngine, checkpoint: Checkpoint, held: list[Slot], own: Mapping[str, Tensor]
 ) -> tuple[dict[tuple[str, str], Tensor], dict[str, Tensor]]:
     """This rank's stretches by (parameter, kind), and the buffers; nothing is changed yet."""
     buffers = checkpoint.buffers()
-    _refuse_other_model(engine, checkpoint, buffers)
+    _refuse_other_model(engine, checkpoint, buffers, own)
     values: dict[tuple[str, str], Tensor] = {}
     for slot in held:
         for kind in slot.tensors:
@@ -47,7 +51,9 @@ def _read_all(
     return values, buffers
 
 
-def _refuse_other_model(engine: ZeroEngine, checkpoint: Checkpoint, buffers: dict[str, Tensor]) -> None:
+def _refuse_other_model(
+    engine: ZeroEngine, checkpoint: Checkpoint, buffers: dict[str, Tensor], own: Mapping[str, Tensor]
+) -> None:
     """Names, shapes and kinds must be exactly the engine's: what lacks is lost, what is over a mistake."""
     module, manifest = engine.module, checkpoint.manifest
     compared: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -59,7 +65,7 @@ def _refuse_other_model(engine: ZeroEngine, checkpoint: Checkpoint, buffers: dic
             {name: parameter.trained for name, parameter in manifest.parameters.items()},
             {name: parameter.requires_grad for name, parameter in module.named_parameters()},
         ),
-        "buffers": (_kinds_of(buffers), _kinds_of(dict(module.named_buffers()))),
+        "buffers": (_kinds_of(buffers), _kinds_of(own)),
         "optimiser state": (dict(manifest.kinds), engine.state_kinds),
     }
     faults = [
@@ -72,7 +78,7 @@ def _refuse_other_model(engine: ZeroEngine, checkpoint: Checkpoint, buffers: dic
         )
 
 
-def _kinds_of(buffers: dict[str, Tensor]) -> dict[str, str]:
+def _kinds_of(buffers: Mapping[str, Tensor]) -> dict[str, str]:
     return {
         name: f"{str(buffer.dtype).removeprefix('torch.')} {list(buffer.shape)}"
         for name, buffer in buffers.items()

@@ -15,7 +15,7 @@ from viewmill.engine.checkpoints.errors import CheckpointError
 from viewmill.engine.checkpoints.folder import MANIFEST_FILE, Checkpoint, newest
 from viewmill.engine.checks import resolve_views
 from viewmill.engine.config import ConfigError, config_from
-from viewmill.engine.export import PREFIX
+from viewmill.engine.export import PREFIX, backbone_prefix
 from viewmill.engine.world import World
 
 TIMM = "timm:"
@@ -87,7 +87,7 @@ def load_checkpoint(path: Path, passed_over: list[str]) -> BackboneSource:
         size = views.sizes[0]
         build = partial(build_backbone, config.model.backbone, stem=config.model.stem, image_size=size)
         backbone = build()
-        backbone.load_state_dict(backbone_state(checkpoint))
+        backbone.load_state_dict(backbone_state(checkpoint, backbone_prefix(config.method)))
     except (KeyError, ConfigError, RuntimeError) as error:
         raise CheckpointError(
             f"{path}: no backbone can be built of it: {error}; use the Viewmill that wrote it"
@@ -107,10 +107,10 @@ def load_checkpoint(path: Path, passed_over: list[str]) -> BackboneSource:
     )
 
 
-def backbone_state(checkpoint: Checkpoint) -> dict[str, Tensor]:
+def backbone_state(checkpoint: Checkpoint, prefix: str = PREFIX) -> dict[str, Tensor]:
     """Weights and buffers of the backbone under timm's names, float32."""
     whole = {**checkpoint.read_full(), **checkpoint.buffers()}
-    return {name.removeprefix(PREFIX): value for name, value in whole.items() if name.startswith(PREFIX)}
+    return {name.removeprefix(prefix): value for name, value in whole.items() if name.startswith(prefix)}
 
 
 def load_timm(name: str) -> BackboneSource:

@@ -3,10 +3,11 @@
 import pytest
 import torch
 from torch import Tensor
-from viewmill.engine.config import MethodConfig, ModelConfig, ProjectorConfig
+from viewmill.engine.config import ModelConfig
+from viewmill.engine.method_config import HydesConfig, ProjectorConfig
 from viewmill.engine.model import Student, build_student
 
-METHOD = MethodConfig(projector=ProjectorConfig(layers=2, hidden=32, dim=8))
+METHOD = HydesConfig(projector=ProjectorConfig(layers=2, hidden=32, dim=8))
 
 
 def student(seed: int = 0, channels_last: bool = False) -> Student:

@@ -3,7 +3,8 @@
 import math
 
 import pytest
-from viewmill.engine.config import OptimizerConfig, RunConfig, ScheduleConfig
+from viewmill.engine.config import RunConfig, ScheduleConfig
+from viewmill.engine.optimizer_config import AdamWConfig
 from viewmill.engine.schedules import learning_rate, warmup_cosine
 
 
@@ -42,7 +43,7 @@ def test_a_warm_up_as_long_as_the_run_or_none_is_defined(warmup_steps: int) -> N
 
 
 def config(**schedule: object) -> RunConfig:
-    optimizer, chosen = OptimizerConfig(lr=0.5), ScheduleConfig.model_validate(schedule)
+    optimizer, chosen = AdamWConfig(lr=0.5), ScheduleConfig.model_validate(schedule)
     return RunConfig(epochs=4, batch_size=8, max_steps=3, optimizer=optimizer, schedule=chosen)
 
 

@@ -20,7 +20,7 @@ from viewmill.engine.preemption import Requeue
 from viewmill.engine.telemetry import read_lines
 from viewmill.engine.train import train
 from viewmill.engine.world import World, start_world, stop_world
-from viewmill.methods.method import HyDeS
+from viewmill.methods.families.hydes import HyDeS
 from viewmill.pipelines.order import SampleOrder
 from viewmill.shards.manifest import Dataset
 
@@ -103,7 +103,7 @@ def test_every_step_has_a_line_with_every_figure(whole_run: Path) -> None:
     assert [line["step"] for line in lines] == list(range(1, 13))
     assert [line["epoch"] for line in lines] == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
     figures = "step epoch samples time_s loss h_global h_local mutual_information lr grad_norm "
-    figures += "images_per_s data_wait_fraction step_s"
+    figures += "mean_cosine effective_rank images_per_s data_wait_fraction step_s"
     assert all(set(line) == set(figures.split()) for line in lines)
     assert all(isinstance(value, (int, float)) for line in lines for value in line.values())
     assert lines[-1]["samples"] == 96
@@ -202,11 +202,11 @@ def signal_at(step: int, number: signal.Signals) -> Any:
     """train_step that is hit by a signal in its `step`-th call."""
     calls, real = [], trainer_module.train_step
 
-    def hit(engine: Any, views: list[Tensor]) -> Any:
+    def hit(*arguments: Any) -> Any:
         calls.append(None)
         if len(calls) == step:
             os.kill(os.getpid(), number)
-        return real(engine, views)
+        return real(*arguments)
 
     return hit
 

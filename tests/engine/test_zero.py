@@ -2,15 +2,27 @@
 
 import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from viewmill.engine.checkpoints.checkpoint import Checkpoint, restore
 from viewmill.engine.world import World, start_world, stop_world
 from viewmill.engine.zero import build_optimizer, deepspeed_config, initialize
 
-from tests.engine.small_training import STAGES, engine_of, equal, images, network, settings, train, weights_of
+from tests.engine.small_training import (
+    STAGES,
+    engine_of,
+    equal,
+    images,
+    network,
+    save,
+    settings,
+    train,
+    weights_of,
+)
 from tests.engine.two_ranks import held, without_norms
 
 
@@ -190,3 +202,34 @@ def test_training_again_in_the_same_process_works(world: World) -> None:
     finally:
         stop_world(again)
         start_world("cpu")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", STAGES)
+def test_sgd_is_torchs_own_with_momentum_from_the_first_step(world: World, stage: int) -> None:
+    told = {"name": "sgd", "lr": 1e-2, "momentum": 0.8, "nesterov": True, "weight_decay": 0.1}
+    engine = engine_of(world, stage, without_norms(), optimizer=told)
+    plain = without_norms()
+    weights = [weight for weight in plain.parameters() if weight.requires_grad]
+    decayed = [{"params": [w for w in weights if w.ndim >= 2], "weight_decay": 0.1}]
+    decayed.append({"params": [w for w in weights if w.ndim < 2], "weight_decay": 0.0})
+    optimizer = torch.optim.SGD(decayed, lr=1e-2, momentum=0.8, nesterov=True)
+    for step in range(4):
+        optimizer.zero_grad()
+        plain(images(step)).square().mean().backward()
+        optimizer.step()
+    train(engine, range(4))
+    for ours, theirs in zip(engine.module.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("old", "new"), [(2, 0), (0, 1)])
+def test_sgds_momentum_is_restored_at_another_stage(world: World, tmp_path: Path, old: int, new: int) -> None:
+    told = {"name": "sgd", "lr": 1e-2}
+    before, after = (engine_of(world, stage, without_norms(), optimizer=told) for stage in (old, new))
+    train(before, range(3))
+    restore(after, Checkpoint.open(save(before, tmp_path, 3)))
+    expected, _ = train(before, range(3, 6))
+    assert train(after, range(3, 6))[0] == pytest.approx(expected, rel=1e-6)
+    assert Checkpoint.open(tmp_path / "step_00000003").manifest.kinds == {"momentum_buffer": "elementwise"}

@@ -13,7 +13,7 @@ import torch
 from rich.table import Table
 from torch import Tensor
 from viewmill.engine.backbones import build_backbone
-from viewmill.engine.config import MethodConfig
+from viewmill.engine.method_config import HydesConfig
 from viewmill.engine.model import Student, build_method
 from viewmill.pipelines.executors.feeding import fed_executor
 from viewmill.pipelines.executors.reference import ReferenceExecutor
@@ -30,6 +30,7 @@ EXECUTORS = ("dali", "host", "resident")
 # What DESIGN asks for: of the speed on synthetic data, and of the time spent waiting for data.
 GOALS = {"of_synthetic": 0.95, "wait_fraction": 0.01}
 FORM = ViewFormat("bfloat16", channels_last=True)
+HYDES_VALUES = {"kappa": 1.0, "alpha": 1.0, "beta": 1.0}
 _PARITY_SAMPLES = 32
 _AHEAD = 2  # steps that the host may be ahead of the device, as a loop that reads its losses late
 
@@ -137,13 +138,13 @@ class TrainingStep:
     def __init__(self, spec: ViewSpec, backbone: str, device: torch.device) -> None:
         torch.manual_seed(0)
         network = build_backbone(backbone, image_size=spec.sizes[0])
-        method = build_method(MethodConfig(), cast(int, network.num_features))
+        method = build_method(HydesConfig(), cast(int, network.num_features))
         self.student = Student(network, method, channels_last=True).to(device, torch.bfloat16)
         self._optimizer = torch.optim.SGD(self.student.parameters(), lr=1e-3, momentum=0.9)
 
     def __call__(self, views: list[Tensor]) -> Tensor:
         """The loss, on the device; nothing is waited for."""
-        loss = self.student.method.loss(self.student(views).float()).loss
+        loss = self.student.method.loss(self.student(views).float(), HYDES_VALUES).loss
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self._optimizer.step()

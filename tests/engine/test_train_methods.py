@@ -1,0 +1,252 @@
+"""IMSVD and distillation, and SGD, in whole trainings on one rank: they learn, resume bit for bit, and forget
+nothing.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from viewmill.engine.checkpoints import checkpoint
+from viewmill.engine.checkpoints.checkpoint import CheckpointError
+from viewmill.engine.config import ConfigError, RunConfig
+from viewmill.engine.evaluation.backbone_source import load_source
+from viewmill.engine.replay import replay
+from viewmill.engine.telemetry import read_lines
+from viewmill.engine.train import train
+from viewmill.engine.world import World, start_world, stop_world
+from viewmill.methods.families.distillation import Distillation
+from viewmill.shards.manifest import Dataset
+
+from tests.engine.tiny import tiny_config, tiny_data_set
+
+pytestmark = pytest.mark.slow
+CLOCKED = ("time_s", "images_per_s", "step_s", "data_wait_fraction")
+PROJECTOR = {"layers": 2, "hidden": 32, "dim": 16}
+IMSVD = {"name": "imsvd", "variables": 4, "units": 8, "projector": {"hidden": 32}}
+DISTILL = {
+    "name": "distill",
+    "num_clusters": 24,
+    "projector": PROJECTOR,
+    "teacher": {"kind": "ema", "momentum": {"kind": "cosine", "start": 0.5, "end": 0.9}},
+}
+HYDES_VIEWS = {"preset": "hydes@32", "executor": "reference", "num_threads": 1}
+SGD = {"name": "sgd", "lr": 0.05, "nesterov": True}
+# Each has state of its own that a resumed run needs.
+RUNS: dict[str, dict[str, Any]] = {
+    "imsvd with SGD": {"method": IMSVD, "optimizer": SGD},
+    "a decaying prior, two sizes of views": {
+        "method": {**DISTILL, "scope": "ema"},
+        "views": HYDES_VIEWS,
+    },
+    "a streaming centre": {"method": {**DISTILL, "normalization": "center", "scope": "streaming"}},
+    "a copied teacher, streaming batchnorm": {
+        "method": {
+            **DISTILL,
+            "teacher": {"kind": "copy", "every_epochs": 2},
+            "normalization": "batchnorm",
+            "scope": "streaming",
+            "clusters": "fixed",
+        }
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[World]:
+    threads = torch.get_num_threads()
+    world = start_world("cpu")
+    yield world
+    stop_world(world)
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_data_set(tmp_path_factory.mktemp("tiny"), count=26)
+
+
+def config(**changes: Any) -> RunConfig:
+    """4 epochs of 3 steps on two views."""
+    return tiny_config(**({"views": {**HYDES_VIEWS, "preset": "imsvd@32"}} | changes))
+
+
+@pytest.fixture(scope="module", params=RUNS)
+def whole_run(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, data: Path, world: World
+) -> tuple[dict[str, Any], Path]:
+    """The settings of a run and the folder of it, uninterrupted."""
+    run_dir = tmp_path_factory.mktemp("whole") / "run"
+    train(config(**RUNS[request.param]), data, run_dir, world=world)
+    return RUNS[request.param], run_dir
+
+
+def metrics(run_dir: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl without what a clock measured."""
+    lines = read_lines(run_dir / "metrics.jsonl")
+    return [{name: value for name, value in line.items() if name not in CLOCKED} for line in lines]
+
+
+def held(run_dir: Path) -> dict[str, Tensor]:
+    """All tensors of the newest checkpoint: weights, optimiser state, buffers, teacher."""
+    path, _ = checkpoint.newest(run_dir / "checkpoints")
+    opened = checkpoint.Checkpoint.open(path)
+    kinds = ("weight", *opened.manifest.kinds)
+    found = {f"{kind} {name}": value for kind in kinds for name, value in opened.read_full(kind).items()}
+    return {**found, **opened.buffers()}
+
+
+@pytest.mark.parametrize("stop", [4, 6])  # within an epoch, and at its end
+def test_a_resumed_run_equals_the_uninterrupted_one(
+    whole_run: tuple[dict[str, Any], Path], data: Path, tmp_path: Path, world: World, stop: int
+) -> None:
+    settings, whole = whole_run
+    train(config(**settings, max_steps=stop), data, tmp_path / "run", world=world)
+    train(config(**settings), data, tmp_path / "run", resume=True, world=world)
+    assert metrics(tmp_path / "run") == metrics(whole)
+    ours, theirs = held(tmp_path / "run"), held(whole)
+    assert ours.keys() == theirs.keys()
+    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+
+
+def test_imsvd_learns_with_sgd_and_logs_its_terms(data: Path, tmp_path: Path, world: World) -> None:
+    train(config(method=IMSVD, optimizer=SGD, epochs=16), data, tmp_path / "run", world=world)
+    lines = metrics(tmp_path / "run")
+    losses = [line["loss"] for line in lines]
+    assert sum(losses[-10:]) < sum(losses[:10]) - 0.5
+    for line in lines:
+        terms = [line[name] for name in ("invariance", "diagonal_entropy", "offdiagonal_entropy")]
+        assert line["loss"] == pytest.approx(sum(terms), rel=1e-4, abs=1e-5)
+    assert {"one_hot_90", "one_hot_99", "unit_usage", "sharpness"} <= lines[0].keys()
+
+
+def test_distillation_learns_and_logs_its_schedules(data: Path, tmp_path: Path, world: World) -> None:
+    method = {**DISTILL, "normalization": "sinkhorn"}
+    train(config(method=method, epochs=12, optimizer={"lr": 3e-3}), data, tmp_path / "run", world=world)
+    lines = metrics(tmp_path / "run")
+    losses = [line["loss"] for line in lines]
+    assert sum(losses[-10:]) < 0.7 * sum(losses[:10])
+    assert lines[0]["teacher_temperature"] == 0.04
+    assert 0.069 < lines[-1]["teacher_temperature"] < 0.07
+    assert [line["teacher_momentum"] for line in lines] == sorted(line["teacher_momentum"] for line in lines)
+    assert "student_temperature" not in lines[0]  # constant
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_every_zero_stage_gives_the_teacher_the_same_weights(
+    data: Path, tmp_path: Path, world: World, stage: int
+) -> None:
+    method = {**DISTILL, "scope": "ema"}
+    for name, changes in (("plain", {}), ("zero", {"zero": {"stage": stage}})):
+        train(config(method=method, max_steps=3, **changes), data, tmp_path / name, world=world)
+    plain, zero = held(tmp_path / "plain"), held(tmp_path / "zero")
+    teachers = [name for name in plain if name.startswith("teacher.")]
+    assert len(teachers) > 20
+    for name in teachers:
+        torch.testing.assert_close(zero[name], plain[name], rtol=1e-3, atol=1e-5)
+
+
+def test_a_skipped_step_leaves_teacher_and_statistics_as_they_were(
+    data: Path, tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method = {**DISTILL, "scope": "streaming"}
+    train(config(method=method, max_steps=1), data, tmp_path / "run", world=world)
+    before, real = held(tmp_path / "run"), Distillation.loss
+
+    def spoiled(self: Distillation, *args: Any) -> Any:
+        result = real(self, *args)
+        return result._replace(loss=result.loss + float("nan"))
+
+    monkeypatch.setattr(Distillation, "loss", spoiled)
+    train(config(method=method, max_steps=2), data, tmp_path / "run", resume=True, world=world)
+    after = held(tmp_path / "run")
+    assert "method.statistic.sums" in after
+    assert [name for name in before if not torch.equal(before[name], after[name])] == []
+
+
+def test_a_checkpoint_without_a_piece_of_the_methods_state_does_not_load(
+    data: Path, tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = checkpoint.save
+
+    def forgetful(*args: Any, **options: Any) -> Path:
+        *others, buffers = args
+        kept = {name: value for name, value in buffers.items() if name != lost}
+        return real(*others, kept, **options)
+
+    method = {**DISTILL, "scope": "ema"}
+    for lost in ("method.statistic.mean", "teacher.head.directions"):
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoint, "save", forgetful)
+            train(config(method=method, max_steps=1), data, tmp_path / lost, world=world)
+        with pytest.raises(CheckpointError, match=f"buffers missing: {lost}"):
+            train(config(method=method), data, tmp_path / lost, resume=True, world=world)
+
+
+def test_a_checkpoint_without_a_piece_of_the_runs_state_does_not_load(
+    data: Path, tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = checkpoint.save
+
+    def forgetful(
+        folder: Path, step: int, engine: Any, world: World, state: dict[str, Any], *rest: Any, **options: Any
+    ) -> Path:
+        return real(
+            folder,
+            step,
+            engine,
+            world,
+            {key: state[key] for key in state if key != "skipped"},
+            *rest,
+            **options,
+        )
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", forgetful)
+        train(config(max_steps=1), data, tmp_path / "run", world=world)
+    with pytest.raises(CheckpointError, match="its state lacks skipped"):
+        train(config(), data, tmp_path / "run", resume=True, world=world)
+
+
+@pytest.mark.parametrize(("export", "prefix"), [("student", "backbone."), ("teacher", "teacher.backbone.")])
+def test_the_chosen_backbone_is_exported_and_evaluated(
+    data: Path, tmp_path: Path, world: World, export: str, prefix: str
+) -> None:
+    train(config(method={**DISTILL, "export": export}, max_steps=2), data, tmp_path / "run", world=world)
+    kept = {name.removeprefix("weight "): value for name, value in held(tmp_path / "run").items()}
+    expected = {name.removeprefix(prefix): value for name, value in kept.items() if name.startswith(prefix)}
+    exported = load_file(tmp_path / "run" / "export" / "backbone.safetensors")
+    evaluated = load_source(tmp_path / "run", world).backbone.state_dict()
+    assert exported.keys() == expected.keys() == evaluated.keys()
+    for name, value in expected.items():
+        assert torch.equal(exported[name], value)
+        assert torch.equal(evaluated[name], value)
+    about = json.loads((tmp_path / "run" / "export" / "config.json").read_text())
+    assert about["method"] == "distill"
+
+
+def test_a_batch_of_any_method_is_replayed(whole_run: tuple[dict[str, Any], Path], data: Path) -> None:
+    with Dataset.open(data) as dataset:
+        (batch,) = replay(whole_run[1], dataset, 2, 0).batches
+    assert len(batch.ids) == 8
+    assert len(batch.views) == (8 if "views" in whole_run[0] else 2)
+
+
+def test_a_lasting_collapse_becomes_an_event_with_the_likely_setting(
+    data: Path, tmp_path: Path, world: World
+) -> None:
+    method = {**IMSVD, "temperature": 1e6}  # every q is uniform
+    train(config(method=method), data, tmp_path / "run", world=world)
+    (alarm,) = [one for one in read_lines(tmp_path / "run" / "events.jsonl") if one["event"] == "alarm"]
+    assert (alarm["name"], alarm["step"]) == ("uniform", 5)
+    assert "method.temperature" in alarm["message"]
+
+
+def test_another_method_is_refused_on_resume(data: Path, tmp_path: Path, world: World) -> None:
+    train(config(max_steps=1), data, tmp_path / "run", world=world)
+    with pytest.raises(ConfigError, match=r"method\.name was 'hydes', now 'distill'"):
+        train(config(method=DISTILL), data, tmp_path / "run", resume=True, world=world)
