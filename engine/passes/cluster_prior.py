@@ -13,7 +13,13 @@ from viewmill.engine.passes.prior_file import Prior
 from viewmill.engine.passes.reading import Reading
 from viewmill.engine.passes.run import PassReport, run_pass
 from viewmill.methods.moments import MomentsAccumulator
-from viewmill.methods.prior_diagnostics import agreement, empty_clusters, prior_entropy, subsample_error
+from viewmill.methods.prior_diagnostics import (
+    agreement,
+    empty_clusters,
+    floored_clusters,
+    prior_entropy,
+    subsample_error,
+)
 from viewmill.methods.priors import PriorAccumulator
 from viewmill.pipelines.order import SampleOrder
 from viewmill.pipelines.views import ViewSpec
@@ -131,7 +137,9 @@ def described(prior: Prior, others: dict[str, Prior], streaming: Streaming | Non
     }
     compared = {name: _compare(prior, other) for name, other in others.items()}
     if streaming is not None:
-        found = agreement(streaming.log_prior.cpu(), prior.log_prior, prior.standard_error)
+        log_prior = streaming.log_prior.cpu()
+        estimated = ~(floored_clusters(log_prior, streaming.rows) | _floored(prior))
+        found = agreement(log_prior, prior.log_prior, prior.standard_error * estimated)
         compared["streaming"] = found._asdict() | {"rows": streaming.rows}
     return told | {"agreement": compared}
 
@@ -144,8 +152,12 @@ def error_of_data_set(prior: Prior) -> Tensor:
 def _compare(prior: Prior, other: Prior) -> dict[str, Any]:
     same = prior.about["data"] == other.about["data"]
     errors = [error_of_data_set(one) if same else one.standard_error for one in (prior, other)]
-    error = torch.stack(errors).square().sum(dim=0).sqrt()
+    error = torch.stack(errors).square().sum(dim=0).sqrt() * ~(_floored(prior) | _floored(other))
     return agreement(other.log_prior, prior.log_prior, error)._asdict()
+
+
+def _floored(prior: Prior) -> Tensor:
+    return floored_clusters(prior.log_prior, prior.about["samples"])
 
 
 def _finite(number: float) -> float | None:

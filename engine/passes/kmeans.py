@@ -87,7 +87,7 @@ def _own_rows(
 def _first_prototypes(
     own: tuple[np.ndarray, Tensor], drawn: np.ndarray, num_clusters: int
 ) -> tuple[Tensor, int]:
-    """Representations of the first usable samples in the order of the draw, on all ranks; and how many are."""
+    """Representations of the first samples of the draw that can be used, on all ranks; how many can."""
     ids, rows = own
     place_of = {sample: place for place, sample in enumerate(drawn.tolist())}
     mine = [place_of[sample] for sample in ids.tolist()]

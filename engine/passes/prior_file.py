@@ -51,9 +51,9 @@ def read_prior(path: Path) -> Prior:
         if (metadata.get("format"), metadata.get("version")) != (FORMAT, str(VERSION)):
             raise ValueError(f"its format is {metadata.get('format')} {metadata.get('version')}")
         about = json.loads(metadata["about"])
-        numbers = [found[name] for name in _NAMES]
-        if not isinstance(about, dict) or len({tuple(number.shape) for number in numbers}) > 1:
+        log_prior, deviation, center = (found[name] for name in _NAMES)
+        if not isinstance(about, dict) or not log_prior.shape == deviation.shape == center.shape:
             raise ValueError("its parts do not fit each other")
     except (OSError, SafetensorError, KeyError, ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not a prior that this Viewmill wrote ({error}); make it anew") from error
-    return Prior(*numbers, prototypes=found.get("prototypes"), about=about)
+    return Prior(log_prior, deviation, center, found.get("prototypes"), about)

@@ -9,6 +9,7 @@ from torch import Tensor
 from viewmill.methods.prior_diagnostics import (
     agreement,
     empty_clusters,
+    floored_clusters,
     jensen_gap,
     prior_entropy,
     subsample_error,
@@ -43,7 +44,9 @@ def test_a_cluster_with_less_than_a_sample_is_empty() -> None:
     # Also the one that the accumulator keeps at its floor.
     rows = logits(n=10)
     rows[:, 3] = -1e6
-    assert empty_clusters(prior_of(rows).log_prior(), count=10).tolist()[3]
+    log_prior = prior_of(rows).log_prior()
+    assert empty_clusters(log_prior, count=10).tolist()[3]
+    assert floored_clusters(log_prior, count=10).nonzero().flatten().tolist() == [3]
 
 
 def test_a_prior_agrees_with_itself_and_differs_from_another_by_the_samples_that_must_move() -> None:
