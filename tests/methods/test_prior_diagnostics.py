@@ -42,7 +42,7 @@ def test_a_cluster_with_less_than_a_sample_is_empty() -> None:
     prior = torch.tensor([0.5, 0.4, 0.09, 0.0099, 0.0001])
     assert empty_clusters(prior.log(), count=100).tolist() == [False, False, False, True, True]
     # Also the one that the accumulator keeps at its floor.
-    rows = logits(n=10)
+    rows = 0.1 * logits(n=10)
     rows[:, 3] = -1e6
     log_prior = prior_of(rows).log_prior()
     assert empty_clusters(log_prior, count=10).tolist()[3]
