@@ -8,7 +8,7 @@ import torch
 from nvidia.dali import fn, pipeline_def, types
 from nvidia.dali.plugin.numba.experimental import NumbaFunction
 from viewmill.pipelines.executors.dali.regions import regions_of
-from viewmill.pipelines.executors.host.callback import RenderSettings, render_function
+from viewmill.pipelines.executors.host.callback import render_views, settings_for
 from viewmill.pipelines.executors.host.image import plan_table
 from viewmill.pipelines.executors.view_format import ViewFormat, ViewMemory
 from viewmill.pipelines.plans.planner import ViewPlan
@@ -27,7 +27,7 @@ class KernelGraph:
     def __init__(self, spec: ViewSpec, view_format: ViewFormat, *, max_batch: int, num_threads: int) -> None:
         self._sizes = spec.sizes
         self._memory = ViewMemory(view_format)
-        self._settings = RenderSettings(spec, view_format)
+        self._settings = settings_for(spec, view_format)
         self._pipeline = _graph(
             batch_size=max_batch,
             num_threads=num_threads,
@@ -50,7 +50,7 @@ class KernelGraph:
         starts = np.array([view.data_ptr() for view in views], np.int64)
         steps = np.array([view[0].numel() * view.element_size() for view in views], np.int64)
         places = starts + np.arange(len(images))[:, None] * steps
-        settings = np.full((len(images), 1), self._settings.address)
+        settings = np.full((len(images), 1), self._settings)
         (done,) = self._pipeline.run(
             images=[np.frombuffer(image, np.uint8) for image in images],
             region=regions,
@@ -62,7 +62,7 @@ class KernelGraph:
         return views
 
 
-@pipeline_def  # type: ignore[untyped-decorator]
+@pipeline_def
 def _graph() -> Any:
     encoded = fn.external_source(name="images", device="cpu", batch=True, dtype=types.UINT8, ndim=1)
     region = fn.external_source(name="region", device="cpu", batch=True, dtype=types.INT32, ndim=1)
@@ -82,11 +82,9 @@ def _operator() -> Any:
     An operator of this kind has six outputs at most, so views are none of them: they are written where
     `memory` says, and the output is whether all of them were.
     """
-    call = render_function()
 
     def render(done, rgb, plan, memory):
-        height, width, _ = rgb.shape
-        done[0] = call(rgb.ctypes.data, height, width, plan.ctypes.data, memory[1:].ctypes.data, memory[0])
+        done[0] = render_views(rgb, plan.ctypes.data, memory[1:], memory[0])
 
     def one_number(outputs, inputs):
         for sample in outputs[0]:

@@ -18,7 +18,7 @@ from viewmill.pipelines.executors.ffcv.library import (
     State,
     imdecode,
 )
-from viewmill.pipelines.executors.host.callback import RenderSettings, render_function
+from viewmill.pipelines.executors.host.callback import render_views, settings_for
 from viewmill.pipelines.executors.host.image import plan_table
 from viewmill.pipelines.executors.host.kernel import COLUMNS
 from viewmill.pipelines.executors.host.pointers import int64s, pointer
@@ -74,7 +74,6 @@ class PlannedViews(SimpleRGBImageDecoder):
         self.spec = spec
         self.view_format = view_format
         self.plan = plan
-        self._settings = RenderSettings(spec, view_format)
 
     def declare_state_and_memory(self, previous_state: State) -> tuple[State, tuple[AllocationQuery, ...]]:
         """What FFCV asks: one array for each view, and one for the status."""
@@ -88,7 +87,7 @@ class PlannedViews(SimpleRGBImageDecoder):
         read, decode_jpeg, rows_of = self.memory_read, Compiler.compile(imdecode), Compiler.get_iterator()
         live, num_views = self.plan.address, self.spec.num_views
         row_bytes = num_views * len(COLUMNS) * 8
-        render, settings = render_function(), self._settings.address
+        settings = settings_for(self.spec, self.view_format)
 
         def decode(batch_indices, memory, metadata, storage_state):
             cell = carray(int64s(live), 2)
@@ -113,7 +112,7 @@ class PlannedViews(SimpleRGBImageDecoder):
                     for view in range(num_views):
                         addresses[view] = memory[view][row].ctypes.data
                     plan = table + sample * row_bytes
-                    fits = render(picture.ctypes.data, height, width, plan, addresses.ctypes.data, settings)
+                    fits = render_views(picture, plan, addresses, settings)
                     status = np.int64(DONE) if fits else np.int64(1)
                 memory[num_views][row, 0] = np.uint8(status)
             return memory

@@ -4,11 +4,12 @@ They call it by its address. Were it called as a compiled function, numba would 
 into each of their functions, which takes ten seconds a time.
 """
 
+import functools
 from typing import Any
 
 import numpy as np
 from numba import carray, types
-from viewmill.pipelines.executors.host.compiled import SOURCES, kept_callback
+from viewmill.pipelines.executors.host.compiled import SOURCES, compiled, kept_callback
 from viewmill.pipelines.executors.host.image import render_image, scratch_for
 from viewmill.pipelines.executors.host.kernel import COLUMNS
 from viewmill.pipelines.executors.host.pointers import float32s, float64s, int64s, pointer
@@ -17,38 +18,29 @@ from viewmill.pipelines.executors.view_format import ViewFormat
 from viewmill.pipelines.plans.spec import ViewSpec
 
 
-class RenderSettings:
-    """What a spec and a view format mean to the kernel, at an address; it has to outlive every call.
-
-    Args:
-        spec, view_format: what is made.
+def settings_for(spec: ViewSpec, view_format: ViewFormat) -> int:
+    """What a spec and a view format mean to the kernel: the address of its settings, good while the process
+    lives, for code that was compiled with it may live as long.
     """
-
-    def __init__(self, spec: ViewSpec, view_format: ViewFormat) -> None:
-        self._sizes = np.array(spec.sizes, np.int64)
-        self._bicubic = np.array([view.interpolation == "bicubic" for view in spec.views], np.int64)
-        self._normalisation = normalisation_of(spec, view_format)
-        arrays = [self._sizes, self._bicubic, self._normalisation]
-        self._numbers = np.array(
-            [spec.num_views, form_of(view_format), *(array.ctypes.data for array in arrays)], np.int64
-        )
-
-    @property
-    def address(self) -> int:
-        """The last argument of `render_function`."""
-        return int(self._numbers.ctypes.data)
+    return int(_settings(spec, view_format)[0].ctypes.data)
 
 
-def render_function() -> Any:
-    """The function, for `ctypes` and for compiled code: it makes all views of one image, without the GIL.
-
-    (address of (H, W, 3) uint8 pixels, H, W, address of a row of `plan_table`, address of V addresses that
-    the views are written to, address of the settings) -> 1, or 0: a box leaves the image. All are int64.
-    """
-    return _RENDER.ctypes
+@functools.cache
+def _settings(spec: ViewSpec, view_format: ViewFormat) -> tuple[np.ndarray, ...]:
+    """(5,) int64, of which the last three are the addresses of the other arrays."""
+    arrays = (
+        np.array(spec.sizes, np.int64),
+        np.array([view.interpolation == "bicubic" for view in spec.views], np.int64),
+        normalisation_of(spec, view_format),
+    )
+    addresses = [array.ctypes.data for array in arrays]
+    return np.array([spec.num_views, form_of(view_format), *addresses], np.int64), *arrays
 
 
 def _make() -> Any:
+    """(address of the pixels, H, W, address of the plan's row, of the memory's addresses, of the settings)
+    -> 1, or 0: a box leaves the image. All are int64.
+    """
     sources = SOURCES  # in the closure, and so in the key of what is kept
 
     def render(rgb, height, width, plan, memory, settings):
@@ -68,3 +60,20 @@ def _make() -> Any:
 
 
 _RENDER = _make()
+_CALL = _RENDER.ctypes  # compiled code takes a function of ctypes for its address
+
+
+@compiled
+def render_views(rgb, plan, memory, settings):
+    """All views of one image, by the address of the kernel; whether every box lies in the image.
+
+    Args:
+        rgb: (H, W, 3) uint8, C-contiguous, upright.
+        plan: address of the image's row of `plan_table`.
+        memory: (V,) int64 addresses that the views are written to.
+        settings: of `settings_for`.
+    """
+    # A function of its own, for its caller keeps the arrays: numba frees one after its last mention, and an
+    # address is none.
+    height, width, _ = rgb.shape
+    return _CALL(rgb.ctypes.data, height, width, plan, memory.ctypes.data, settings) == 1
