@@ -156,11 +156,13 @@ def wait_for_records(workspace: Path) -> int:
 
 @pytest.mark.slow
 def test_a_worker_that_dies_is_an_error_and_a_rerun_goes_on(slow_source: Path, tmp_path: Path) -> None:
+    killed: list[psutil.Process] = []
+
     def kill_a_worker(progress: Progress) -> None:
-        for child in psutil.Process().children():
-            if progress.images and "spawn_main" in " ".join(child.cmdline()):
-                child.kill()
-                return
+        if progress.images and not killed:
+            children = psutil.Process().children()
+            killed.append(next(child for child in children if "spawn_main" in " ".join(child.cmdline())))
+            killed[0].kill()
 
     with pytest.raises(RuntimeError, match=r"a conversion worker died .* run the same command again"):
         convert(slow_source, tmp_path / "d", workers=2, shard_bytes=SLOW_SHARD_BYTES, progress=kill_a_worker)
