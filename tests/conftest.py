@@ -10,6 +10,8 @@ TOGETHER = {
     "tests/engine/test_zero.py": "two ranks of the engine",
     "tests/engine/checkpoints/test_checkpoint.py": "two ranks of the engine",
 }
+# Files that take minutes: the last to begin would run alone, while the other workers have nothing left.
+LONG = {"test_training_is_the_same_everywhere.py", "test_launchers.py"}
 
 
 @pytest.hookimpl(optionalhook=True)  # pytest-xdist's: without it all tests run in this process
@@ -24,6 +26,11 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             path = nodeid.partition("::")[0]
             return TOGETHER.get(path, path)
 
-    # In the order of the folders: the first ones hold the longest files, which must not come last.
-    config.option.loadscopereorder = False
+    config.option.loadscopereorder = False  # not by the number of tests, which says nothing of their length
     return WholeFiles(config, log)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """On workers the long files come first."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: item.path.name not in LONG)
