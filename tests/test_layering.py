@@ -1,6 +1,7 @@
 """The import graph points one way: tools -> engine -> {methods, pipelines} -> shards."""
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,8 @@ FORBIDDEN = {
 FILES = sorted(path for room in MAY_IMPORT for path in (ROOT / room).rglob("*.py"))
 
 
-def imported_names(path: Path) -> set[str]:
+@cache
+def imported_names(path: Path) -> frozenset[str]:
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -38,7 +40,7 @@ def imported_names(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}:{node.lineno}: write the absolute import"
             names |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return names
+    return frozenset(names)
 
 
 def test_there_are_files_to_read() -> None:

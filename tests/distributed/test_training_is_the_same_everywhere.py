@@ -40,6 +40,9 @@ MOVED, MOVED_AT = "test_vit W=2 ZeRO 2, from step 35 on W=1 ZeRO 1", 35
 
 Runs = list[tuple[str, int]]  # backbone, steps
 
+# The trainings that all tests here look at take two minutes, and longer beside others.
+pytestmark = pytest.mark.timeout(900)
+
 
 def config(backbone: str, steps: int, stage: int, **changes: Any) -> RunConfig:
     settings: dict[str, Any] = {
