@@ -1,5 +1,6 @@
 """FFCV's own Loader changes the process that it runs in; here that is undone."""
 
+import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -18,6 +19,8 @@ def ffcvs_changes_undone() -> Iterator[None]:
     try:
         yield
     finally:
+        # What FFCV compiled goes while numba still finds it: it is kept by the types as they are marked.
+        gc.collect()
         torch.set_num_threads(torch_threads)
         numba.set_num_threads(numba_threads)
         for kind in marked:

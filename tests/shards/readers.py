@@ -106,21 +106,26 @@ def by_ffcv(path: Path) -> Iterator[Picture]:
     from tests.after_ffcv import ffcvs_changes_undone
 
     with ffcvs_changes_undone():
-        from ffcv.fields.decoders import CenterCropRGBImageDecoder, IntDecoder
-        from ffcv.loader import Loader, OrderOption
-
         for shard in sorted(path.glob("train-*.beton")):
-            square = CenterCropRGBImageDecoder((SIDE, SIDE), 1)
-            loader = Loader(
-                str(shard),
-                batch_size=1,  # a larger one would put images of different sizes into one buffer
-                num_workers=1,
-                os_cache=True,
-                order=OrderOption.SEQUENTIAL,
-                pipelines={"image": [square], "label": [IntDecoder()]},
-            )
-            for images, labels in loader:
-                yield Picture(int(labels[0, 0]), np.array(images[0]))
+            yield from shown_by_ffcv(shard)
+
+
+def shown_by_ffcv(shard: Path) -> Iterator[Picture]:
+    """The pictures of a shard in its order."""
+    from ffcv.fields.decoders import CenterCropRGBImageDecoder, IntDecoder
+    from ffcv.loader import Loader, OrderOption
+
+    square = CenterCropRGBImageDecoder((SIDE, SIDE), 1)
+    loader = Loader(
+        str(shard),
+        batch_size=1,  # a larger one would put images of different sizes into one buffer
+        num_workers=1,
+        os_cache=True,
+        order=OrderOption.SEQUENTIAL,
+        pipelines={"image": [square], "label": [IntDecoder()]},
+    )
+    for images, labels in loader:
+        yield Picture(int(labels[0, 0]), np.array(images[0]))
 
 
 def as_ffcv_shows(rgb: np.ndarray) -> np.ndarray:
