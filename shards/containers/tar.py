@@ -3,20 +3,20 @@
 Nothing here extracts: a member is a name and a range of bytes, and its name is never a path.
 """
 
-import hashlib
 import re
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple
 
+from viewmill.shards.containers.slabs import SlabFile
 from viewmill.shards.errors import ShardError
 
 BLOCK = 512
 MAX_MEMBER_BYTES = 256_000_000
-# Copying so few bytes costs less than writing and hashing them apart; most pieces that wait to be joined.
-_JOINED_BYTES, _MOST_JOINED = 4096, 64
+# Members that are joined before they are appended, and the most that is.
+_SMALL_BYTES, _MOST_SMALL = 4096, 16_384
 # A header without its name, size and checksum, and the sum of its bytes; the checksum counts as 8 spaces.
 _USTAR_NAME, _USTAR_SIZE = 100, 8**11 - 1
 _MODE_OWNER = b"0000644\0" + 2 * b"0000000\0"
@@ -45,48 +45,54 @@ class TarSummary:
 
 
 class TarWriter:
-    """Writes regular files one after another; the same members give the same bytes on any machine."""
+    """Writes regular files one after another; the same members give the same bytes on any machine.
+
+    A thread may write behind the caller: `finish` or `close` come before the file is closed.
+    """
 
     def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self._hash = hashlib.sha256()
-        self._position = 0  # behind the pieces that still wait
-        self._waiting: list[bytes] = []
+        self._slabs = SlabFile(file)
+        self._small = b""  # what is appended with the next header: padding, small members
         self._members: list[tuple[str, int, int]] = []
 
-    def add(self, name: str, data: bytes) -> int:
+    def rooms(self, sizes: Sequence[int]) -> list[memoryview]:
+        """Where the next members' bytes may be put; what `add` gets of them, in their order, stays there.
+
+        A member of a block at most may follow each of them.
+        """
+        self._flush()
+        return self._slabs.rooms(sizes, BLOCK, [-size % BLOCK + 2 * BLOCK for size in sizes])
+
+    def add(self, name: str, data: bytes | memoryview) -> int:
         """Appends a member and returns the offset of its first byte."""
         size = len(data)
-        header, padding = header_of(name, size), bytes(-size % BLOCK)
-        offset = self._position + len(header)
-        self._position = offset + size + len(padding)
-        self._waiting.append(header)
-        if size > _JOINED_BYTES:
-            self._flush()
-            self._write(data)
-        else:
-            self._waiting.append(data)
-        self._waiting.append(padding)
-        if len(self._waiting) >= _MOST_JOINED:
-            self._flush()
+        self._small += header_of(name, size)
+        offset = self._slabs.position + len(self._small)
         self._members.append((name, offset, size))
+        if size > _SMALL_BYTES or isinstance(data, memoryview):
+            self._flush()
+            self._slabs.append(data)
+            self._small = bytes(-size % BLOCK)
+        else:
+            self._small += data + bytes(-size % BLOCK)
+            if len(self._small) > _MOST_SMALL:
+                self._flush()
         return offset
 
     def finish(self) -> TarSummary:
         """Ends the archive; the file itself is the caller's to flush and close."""
-        self._waiting.append(bytes(2 * BLOCK))
-        self._position += 2 * BLOCK
+        self._small += bytes(2 * BLOCK)
         self._flush()
-        members = tuple(map(Member._make, self._members))
-        return TarSummary(self._position, self._hash.hexdigest(), members)
+        size, sha256 = self._slabs.position, self._slabs.finish()
+        return TarSummary(size, sha256, tuple(map(Member._make, self._members)))
 
     def _flush(self) -> None:
-        self._write(b"".join(self._waiting))
-        self._waiting.clear()
+        self._slabs.append(self._small)
+        self._small = b""
 
-    def _write(self, data: bytes) -> None:
-        self._file.write(data)
-        self._hash.update(data)
+    def close(self) -> None:
+        """Leaves the archive as it is; nothing is written to the file any more."""
+        self._slabs.close()
 
 
 def header_of(name: str, size: int) -> bytes:
