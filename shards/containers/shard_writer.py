@@ -63,7 +63,7 @@ class _TarShard:
 
     def finish(self) -> Summary:
         summary = self._tar.finish()
-        return Summary(summary.bytes, summary.sha256, index_text(summary.members))
+        return Summary(summary.bytes, summary.sha256, index_text(summary.rows))
 
 
 class _BetonShard:

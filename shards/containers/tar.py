@@ -41,7 +41,12 @@ class TarSummary:
 
     bytes: int
     sha256: str
-    members: tuple[Member, ...]
+    rows: tuple[tuple[str, int, int], ...]
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """Its files, made out of their rows."""
+        return tuple(map(Member._make, self.rows))
 
 
 class TarWriter:
@@ -84,7 +89,7 @@ class TarWriter:
         self._small += bytes(2 * BLOCK)
         self._flush()
         size, sha256 = self._slabs.position, self._slabs.finish()
-        return TarSummary(size, sha256, tuple(map(Member._make, self._members)))
+        return TarSummary(size, sha256, tuple(self._members))
 
     def _flush(self) -> None:
         self._slabs.append(self._small)
@@ -110,7 +115,7 @@ def header_of(name: str, size: int) -> bytes:
     return b"%b%b%b%b%06o%b" % (named.ljust(100, b"\0"), _MODE_OWNER, sized, _TIME, checksum, _REST)
 
 
-def index_text(members: list[Member] | tuple[Member, ...]) -> str:
+def index_text(members: Sequence[tuple[str, int, int]]) -> str:
     """DALI's webdataset index, version 1.2: a count, then a line a sample of 'ext offset size name' groups.
 
     Members of one sample stand together and share the name up to the first dot of its last part. DALI asks
@@ -120,13 +125,14 @@ def index_text(members: list[Member] | tuple[Member, ...]) -> str:
     """
     lines: list[str] = []
     previous = None
+    any_spaces = _WHITE_SPACE.search("/".join(name for name, _, _ in members)) is not None
     for name, offset, size in members:
         file = name.rfind("/") + 1
         dot = name.find(".", file)
         base, ext, shown = name[:dot], name[dot + 1 :], name
         if dot <= file or not ext:  # -1: no dot at all
             continue
-        if _WHITE_SPACE.search(name):
+        if any_spaces and _WHITE_SPACE.search(name):
             if _WHITE_SPACE.search(ext):
                 continue
             shown = _WHITE_SPACE.sub(lambda found: f"%{ord(found[0]):02X}", name)
@@ -136,10 +142,10 @@ def index_text(members: list[Member] | tuple[Member, ...]) -> str:
         else:
             lines.append(part)
         previous = base
-    return "".join(f"{line}\n" for line in [f"v1.2 {len(lines)}", *lines])
+    return "\n".join([f"v1.2 {len(lines)}", *lines, ""])
 
 
-def index_bytes(members: list[Member] | tuple[Member, ...]) -> bytes:
+def index_bytes(members: Sequence[tuple[str, int, int]]) -> bytes:
     """`index_text` as it is stored; bytes of a name that are no UTF-8 stay as they are."""
     return index_text(members).encode("utf-8", "surrogateescape")
 

@@ -10,6 +10,7 @@ from viewmill.shards.containers.tar import TarWriter
 from viewmill.shards.conversion.journal import (
     QuarantinedRow,
     SampleRow,
+    Samples,
     ShardRecord,
     record_path,
     staged_refused,
@@ -89,7 +90,7 @@ def _write_shard(job: ShardJob, tell: Tell) -> None:
             file.write(summary.index_text.encode())
     if refused_bytes:
         _keep(staged_refused(workspace, job.number), refused_bytes)
-    record = ShardRecord(summary.bytes, summary.sha256, tuple(samples), tuple(quarantined))
+    record = ShardRecord(summary.bytes, summary.sha256, Samples.of_rows(samples), tuple(quarantined))
     with written_whole(record_path(workspace, job.number)) as file:
         file.write(record.to_json().encode())
 

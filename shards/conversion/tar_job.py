@@ -8,6 +8,7 @@ from viewmill.shards.containers.tar import index_bytes
 from viewmill.shards.conversion.journal import (
     QuarantinedRow,
     SampleRow,
+    Samples,
     ShardRecord,
     record_path,
     staged_index,
@@ -57,7 +58,7 @@ def index_tar(job: TarJob, tell: Tell) -> None:
         samples.append(row) if isinstance(row, SampleRow) else quarantined.append(row)
         tell(image.size, isinstance(row, QuarantinedRow))
     index = index_bytes(members_of_tar(path))
-    record = ShardRecord(begun[0], sha256_of(path), tuple(samples), tuple(quarantined))
+    record = ShardRecord(begun[0], sha256_of(path), Samples.of_rows(samples), tuple(quarantined))
     if _state_of(path) != begun:  # what was read before is not what was hashed
         raise _changed(path)
     with written_whole(staged_index(workspace, job.number)) as file:
