@@ -39,8 +39,8 @@ class _Pending(NamedTuple):
 class SlabFile:
     """Appends to a file and hashes what it appends; the next slab is filled while the last one is written.
 
-    What is at most a slab long in all is written by the caller's thread, in `finish`. The file stays open
-    until `close`, which ends the thread.
+    What is at most a slab long in all, every piece in its room, is written by the caller's thread, in
+    `finish`. The file stays open until `close`, which ends the other thread.
     """
 
     def __init__(self, file: BinaryIO) -> None:
