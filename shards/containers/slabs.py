@@ -90,10 +90,13 @@ class SlabFile:
             OSError: an earlier slab could not be written.
         """
         end = self._used + len(data)
-        if isinstance(data, memoryview) and any(data is view for view, _ in self._lent):
-            if self._take_room(data) != self._used:
-                self._view[self._used : end] = data
-        elif end <= (self._lent[0][1] if self._lent else len(self._slab)):
+        lent = self._lent
+        if lent and data is lent[0][0] and self._used == lent[0][1]:
+            lent.popleft()
+        elif isinstance(data, memoryview) and any(data is view for view, _ in lent):
+            self._take_room(data)
+            self._view[self._used : end] = data
+        elif end <= (lent[0][1] if lent else len(self._slab)):
             self._view[self._used : end] = data
         else:  # not over a room that may be appended yet
             self._append_apart(data)
@@ -119,12 +122,10 @@ class SlabFile:
         if self._thread is not None:
             self._thread.shutdown(cancel_futures=True)
 
-    def _take_room(self, room: memoryview) -> int:
-        """Forgets a room and those before it; its place in the slab."""
-        view, place = self._lent.popleft()
-        while view is not room:
-            view, place = self._lent.popleft()
-        return place
+    def _take_room(self, room: memoryview) -> None:
+        """Forgets a room and those before it."""
+        while self._lent.popleft()[0] is not room:
+            pass
 
     def _append_apart(self, data: bytes | memoryview) -> None:
         size = len(data)
