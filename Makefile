@@ -11,6 +11,9 @@ STAMP := $(VENV)/.installed
 LOCKED := $(shell $(PYTHON) -c 'import sys; print(int(sys.version_info[:2] == (3, 11)))')
 DEMO ?= demo
 PART ?= all
+# The tests run in as many processes as there are cores, each with one thread: `make check JOBS=0` for one process.
+JOBS ?= logical
+TESTS = OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(JOBS) --maxprocesses=8 --durations=20
 # Threads that wait sleep: spinning halves the speed of a machine that does anything else.
 export OMP_NUM_THREADS ?= 2
 export OMP_WAIT_POLICY ?= passive
@@ -47,12 +50,10 @@ types: install
 	$(BIN)/mypy
 
 check: lint types
-	$(BIN)/pytest -q -m 'not slow and not soak' --durations=20
+	$(TESTS) -m 'not slow and not soak'
 
 test: lint types $(VENV)/.ffcv
-	$(BIN)/pytest -q -m 'not slow and not soak' --durations=20
-	$(BIN)/pytest -q -m 'slow and not soak' --durations=20 --ignore=tests/tools
-	$(BIN)/pytest -q -m 'slow and not soak' --durations=20 tests/tools  # FFCV changes numba for its process's rest
+	$(TESTS) -m 'not soak'
 
 soak: install $(VENV)/.ffcv
 	$(BIN)/pytest -q -m soak --durations=20 -k '$(if $(filter all,$(PART)),,$(PART))'

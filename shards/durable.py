@@ -52,6 +52,17 @@ def read_at(file: int, size: int, offset: int) -> bytes:
     return data
 
 
+def read_into(file: int, room: memoryview, offset: int) -> int:
+    """Fills `room` from `offset`; how many bytes there were, fewer only at the end of the file."""
+    num_read = os.preadv(file, [room], offset)
+    while num_read < len(room):
+        more = os.preadv(file, [room[num_read:]], offset + num_read)
+        if not more:
+            break
+        num_read += more
+    return num_read
+
+
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:

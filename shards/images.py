@@ -55,17 +55,17 @@ def format_of(head: bytes) -> str | None:
     return next((name for name, starts in SIGNATURES.items() if head.startswith(starts)), None)
 
 
-def probe(data: bytes) -> ImageInfo:
+def probe(data: bytes | memoryview) -> ImageInfo:
     """What the header says of an image; no pixel is decoded.
 
     Raises:
         ImageError: no image, a broken header, over 64 megapixels or over 64 MB.
     """
-    return _info_of_plain_jpeg(data) or _info_by_decoder(data)
+    return _info_of_plain_jpeg(data) or _info_by_decoder(bytes(data))
 
 
-def _info_of_plain_jpeg(data: bytes) -> ImageInfo | None:
-    if not data.startswith(SIGNATURES["JPEG"]) or len(data) > MAX_BYTES:
+def _info_of_plain_jpeg(data: bytes | memoryview) -> ImageInfo | None:
+    if data[:3] != SIGNATURES["JPEG"][0] or len(data) > MAX_BYTES:
         return None
     header = plain_jpeg_header(data)
     if header is None or header.width * header.height > MAX_PIXELS:

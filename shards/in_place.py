@@ -138,7 +138,7 @@ class Indexing:
         if (self.dataset / FILE_NAME).exists():
             return read_info(self.dataset)
         records = self.records()
-        if not any(record.samples for record in records):
+        if not any(record.num_samples for record in records):
             remove_workspace(self.workspace)
             raise nothing_usable(self.folder.absolute(), self.plan, records)
         for number, name in enumerate(self.names):

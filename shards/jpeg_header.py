@@ -23,9 +23,11 @@ _QUANTIZATION, _APP0, _APP1, _APP2, _APP13, _APP14 = 0xDB, 0xE0, 0xE1, 0xE2, 0xE
 _SKIPPED = frozenset({0xC4, 0xDD, 0xFE, *range(0xE3, 0xED), 0xEF})
 _WITHOUT_CONTENTS = frozenset({END, FILL}) | WITHOUT_LENGTH
 _MARKER = struct.Struct(">BBH")  # and the length
+_unpack_marker = _MARKER.unpack_from
+_ONE_TABLE = 2 + 65  # length of a segment of one quantization table of 8 bits
 _FRAME = struct.Struct(">BHHB")  # without the components
 _JFIF_BYTES, _ADOBE_BYTES, _ICC_BYTES = 14, 12, 14  # the least of a whole segment of these
-_EXIF = b"Exif\0\0"
+_EXIF, _JFIF, _ADOBE, _ICC, _MPF = b"Exif\0\0", b"JFIF", b"Adobe", b"ICC_PROFILE\0", b"MPF\0"
 _PHOTOSHOP, _RESOLUTION, _RESOLUTION_BYTES = b"Photoshop 3.0\0", 0x03ED, 16
 
 
@@ -71,36 +73,39 @@ def segments(data: bytes) -> Iterator[tuple[int, int, int]]:
     raise ImageError("broken JPEG header: it ends before the first scan")
 
 
-def plain_jpeg_header(data: bytes) -> JpegHeader | None:
+def plain_jpeg_header(data: bytes | memoryview) -> JpegHeader | None:
     """The header of a plain JPEG: grey or three components, 8 bits, baseline or progressive; else None."""
     # Not by `segments`: a generator takes a third longer, and each image of a conversion comes by here.
     frame, exif, resolution_known = None, b"", False
     at, size = len(START), len(data)
-    while at + _MARKER.size <= size:
-        mark, code, length = _MARKER.unpack_from(data, at)
+    view = memoryview(data)  # so that no segment is copied to be looked at
+    while at + 4 <= size:
+        mark, code, length = _unpack_marker(view, at)
         if mark == 0xFF and code == FILL:
             at += 1
             continue
-        start, at = at + _MARKER.size, at + 2 + length
-        if mark != 0xFF or not start <= at <= size or code in _WITHOUT_CONTENTS:
+        start, at = at + 4, at + 2 + length
+        if mark != 0xFF or not start <= at <= size:
             return None
-        if code in _SKIPPED:
+        if code in _SKIPPED or (code == _QUANTIZATION and length == _ONE_TABLE and view[start] < 16):
             continue
         if code == SCAN:
             return _header(frame, exif, resolution_known)
-        body = data[start:at]
+        if code in _WITHOUT_CONTENTS:
+            return None
+        body = view[start:at]
         if code in _FRAMES and frame is None:
             frame = body
-        elif code == _APP1 and body.startswith(_EXIF) and not exif:
-            exif = body
-        elif code == _APP0 and body.startswith(b"JFIF") and len(body) >= _JFIF_BYTES:
+        elif code == _APP1 and body[:6] == _EXIF and not exif:
+            exif = bytes(body)
+        elif code == _APP0 and body[:4] == _JFIF and len(body) >= _JFIF_BYTES:
             resolution_known = resolution_known or body[7] in (1, 2)
         elif not _is_ignored(code, body):
             return None
     return None
 
 
-def _header(frame: bytes | None, exif: bytes, resolution_known: bool) -> JpegHeader | None:
+def _header(frame: memoryview | None, exif: bytes, resolution_known: bool) -> JpegHeader | None:
     if frame is None or len(frame) < _FRAME.size:
         return None
     bits, height, width, components = _FRAME.unpack_from(frame)
@@ -113,23 +118,23 @@ def _header(frame: bytes | None, exif: bytes, resolution_known: bool) -> JpegHea
     return JpegHeader(width, height, orientation_of_exif(exif) if exif else UPRIGHT, components)
 
 
-def _is_ignored(code: int, body: bytes) -> bool:
+def _is_ignored(code: int, body: memoryview) -> bool:
     """Whether a segment is whole, and says nothing of the picture's size, mode or frames."""
     if code == _QUANTIZATION:
         return _has_whole_tables(body)
     if code == _APP0:
-        return not body.startswith(b"JFIF")
+        return body[:4] != _JFIF
     if code == _APP1:
-        return not body.startswith(_EXIF)
+        return body[:6] != _EXIF
     if code == _APP2:  # MPF announces more pictures
-        whole = not body.startswith(b"ICC_PROFILE\0") or len(body) >= _ICC_BYTES
-        return whole and not body.startswith(b"MPF\0")
+        whole = body[:12] != _ICC or len(body) >= _ICC_BYTES
+        return whole and body[:4] != _MPF
     if code == _APP13:
-        return not body.startswith(_PHOTOSHOP) or _has_whole_resources(body)
-    return code == _APP14 and (not body.startswith(b"Adobe") or len(body) >= _ADOBE_BYTES)
+        return body[:14] != _PHOTOSHOP or _has_whole_resources(bytes(body))
+    return code == _APP14 and (body[:5] != _ADOBE or len(body) >= _ADOBE_BYTES)
 
 
-def _has_whole_tables(body: bytes) -> bool:
+def _has_whole_tables(body: memoryview) -> bool:
     """Whether quantization tables fill the segment. Source: ITU-T T.81, B.2.4.1."""
     at = 0
     while at < len(body):

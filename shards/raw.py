@@ -32,7 +32,7 @@ def bytes_of(form: str) -> int:
     return 3 * height * width
 
 
-def picture(data: bytes, form: str) -> np.ndarray:
+def picture(data: bytes | memoryview, form: str) -> np.ndarray:
     """(H, W, 3) uint8, C-contiguous.
 
     Raises:

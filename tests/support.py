@@ -1,5 +1,8 @@
 """Runs a function on several gloo ranks of this machine."""
 
+import multiprocessing
+import os
+import sys
 import tempfile
 from collections.abc import Callable
 from datetime import timedelta
@@ -12,9 +15,20 @@ import torch.multiprocessing as mp
 
 # A rank that waits longer than this waits for one that failed: no honest test step takes so long.
 RANK_TIMEOUT = timedelta(seconds=90)
+# Imported once for all ranks of the session where the tests have imported them too: they take seconds.
+HEAVY = ("torch", "timm", "deepspeed", "sklearn.linear_model", "viewmill.engine.train")
 
 
-def _enter(rank: int, world_size: int, folder: str, body: Callable[..., Any], args: tuple[Any, ...]) -> None:
+def _enter(
+    rank: int,
+    world_size: int,
+    folder: str,
+    variables: dict[str, str],
+    body: Callable[..., Any],
+    args: tuple[Any, ...],
+) -> None:
+    os.environ.clear()
+    os.environ.update(variables)  # not those of the moment when the first ranks were started
     torch.set_num_threads(1)
     dist.init_process_group(
         "gloo",
@@ -29,8 +43,20 @@ def _enter(rank: int, world_size: int, folder: str, body: Callable[..., Any], ar
         dist.destroy_process_group()
 
 
+def start_method() -> str:
+    """How ranks begin: as forks of a server that has imported what is heavy, and has done nothing else.
+
+    A fork cannot use CUDA once its parent has looked at a GPU, as importing DeepSpeed does.
+    """
+    if torch.cuda.is_available() or "forkserver" not in multiprocessing.get_all_start_methods():
+        return "spawn"
+    multiprocessing.set_forkserver_preload([name for name in HEAVY if name in sys.modules])
+    return "forkserver"
+
+
 def run_ranks(world_size: int, body: Callable[..., Any], *args: Any) -> list[Any]:
     """body(rank, *args) on every rank; returns the results (tensors, numbers, containers) in rank order."""
     with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(_enter, args=(world_size, folder, body, args), nprocs=world_size)
+        given = (world_size, folder, dict(os.environ), body, args)
+        mp.start_processes(_enter, args=given, nprocs=world_size, start_method=start_method())
         return [torch.load(Path(folder) / f"{rank}.pt", weights_only=True) for rank in range(world_size)]

@@ -5,7 +5,6 @@ from typing import Annotated
 
 import typer
 from viewmill.tools import (
-    bench_command,
     config_command,
     convert,
     environment_command,
@@ -19,6 +18,7 @@ from viewmill.tools import (
     train,
     verify,
 )
+from viewmill.tools.bench_commands import app as bench
 from viewmill.tools.console import new_app, run_app
 
 app = new_app(
@@ -44,7 +44,7 @@ COMMANDS = {
 for name, module in COMMANDS.items():
     app.command(name, epilog=f"Example: {module.EXAMPLE}")(module.command)
 app.add_typer(config_command.app, name="config")
-app.add_typer(bench_command.app, name="bench")
+app.add_typer(bench.app, name="bench")
 
 
 def show_version(asked: bool) -> None:

@@ -2,6 +2,7 @@
 
 import importlib.util
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -120,7 +121,8 @@ def make_executor(
     device: str = "cpu",
     view_format: ViewFormat = FLOAT32,
 ) -> Executor:
-    """The executor called `name`: "reference", "host", "dali", or "auto" (host on the CPU, DALI on a GPU).
+    """The executor called `name`: "reference", "host", "dali", "dali-operators" (what DALI runs on a GPU, on
+    the CPU too), or "auto" (host on the CPU, DALI on a GPU).
 
     Args:
         name: which one.
@@ -137,7 +139,8 @@ def make_executor(
     makers: dict[str, Callable[[ViewSpec, int, int, str, ViewFormat], Executor]] = {
         "reference": _make_reference,
         "host": _make_host,
-        "dali": _make_dali,
+        "dali": partial(_make_dali, own_operators=False),
+        "dali-operators": partial(_make_dali, own_operators=True),
     }
     name = resolved_name(name, device)
     if name not in makers:
@@ -185,7 +188,13 @@ def _make_host(
 
 
 def _make_dali(
-    spec: ViewSpec, max_batch: int, num_threads: int, device: str, view_format: ViewFormat
+    spec: ViewSpec,
+    max_batch: int,
+    num_threads: int,
+    device: str,
+    view_format: ViewFormat,
+    *,
+    own_operators: bool,
 ) -> Executor:
     if not dali_is_installed():
         raise ImportError(
@@ -195,5 +204,10 @@ def _make_dali(
     from viewmill.pipelines.executors.dali.executor import DaliExecutor
 
     return DaliExecutor(
-        spec, max_batch=max_batch, num_threads=num_threads, device=device, view_format=view_format
+        spec,
+        max_batch=max_batch,
+        num_threads=num_threads,
+        device=device,
+        view_format=view_format,
+        own_operators=own_operators,
     )

@@ -91,7 +91,7 @@ def _remake_written(
         if refused in wanted and staged_refused(aside, number).exists():
             _put_if_same(staged_refused(aside, number), folder, info, refused)
     # A source whose inputs are all refused, at a wrong root for example, makes no table at all.
-    if wanted & {*TABLES} and any(record.samples for record in records.values()):
+    if wanted & {*TABLES} and any(record.num_samples for record in records.values()):
         in_order = [records[number] for number in range(len(plan.shards))]
         _remake_tables(folder, info, wanted, plan, in_order, final_names(in_order, info.kind), aside)
     return {}

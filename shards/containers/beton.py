@@ -90,7 +90,7 @@ class BetonWriter:
         self._file.seek(self._position)
         self._columns = {name: array("q") for name in ("offset", "size", "mode", "width", "height", "label")}
 
-    def add(self, data: bytes, *, width: int, height: int, label: int) -> int:
+    def add(self, data: bytes | memoryview, *, width: int, height: int, label: int) -> int:
         """Appends an image and returns the offset of its first byte.
 
         Args:
@@ -159,9 +159,9 @@ def image_file(data: bytes, width: int, height: int) -> bytes:
     return data
 
 
-def spells_jpeg(pixels: bytes) -> bool:
+def spells_jpeg(pixels: bytes | memoryview) -> bool:
     """Whether raw pixels happen to be the bytes of a JPEG; such an image is not stored."""
-    return pixels.startswith(_JPEG_BEGINS) and plain_jpeg_header(pixels) is not None
+    return pixels[: len(_JPEG_BEGINS)] == _JPEG_BEGINS and plain_jpeg_header(pixels) is not None
 
 
 def walk(file: BinaryIO, shard: str) -> np.ndarray:

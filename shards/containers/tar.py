@@ -3,20 +3,20 @@
 Nothing here extracts: a member is a name and a range of bytes, and its name is never a path.
 """
 
-import hashlib
 import re
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple
 
+from viewmill.shards.containers.slabs import SlabFile
 from viewmill.shards.errors import ShardError
 
 BLOCK = 512
 MAX_MEMBER_BYTES = 256_000_000
-# Copying so few bytes costs less than writing and hashing them apart; most pieces that wait to be joined.
-_JOINED_BYTES, _MOST_JOINED = 4096, 64
+# Members that are joined before they are appended, and the most that is.
+_SMALL_BYTES, _MOST_SMALL = 4096, 16_384
 # A header without its name, size and checksum, and the sum of its bytes; the checksum counts as 8 spaces.
 _USTAR_NAME, _USTAR_SIZE = 100, 8**11 - 1
 _MODE_OWNER = b"0000644\0" + 2 * b"0000000\0"
@@ -41,52 +41,63 @@ class TarSummary:
 
     bytes: int
     sha256: str
-    members: tuple[Member, ...]
+    rows: tuple[tuple[str, int, int], ...]
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """Its files, made out of their rows."""
+        return tuple(map(Member._make, self.rows))
 
 
 class TarWriter:
-    """Writes regular files one after another; the same members give the same bytes on any machine."""
+    """Writes regular files one after another; the same members give the same bytes on any machine.
+
+    A thread may write behind the caller: `finish` or `close` come before the file is closed.
+    """
 
     def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self._hash = hashlib.sha256()
-        self._position = 0  # behind the pieces that still wait
-        self._waiting: list[bytes] = []
+        self._slabs = SlabFile(file)
+        self._small = b""  # what is appended with the next header: padding, small members
         self._members: list[tuple[str, int, int]] = []
 
-    def add(self, name: str, data: bytes) -> int:
+    def rooms(self, sizes: Sequence[int]) -> list[memoryview]:
+        """Where the next members' bytes may be put; what `add` gets of them, in their order, stays there.
+
+        A member of a block at most may follow each of them.
+        """
+        self._flush()
+        return self._slabs.rooms(sizes, BLOCK, [-size % BLOCK + 2 * BLOCK for size in sizes])
+
+    def add(self, name: str, data: bytes | memoryview) -> int:
         """Appends a member and returns the offset of its first byte."""
         size = len(data)
-        header, padding = header_of(name, size), bytes(-size % BLOCK)
-        offset = self._position + len(header)
-        self._position = offset + size + len(padding)
-        self._waiting.append(header)
-        if size > _JOINED_BYTES:
-            self._flush()
-            self._write(data)
-        else:
-            self._waiting.append(data)
-        self._waiting.append(padding)
-        if len(self._waiting) >= _MOST_JOINED:
-            self._flush()
+        self._small += header_of(name, size)
+        offset = self._slabs.position + len(self._small)
         self._members.append((name, offset, size))
+        if size > _SMALL_BYTES or isinstance(data, memoryview):
+            self._flush()
+            self._slabs.append(data)
+            self._small = bytes(-size % BLOCK)
+        else:
+            self._small += data + bytes(-size % BLOCK)
+            if len(self._small) > _MOST_SMALL:
+                self._flush()
         return offset
 
     def finish(self) -> TarSummary:
         """Ends the archive; the file itself is the caller's to flush and close."""
-        self._waiting.append(bytes(2 * BLOCK))
-        self._position += 2 * BLOCK
+        self._small += bytes(2 * BLOCK)
         self._flush()
-        members = tuple(map(Member._make, self._members))
-        return TarSummary(self._position, self._hash.hexdigest(), members)
+        size, sha256 = self._slabs.position, self._slabs.finish()
+        return TarSummary(size, sha256, tuple(self._members))
 
     def _flush(self) -> None:
-        self._write(b"".join(self._waiting))
-        self._waiting.clear()
+        self._slabs.append(self._small)
+        self._small = b""
 
-    def _write(self, data: bytes) -> None:
-        self._file.write(data)
-        self._hash.update(data)
+    def close(self) -> None:
+        """Leaves the archive as it is; nothing is written to the file any more."""
+        self._slabs.close()
 
 
 def header_of(name: str, size: int) -> bytes:
@@ -104,7 +115,7 @@ def header_of(name: str, size: int) -> bytes:
     return b"%b%b%b%b%06o%b" % (named.ljust(100, b"\0"), _MODE_OWNER, sized, _TIME, checksum, _REST)
 
 
-def index_text(members: list[Member] | tuple[Member, ...]) -> str:
+def index_text(members: Sequence[tuple[str, int, int]]) -> str:
     """DALI's webdataset index, version 1.2: a count, then a line a sample of 'ext offset size name' groups.
 
     Members of one sample stand together and share the name up to the first dot of its last part. DALI asks
@@ -114,13 +125,14 @@ def index_text(members: list[Member] | tuple[Member, ...]) -> str:
     """
     lines: list[str] = []
     previous = None
+    any_spaces = _WHITE_SPACE.search("/".join(name for name, _, _ in members)) is not None
     for name, offset, size in members:
         file = name.rfind("/") + 1
         dot = name.find(".", file)
         base, ext, shown = name[:dot], name[dot + 1 :], name
         if dot <= file or not ext:  # -1: no dot at all
             continue
-        if _WHITE_SPACE.search(name):
+        if any_spaces and _WHITE_SPACE.search(name):
             if _WHITE_SPACE.search(ext):
                 continue
             shown = _WHITE_SPACE.sub(lambda found: f"%{ord(found[0]):02X}", name)
@@ -130,10 +142,10 @@ def index_text(members: list[Member] | tuple[Member, ...]) -> str:
         else:
             lines.append(part)
         previous = base
-    return "".join(f"{line}\n" for line in [f"v1.2 {len(lines)}", *lines])
+    return "\n".join([f"v1.2 {len(lines)}", *lines, ""])
 
 
-def index_bytes(members: list[Member] | tuple[Member, ...]) -> bytes:
+def index_bytes(members: Sequence[tuple[str, int, int]]) -> bytes:
     """`index_text` as it is stored; bytes of a name that are no UTF-8 stay as they are."""
     return index_text(members).encode("utf-8", "surrogateescape")
 

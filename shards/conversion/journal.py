@@ -43,6 +43,23 @@ class SampleRow(NamedTuple):
     transcoded: bool
 
 
+class Samples(NamedTuple):
+    """The columns of `SampleRow`, all of one length."""
+
+    position: tuple[int, ...]
+    offset: tuple[int, ...]
+    size: tuple[int, ...]
+    ext: tuple[str, ...]
+    width: tuple[int, ...]
+    height: tuple[int, ...]
+    xxh64: tuple[int, ...]
+    transcoded: tuple[bool, ...]
+
+    @classmethod
+    def of_rows(cls, rows: list[SampleRow]) -> "Samples":
+        return cls(*(zip(*rows, strict=True) if rows else [()] * len(cls._fields)))
+
+
 class QuarantinedRow(NamedTuple):
     """An input of the shard that was not written; xxh64 is None where its bytes could not be read."""
 
@@ -57,8 +74,12 @@ class ShardRecord:
 
     bytes: int
     sha256: str
-    samples: tuple[SampleRow, ...]
+    samples: Samples
     quarantined: tuple[QuarantinedRow, ...]
+
+    @property
+    def num_samples(self) -> int:
+        return len(self.samples.position)
 
     def to_json(self) -> str:
         return json.dumps([self.bytes, self.sha256, self.samples, self.quarantined])
@@ -73,7 +94,7 @@ def read_record(workspace: Path, number: int) -> ShardRecord | None:
     return ShardRecord(
         num_bytes,
         sha256,
-        tuple(SampleRow(*row) for row in samples),
+        Samples(*map(tuple, samples)),
         tuple(QuarantinedRow(*row) for row in quarantined),
     )
 

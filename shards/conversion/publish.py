@@ -22,7 +22,7 @@ from viewmill.shards.manifest_table import (
 
 def final_names(records: list[ShardRecord], kind: str) -> dict[int, str]:
     """File names of the shards by their number in the plan; a shard without samples gets none."""
-    kept = [number for number, record in enumerate(records) if record.samples]
+    kept = [number for number, record in enumerate(records) if record.num_samples]
     return {number: f"train-{place:06d}{KINDS[kind][0]}" for place, number in enumerate(kept)}
 
 
@@ -59,7 +59,7 @@ def describe(
         num_quarantined=plan.num_inputs - table.num_rows,
         classes=plan.classes,
         shards=tuple(
-            ShardInfo(name, len(records[number].samples), records[number].bytes, records[number].sha256)
+            ShardInfo(name, records[number].num_samples, records[number].bytes, records[number].sha256)
             for number, name in names.items()
         ),
         files=tuple(_described(dataset / name) for name in (*MANIFEST_FILES, *refused)),
@@ -91,20 +91,20 @@ def manifest_table(plan: Plan, records: list[ShardRecord], names: dict[int, str]
 
 
 def _rows_of_shard(plan: Plan, records: list[ShardRecord], number: int, place: int) -> pa.Table:
-    rows = records[number].samples
-    images = [plan.shards[number][row.position] for row in rows]
+    samples = records[number].samples
+    images = [plan.shards[number][position] for position in samples.position]
     columns = {
         "key": [image.key for image in images],
         "source": [printable(image.source) for image in images],
-        "shard": [place] * len(rows),
-        "offset": [row.offset for row in rows],
-        "size": [row.size for row in rows],
-        "ext": [row.ext for row in rows],
+        "shard": [place] * len(images),
+        "offset": samples.offset,
+        "size": samples.size,
+        "ext": samples.ext,
         "label": [image.label for image in images],
-        "width": [row.width for row in rows],
-        "height": [row.height for row in rows],
-        "xxh64": [row.xxh64 for row in rows],
-        "transcoded": [row.transcoded for row in rows],
+        "width": samples.width,
+        "height": samples.height,
+        "xxh64": samples.xxh64,
+        "transcoded": samples.transcoded,
     }
     return pa.table(columns, schema=pa.schema([SCHEMA.field(name) for name in columns]))
 

@@ -67,7 +67,7 @@ class Conversion:
             )
         self.write(everything, done)
         records = [record for record in self.records() if record is not None]
-        if not any(record.samples for record in records):
+        if not any(record.num_samples for record in records):
             self._give_up(records)
         return publish(self.dataset, self.workspace, self.plan, records)
 

@@ -1,15 +1,16 @@
 """One shard, written by one worker: inputs read, checked, stored or refused; the shard, index and record."""
 
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import xxhash
 from viewmill.shards.containers.shard_writer import ShardWriter, Stored, shard_writer
 from viewmill.shards.containers.tar import TarWriter
 from viewmill.shards.conversion.journal import (
     QuarantinedRow,
     SampleRow,
+    Samples,
     ShardRecord,
     record_path,
     staged_refused,
@@ -19,7 +20,7 @@ from viewmill.shards.conversion.plan import Options, PlannedImage
 from viewmill.shards.conversion.stored import to_store
 from viewmill.shards.durable import written_whole
 from viewmill.shards.errors import ImageError
-from viewmill.shards.sources.reading import Unusable, read_input
+from viewmill.shards.sources.reading import Read, Unusable, read_inputs
 from viewmill.shards.storage.local import LocalTree
 from viewmill.shards.storage.read_ahead import Planned, reading_ahead
 from viewmill.shards.storage.tree import Readable
@@ -70,11 +71,14 @@ def _write_shard(job: ShardJob, tell: Tell) -> None:
     shard, *index = staged_shard(workspace, job.number, job.options.format)
     # The record's sync of the folder is theirs too: a shard or an index that is not there beside its record
     # is written again.
-    with written_whole(shard, sync_its_folder=False) as file:
-        writer = shard_writer(job.options.format, file, capacity=len(job.images))
-        for position, image in enumerate(job.images):
+    with (
+        written_whole(shard, sync_its_folder=False) as file,
+        closing(shard_writer(job.options.format, file, capacity=len(job.images))) as writer,
+    ):
+        reads = read_inputs(job.tree, [image.place for image in job.images], writer.rooms)
+        for position, (image, read) in enumerate(zip(job.images, reads, strict=True)):
             try:
-                samples.append(_add(writer, position, image, _converted(job, image)))
+                samples.append(_add(writer, position, image, _converted(job, image, read)))
             except _Refused as refused:
                 quarantined.append(QuarantinedRow(position, refused.reason, refused.xxh64))
                 if job.options.quarantine_bytes and refused.data is not None:
@@ -86,15 +90,14 @@ def _write_shard(job: ShardJob, tell: Tell) -> None:
             file.write(summary.index_text.encode())
     if refused_bytes:
         _keep(staged_refused(workspace, job.number), refused_bytes)
-    record = ShardRecord(summary.bytes, summary.sha256, tuple(samples), tuple(quarantined))
+    record = ShardRecord(summary.bytes, summary.sha256, Samples.of_rows(samples), tuple(quarantined))
     with written_whole(record_path(workspace, job.number)) as file:
         file.write(record.to_json().encode())
 
 
 def _keep(path: Path, refused: list[tuple[str, bytes]]) -> None:
     """Writes what was refused into a tar of its own, for people to look at."""
-    with written_whole(path) as file:
-        tar = TarWriter(file)
+    with written_whole(path) as file, closing(TarWriter(file)) as tar:
         for name, data in refused:
             tar.add(name, data)
         tar.finish()
@@ -106,17 +109,17 @@ def _add(writer: ShardWriter, position: int, image: PlannedImage, stored: Stored
     return SampleRow(position, offset, len(data), ext, width, height, xxh64, transcoded)
 
 
-def _converted(job: ShardJob, image: PlannedImage) -> Stored:
-    """The bytes to store of an input.
+def _converted(job: ShardJob, image: PlannedImage, read: Read | Exception) -> Stored:
+    """The bytes to store of an input: those that were read, or others.
 
     Raises:
-        _Refused: the input is quarantined.
+        _Refused: the input is quarantined; as `read_inputs`, where the fault is not the input's.
     """
+    if isinstance(read, Unusable):
+        raise _Refused(str(read), read.xxh64) from read
+    if isinstance(read, Exception):
+        raise read
     try:
-        data = read_input(job.tree, image.place)
-    except Unusable as unusable:
-        raise _Refused(str(unusable), unusable.xxh64) from unusable
-    try:
-        return to_store(data, image.place.form, job.options)
+        return to_store(read, image.place.form, job.options)
     except ImageError as error:
-        raise _Refused(str(error), xxhash.xxh64_intdigest(data), data) from error
+        raise _Refused(str(error), read.xxh64, bytes(read.data)) from error

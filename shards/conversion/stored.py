@@ -25,36 +25,42 @@ from viewmill.shards.jpeg import MAX_JPEG_SIDE, encode_jpeg
 from viewmill.shards.jpeg_header import plain_jpeg_header
 from viewmill.shards.raw import is_rgb, picture, size_of
 from viewmill.shards.sources.inputs import ENCODED
+from viewmill.shards.sources.reading import Read
 
 
-def to_store(data: bytes, form: str, options: Options) -> Stored:
-    """The bytes to store of an input whose form is that of its `Place`.
+def to_store(read: Read, form: str, options: Options) -> Stored:
+    """The bytes to store of an input whose form is that of its `Place`: those read, if they are kept.
 
     Raises:
         ImageError: no usable image, or one that this kind of data set has no room for.
     """
+    data = read.data
     info = probe(data) if form == ENCODED else _info_of_pixels(form)
     resize = Resize.parse(options.resize)
     shrinks = resize is not None and resize.shrinks(info.width, info.height)
     kept_as = None if shrinks else _kept_as(data, form, info, options)
     if kept_as:
         if form == ENCODED and options.check == "decode":
-            check_decodes(data)
-        return _checked(kept_as, data, info.width, info.height, transcoded=False)
+            check_decodes(bytes(data))
+        _refuse_unfit(kept_as, data)
+        return Stored(data, kept_as, info.width, info.height, read.xxh64, transcoded=False)
     if resize is not None and shrinks:
-        rgb = resize.apply(decode_picture(data) if form == ENCODED else Image.fromarray(picture(data, form)))
+        rgb = resize.apply(
+            decode_picture(bytes(data)) if form == ENCODED else Image.fromarray(picture(data, form))
+        )
     else:
-        rgb = decode_rgb(data) if form == ENCODED else picture(data, form)
+        rgb = decode_rgb(bytes(data)) if form == ENCODED else picture(data, form)
     height, width = rgb.shape[:2]
     ext, encoded = _encoded(rgb, options, lossy=shrinks and info.format == "JPEG")
-    return _checked(ext, encoded, width, height, transcoded=True)
+    _refuse_unfit(ext, encoded)
+    return Stored(encoded, ext, width, height, xxhash.xxh64_intdigest(encoded), transcoded=True)
 
 
 def _info_of_pixels(form: str) -> ImageInfo:
     return ImageInfo("RAW", *size_of(form), UPRIGHT, keep=False, ext="raw")
 
 
-def _kept_as(data: bytes, form: str, info: ImageInfo, options: Options) -> str | None:
+def _kept_as(data: bytes | memoryview, form: str, info: ImageInfo, options: Options) -> str | None:
     """The extension under which the input's own bytes are stored, or None where they are not."""
     if options.format == "webdataset":
         return info.ext if info.keep else None
@@ -85,11 +91,10 @@ def _encoded(rgb: np.ndarray, options: Options, lossy: bool) -> tuple[str, bytes
     return "raw", rgb.tobytes()
 
 
-def _checked(ext: str, data: bytes, width: int, height: int, transcoded: bool) -> Stored:
+def _refuse_unfit(ext: str, data: bytes | memoryview) -> None:
     if ext == "raw":
         if spells_jpeg(data):
             raise ImageError("unusual pixels: they spell a JPEG file, and in a beton would be taken for one")
     elif len(data) > MAX_BYTES:
         form = "lossless PNG" if ext == "png" else ext
         raise ImageError(f"too large: {len(data)} bytes as {form}, the limit is {MAX_BYTES // 10**6} MB")
-    return Stored(data, ext, width, height, xxhash.xxh64_intdigest(data), transcoded)

@@ -1,14 +1,14 @@
 """One existing tar, indexed by one worker: its images checked and hashed, not one byte of it written."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
-import xxhash
+from viewmill.shards.containers.slabs import Scratch
 from viewmill.shards.containers.tar import index_bytes
 from viewmill.shards.conversion.journal import (
     QuarantinedRow,
     SampleRow,
+    Samples,
     ShardRecord,
     record_path,
     staged_index,
@@ -18,7 +18,7 @@ from viewmill.shards.conversion.shard_job import Tell
 from viewmill.shards.durable import sha256_of, written_whole
 from viewmill.shards.errors import ConvertError, ImageError
 from viewmill.shards.images import EXTENSIONS, check_decodes, probe
-from viewmill.shards.sources.reading import Unusable, read_input
+from viewmill.shards.sources.reading import Read, Unusable, read_inputs
 from viewmill.shards.sources.tars import members_of_tar
 from viewmill.shards.storage.local import LocalTree
 
@@ -49,14 +49,16 @@ def index_tar(job: TarJob, tell: Tell) -> None:
     begun = _state_of(path)
     samples: list[SampleRow] = []
     quarantined: list[QuarantinedRow] = []
-    for position, image in enumerate(job.images):
-        if (image.place.file_size, image.place.stamp) != begun:
-            raise _changed(path)
-        row = _checked(job, position, image)
+    if any((image.place.file_size, image.place.stamp) != begun for image in job.images):
+        raise _changed(path)
+    tree, places = LocalTree(str(path.parent)), [image.place for image in job.images]
+    reads = read_inputs(tree, places, Scratch().rooms)
+    for position, (image, read) in enumerate(zip(job.images, reads, strict=True)):
+        row = _checked(job, position, image, read)
         samples.append(row) if isinstance(row, SampleRow) else quarantined.append(row)
         tell(image.size, isinstance(row, QuarantinedRow))
     index = index_bytes(members_of_tar(path))
-    record = ShardRecord(begun[0], sha256_of(path), tuple(samples), tuple(quarantined))
+    record = ShardRecord(begun[0], sha256_of(path), Samples.of_rows(samples), tuple(quarantined))
     if _state_of(path) != begun:  # what was read before is not what was hashed
         raise _changed(path)
     with written_whole(staged_index(workspace, job.number)) as file:
@@ -65,18 +67,20 @@ def index_tar(job: TarJob, tell: Tell) -> None:
         file.write(record.to_json().encode())
 
 
-def _checked(job: TarJob, position: int, image: PlannedImage) -> SampleRow | QuarantinedRow:
-    try:
-        data = read_input(LocalTree(os.path.dirname(job.tar)), image.place)  # noqa: PTH120 - a Path takes long
-    except Unusable as unusable:
-        return QuarantinedRow(position, str(unusable), unusable.xxh64)
-    xxh64 = xxhash.xxh64_intdigest(data)
+def _checked(
+    job: TarJob, position: int, image: PlannedImage, read: Read | Exception
+) -> SampleRow | QuarantinedRow:
+    if isinstance(read, Unusable):
+        return QuarantinedRow(position, str(read), read.xxh64)
+    if isinstance(read, Exception):
+        raise read
+    data, xxh64 = read
     try:
         info = probe(data)
         if not info.keep:
             return QuarantinedRow(position, _not_kept(info.format), xxh64)
         if job.check == "decode":
-            check_decodes(data)
+            check_decodes(bytes(data))
     except ImageError as error:
         return QuarantinedRow(position, str(error), xxh64)
     place = image.place

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from multiprocessing.reduction import ForkingPickler
 from typing import Any, Protocol, TypeVar
 
 from viewmill.shards.conversion.ray_workers import write_shards_on_ray
@@ -92,14 +93,20 @@ def _write_here(jobs: list[AnyJob], write: Write[AnyJob], counted: Callable[[int
 def _write_in_processes(
     jobs: list[AnyJob], write: Write[AnyJob], workers: int, counted: Callable[[int, int, int], None]
 ) -> None:
+    # What cannot be sent to another process is refused here: refused by the pool's own thread while the pool
+    # ends, it would keep the interpreter from ending (CPython 3.11).
+    ForkingPickler.dumps((write, jobs[0]))
     # Spawned, never forked: the caller may hold threads and locks of other libraries.
     context = multiprocessing.get_context("spawn")
     # Read and set here without a lock: a worker that is killed while it holds one never gives it back.
     totals: Any = context.Array("q", 3)
     stop = context.RawValue("b", 0)
     with ProcessPoolExecutor(workers, context, initializer=_start, initargs=(totals, stop)) as pool:
+        futures: list[Future[None]] = []
         try:
-            pending = {pool.submit(_write_in_worker, write, job) for job in jobs}
+            for job in jobs:
+                futures.append(pool.submit(_write_in_worker, write, job))
+            pending = set(futures)
             while pending:
                 pending = _collect(pending)
                 counted(*totals.get_obj()[:])
@@ -111,7 +118,9 @@ def _write_in_processes(
             ) from error
         except BaseException:
             stop.value = 1
-            pool.shutdown(wait=False, cancel_futures=True)
+            for future in futures:
+                future.cancel()
+            pool.shutdown(wait=False)
             raise
 
 

@@ -6,7 +6,7 @@ import stat
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from viewmill.shards.durable import read_at
+from viewmill.shards.durable import read_into
 from viewmill.shards.errors import ConvertError
 from viewmill.shards.storage.faults import is_of_the_machine
 from viewmill.shards.storage.tree import NOT_STATED, Changed, File, FileState, NoRegularFile
@@ -33,21 +33,25 @@ class LocalTree(NamedTuple):
         return FileState(status.st_size, status.st_mtime_ns)
 
     def read(self, file: str, offset: int, size: int, planned: FileState) -> bytes:
+        data = bytearray(size)
+        self.read_into(file, offset, memoryview(data), planned)
+        return bytes(data)
+
+    def read_into(self, file: str, offset: int, room: memoryview, planned: FileState) -> None:
         path = self._path(file)
         try:
             # Not blocking: what was a file in the plan may be a pipe by now.
             opened = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
             try:
                 _refuse_changed(opened, planned)
-                data = read_at(opened, size, offset)
+                num_read = read_into(opened, room, offset)
             finally:
                 os.close(opened)
         except OSError as error:
             error.filename = error.filename or path
             raise
-        if len(data) != size:
+        if num_read != len(room):
             raise Changed
-        return data
 
     def peek(self, file: str, offset: int, size: int) -> bytes:
         try:

@@ -41,6 +41,9 @@ class _Ahead:
             one, future = self._coming.popleft()
         return future.result()
 
+    def read_into(self, file: str, offset: int, room: memoryview, planned: FileState) -> None:
+        room[:] = self.read(file, offset, len(room), planned)
+
     def is_there(self) -> bool:
         return self._tree.is_there()
 

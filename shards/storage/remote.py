@@ -75,6 +75,9 @@ class RemoteTree:
             raise Changed
         return data
 
+    def read_into(self, file: str, offset: int, room: memoryview, planned: FileState) -> None:
+        room[:] = self.read(file, offset, len(room), planned)
+
     def range(self, file: str, offset: int, size: int) -> bytes:
         """Exactly `size` bytes from `offset`.
 

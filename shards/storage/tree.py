@@ -50,6 +50,9 @@ class Readable(Protocol):
             Changed: it is not; OSError, StorageError: as `Tree.state`.
         """
 
+    def read_into(self, file: str, offset: int, room: memoryview, planned: FileState) -> None:
+        """As `read`, into as many bytes as there is room for."""
+
     def is_there(self) -> bool:
         """Whether the root can be seen: of a lost mount an empty folder is left, or nothing."""
 

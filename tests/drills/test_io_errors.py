@@ -9,7 +9,7 @@ from tests.drills.test_kills import CALLS, Job, command, finish
 from tests.drills.tracing import recorded_calls, run_with_fault
 from tests.shards.pictures import encoded, noise, tree_hashes
 
-READS = ("openat", "fstat", "newfstatat", "pread64", "read")
+READS = ("openat", "fstat", "newfstatat", "preadv", "pread64", "read")
 
 
 @pytest.fixture(scope="module")

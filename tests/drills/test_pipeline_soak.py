@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import psutil
 import pytest
-from viewmill.pipelines.executors.executor import ffcv_is_installed
+from viewmill.pipelines.executors.executor import dali_is_installed, ffcv_is_installed
 from viewmill.pipelines.loader import Loader
 from viewmill.shards.conversion.plan import Options
 from viewmill.shards.convert import convert_with
@@ -81,7 +81,11 @@ def soaked(folder: Path, executor: str, goes_on: Callable[[int], bool]) -> Slope
     return slope_of(warm[:, 0], warm[:, 1])
 
 
-EXECUTORS = [*installed_executors(), *(["ffcv"] if ffcv_is_installed() else [])]
+EXECUTORS = [
+    *installed_executors(),
+    *(["dali-operators"] if dali_is_installed() else []),
+    *(["ffcv"] if ffcv_is_installed() else []),
+]
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ def environment() -> dict[str, str]:
 def recorded_calls(run: list[str], log: Path, names: tuple[str, ...], folder: Path) -> list[tuple[str, int]]:
     """Runs a program; its (system call, number among those of its name) that touch a folder.
 
-    Only the first thread counts: strace counts by thread, and the conversion of one worker is one.
+    Only the first thread counts: strace counts by thread, and one worker is one, where shards fit a slab.
     """
     trace = [*strace_command(), "-o", str(log), "-e", "trace=" + ",".join(names), *run]
     subprocess.run(trace, check=True, env=environment(), cwd=ROOT)

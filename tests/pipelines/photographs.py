@@ -2,6 +2,7 @@
 
 import io
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,11 @@ def encode(rgb: np.ndarray, file_format: str, *, orientation: int | None = None,
 
 def photographs() -> dict[str, bytes]:
     """Name -> encoded photograph: JPEG colour and grey, turned by EXIF, progressive, PNG and WebP."""
+    return dict(_photographs())
+
+
+@cache  # encoding them takes a third of a second, and tens of tests ask for them
+def _photographs() -> dict[str, bytes]:
     flower, china = load_sample_image("flower.jpg"), load_sample_image("china.jpg")
     cat, coffee, rocket = skimage_data.chelsea(), skimage_data.coffee(), skimage_data.rocket()
     return {

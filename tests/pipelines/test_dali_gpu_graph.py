@@ -5,18 +5,17 @@ from viewmill.pipelines.executors.view_format import DTYPES, ViewFormat
 from viewmill.pipelines.views import PRESETS
 
 pytest.importorskip("nvidia.dali", reason="DALI is not installed")
-from viewmill.pipelines.executors.dali.graph import view_graph
+from viewmill.pipelines.executors.dali.operator_graph import view_graph
 
 PICTURE_OPERATORS = {"ImageSlice", "Image", "Resize", "ColorTwist", "GaussianBlur", "CropMirrorNormalize"}
 
 
-def operators(preset: str, view_format: ViewFormat, *, decodes_regions: bool) -> list[tuple[str, set, set]]:
+def operators(preset: str, view_format: ViewFormat) -> list[tuple[str, set, set]]:
     """(operator, devices of its inputs, devices of its outputs) of the graph for a GPU."""
     pipeline = view_graph(
         PRESETS[preset],
         view_format,
         "mixed",
-        decodes_regions,
         batch_size=4,
         num_threads=1,
         device_id=0,
@@ -34,10 +33,9 @@ def operators(preset: str, view_format: ViewFormat, *, decodes_regions: bool) ->
     ]
 
 
-@pytest.mark.parametrize("decodes_regions", [True, False])
 @pytest.mark.parametrize("preset", PRESETS)
-def test_every_picture_is_on_the_gpu_from_the_decoder_on(preset: str, decodes_regions: bool) -> None:
-    found = operators(preset, ViewFormat(), decodes_regions=decodes_regions)
+def test_every_picture_is_on_the_gpu_from_the_decoder_on(preset: str) -> None:
+    found = operators(preset, ViewFormat())
     pictures = [outputs for name, _, outputs in found if name in PICTURE_OPERATORS]
     assert len(pictures) == 1 + 4 * PRESETS[preset].num_views
     assert all(outputs == {"gpu"} for outputs in pictures)
@@ -45,5 +43,5 @@ def test_every_picture_is_on_the_gpu_from_the_decoder_on(preset: str, decodes_re
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_nothing_is_copied_back_from_the_gpu(dtype: str) -> None:
-    for name, inputs, outputs in operators("hydes", ViewFormat(dtype, True), decodes_regions=True):
+    for name, inputs, outputs in operators("hydes", ViewFormat(dtype, True)):
         assert "gpu" not in inputs or outputs == {"gpu"}, name

@@ -10,7 +10,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numba
 import numpy as np
 import pytest
 import torch
@@ -35,6 +34,7 @@ from viewmill.shards.errors import ShardError
 from viewmill.shards.images import probe
 from viewmill.shards.manifest import Dataset
 
+from tests.after_ffcv import ffcvs_changes_undone
 from tests.pipelines.damage import assert_same_epoch, damaged, epoch_of
 from tests.pipelines.photographs import encode, on_255, photographs, plan_for, write_dataset
 
@@ -330,7 +330,6 @@ def test_ffcvs_own_loader_makes_the_planned_views(kinds: dict[str, Path]) -> Non
     from ffcv.loader import OrderOption
     from viewmill.pipelines.executors.ffcv.decoder import DONE, LivePlan, PlannedViews
 
-    torch_threads = torch.get_num_threads()
     with Dataset.open(kinds["ffcv"]) as dataset:
         ids = np.flatnonzero(dataset.manifest["shard"] == 0)
         executor, fetch = fed_executor("ffcv", dataset, SPEC, max_batch=len(ids), num_threads=1)
@@ -339,15 +338,12 @@ def test_ffcvs_own_loader_makes_the_planned_views(kinds: dict[str, Path]) -> Non
         live = LivePlan()
         live.set(plan)
         pipelines = {"image": [PlannedViews(SPEC, FLOAT32, live)], "label": [IntDecoder()]}
-        theirs = TheirLoader(
-            str(dataset.path / dataset.info.shards[0].name), batch_size=len(ids), num_workers=1,
-            order=OrderOption.SEQUENTIAL, pipelines=pipelines,
-        )  # fmt: skip
-        try:
+        with ffcvs_changes_undone():
+            theirs = TheirLoader(
+                str(dataset.path / dataset.info.shards[0].name), batch_size=len(ids), num_workers=1,
+                order=OrderOption.SEQUENTIAL, pipelines=pipelines,
+            )  # fmt: skip
             ((*views, status), labels) = next(iter(theirs))
-        finally:
-            torch.set_num_threads(torch_threads)  # FFCV has set it
-            numba.uint8[::1].mutable = True  # and this, for all that numba compiles after it
         assert (status == DONE).all()
         np.testing.assert_array_equal(labels[:, 0], dataset.labels(ids))
         for ours, memory in zip(expected, views, strict=True):

@@ -45,7 +45,7 @@ def formatted(executor: str, spec: ViewSpec, view_format: ViewFormat) -> list[to
         runner.close()
 
 
-@pytest.mark.parametrize("executor", ["reference", "host", "dali"])
+@pytest.mark.parametrize("executor", ["reference", "host", "dali", "dali-operators"])
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_every_format_holds_the_same_pixels(executor: str, dtype: str, channels_last: bool) -> None:

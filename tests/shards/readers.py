@@ -103,21 +103,29 @@ def by_dali(path: Path) -> Iterator[Sample]:
 def by_ffcv(path: Path) -> Iterator[Picture]:
     """FFCV's own Loader, one shard after another."""
     pytest.importorskip("ffcv", reason="FFCV is not installed")
+    from tests.after_ffcv import ffcvs_changes_undone
+
+    with ffcvs_changes_undone():
+        for shard in sorted(path.glob("train-*.beton")):
+            yield from shown_by_ffcv(shard)
+
+
+def shown_by_ffcv(shard: Path) -> Iterator[Picture]:
+    """The pictures of a shard in its order."""
     from ffcv.fields.decoders import CenterCropRGBImageDecoder, IntDecoder
     from ffcv.loader import Loader, OrderOption
 
-    for shard in sorted(path.glob("train-*.beton")):
-        square = CenterCropRGBImageDecoder((SIDE, SIDE), 1)
-        loader = Loader(
-            str(shard),
-            batch_size=1,  # a larger one would put images of different sizes into one buffer
-            num_workers=1,
-            os_cache=True,
-            order=OrderOption.SEQUENTIAL,
-            pipelines={"image": [square], "label": [IntDecoder()]},
-        )
-        for images, labels in loader:
-            yield Picture(int(labels[0, 0]), np.array(images[0]))
+    square = CenterCropRGBImageDecoder((SIDE, SIDE), 1)
+    loader = Loader(
+        str(shard),
+        batch_size=1,  # a larger one would put images of different sizes into one buffer
+        num_workers=1,
+        os_cache=True,
+        order=OrderOption.SEQUENTIAL,
+        pipelines={"image": [square], "label": [IntDecoder()]},
+    )
+    for images, labels in loader:
+        yield Picture(int(labels[0, 0]), np.array(images[0]))
 
 
 def as_ffcv_shows(rgb: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import xxhash
 from viewmill.shards.containers.beton import walk
 from viewmill.shards.conversion import journal
 from viewmill.shards.conversion.parts import Part
@@ -20,6 +21,7 @@ from viewmill.shards.info import read_info
 from viewmill.shards.manifest import Dataset
 from viewmill.shards.raw import rgb_form
 from viewmill.shards.sources.inputs import ENCODED
+from viewmill.shards.sources.reading import Read
 from viewmill.shards.verify import verify
 
 from tests.drills.test_bit_flips import flip
@@ -242,13 +244,17 @@ def test_a_manifest_with_another_width_gives_no_pixels(betons: Path, tmp_path: P
         dataset.read([sample])
 
 
+def as_read(data: bytes) -> Read:
+    return Read(memoryview(data), xxhash.xxh64_intdigest(data))
+
+
 def test_a_jpeg_of_the_size_of_its_pixels_is_stored_as_pixels() -> None:
     width, height = 40, 30
     jpeg = encoded(picture(3, height, width), "JPEG", quality=20)
     filler = 3 * width * height - len(jpeg) - 4
     padded = jpeg[:2] + b"\xff\xfe" + (filler + 2).to_bytes(2, "big") + bytes(filler) + jpeg[2:]
     for mode in MODES:
-        stored = to_store(padded, ENCODED, Options(format="ffcv", beton_images=mode))
+        stored = to_store(as_read(padded), ENCODED, Options(format="ffcv", beton_images=mode))
         if mode == "jpeg":  # encoded again, to another size
             assert (stored.ext, len(stored.data) == len(padded)) == ("jpg", False)
         else:
@@ -263,15 +269,15 @@ def test_pixels_that_spell_a_jpeg_are_refused() -> None:
         (ENCODED, b"P6\n%d 1\n255\n" % (len(pixels) // 3) + pixels),
     ):
         with pytest.raises(ImageError, match="unusual pixels: they spell a JPEG file"):
-            to_store(data, form, Options(format="ffcv"))
+            to_store(as_read(data), form, Options(format="ffcv"))
 
 
 def test_an_image_too_wide_for_the_container_is_refused_with_the_limit() -> None:
     wide = encoded(np.zeros((1, 65_536, 3), np.uint8), "PNG")
-    assert to_store(wide, ENCODED, Options()).ext == "png"
+    assert to_store(as_read(wide), ENCODED, Options()).ext == "png"
     for mode, limit in (("mixed", 65_535), ("jpeg", 65_500)):
         with pytest.raises(ImageError, match=f"too large: 65536x1, the sides .* end at {limit}"):
-            to_store(wide, ENCODED, Options(format="ffcv", beton_images=mode))
+            to_store(as_read(wide), ENCODED, Options(format="ffcv", beton_images=mode))
 
 
 def test_smaller_copies_of_jpegs_are_jpegs_and_of_the_rest_raw(source: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from viewmill.shards.images import decode_rgb
 from viewmill.shards.info import read_info
 from viewmill.shards.manifest import Dataset
 
+from tests.after_ffcv import ffcvs_changes_undone
 from tests.shards.pictures import SHARED_DATA, encoded, exif_with_orientation, noise, picture
 
 pytestmark = [
@@ -30,11 +31,12 @@ MEAN_TOLERANCE, LARGEST_TOLERANCE = 1.5, 16
 
 
 @pytest.fixture(scope="module")
-def decoders() -> Any:
+def decoders() -> Iterator[Any]:
     pytest.importorskip("ffcv", exc_type=ImportError, reason="FFCV is not installed")
-    import ffcv.fields.decoders
+    with ffcvs_changes_undone():
+        import ffcv.fields.decoders
 
-    return ffcv.fields.decoders
+        yield ffcv.fields.decoders
 
 
 def textured(seed: int, height: int, width: int) -> np.ndarray:

@@ -23,7 +23,7 @@ def test_the_readme_shows_the_stored_figures(published: dict[str, Any]) -> None:
 
 
 def test_the_stored_figures_are_of_every_case_and_within_their_bounds(published: dict[str, Any]) -> None:
-    assert list(published["executors"]) == ["host", "resident", "dali", "ffcv"]
+    assert list(published["executors"]) == ["host", "resident", "dali", "dali-operators", "ffcv"]
     for figures in published["executors"].values():
         assert list(figures) == list(parity.cases())
     assert published["bounds"] == {name: parity.bound_of(name) for name in published["executors"]}
@@ -40,13 +40,15 @@ def test_an_executor_is_still_within_the_published_bounds(published: dict[str, A
 @pytest.mark.slow
 def test_dali_is_still_within_the_published_bounds() -> None:
     pytest.importorskip("nvidia.dali", reason="DALI is not installed")
-    assert parity.beyond_bounds(parity.run(executors=["dali"], scale=0.5)) == []
+    assert parity.beyond_bounds(parity.run(executors=["dali", "dali-operators"], scale=0.5)) == []
 
 
 def test_a_difference_over_the_bound_is_named(published: dict[str, Any]) -> None:
     figures = {"max": 3.0, "mean": 1.5, "psnr": 40.0}
-    result = {"bounds": {"dali": 1.0}, "executors": {"dali": {"flip": figures}}}
-    assert parity.beyond_bounds(result) == ["dali: 'flip' differs by 1.5 of 255 in the mean, the bound is 1"]
+    result = {"bounds": {"dali-operators": 1.0}, "executors": {"dali-operators": {"flip": figures}}}
+    assert parity.beyond_bounds(result) == [
+        "dali-operators: 'flip' differs by 1.5 of 255 in the mean, the bound is 1"
+    ]
 
 
 def test_a_readme_without_markers_is_refused(published: dict[str, Any], tmp_path: Path) -> None:

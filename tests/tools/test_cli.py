@@ -12,11 +12,12 @@ import typer
 from PIL import Image
 from viewmill.engine.preemption import Requeue
 from viewmill.shards.errors import ImageError, ShardError
+from viewmill.tools.bench_commands.app import COMMANDS as BENCHES
 from viewmill.tools.cli import COMMANDS, app
 from viewmill.tools.console import describe, one_line, run_app
 
 LEAVES = [[name] for name in COMMANDS] + [["config", word] for word in ("show", "validate", "schema")]
-LEAVES += [["bench", name] for name in ("loader", "loss", "manifest", "convert")]
+LEAVES += [["bench", name] for name in BENCHES]
 
 
 def write_image(path: Path, seed: int = 0) -> None:

@@ -1,5 +1,7 @@
 """A tiny training, as people start it: viewmill train, torchrun and deepspeed, on the CPU."""
 
+import contextlib
+import io
 import json
 import os
 import shutil
@@ -14,6 +16,8 @@ from PIL import Image
 from viewmill.shards.convert import convert
 from viewmill.tools.cli import app
 from viewmill.tools.console import run_app
+
+from tests.support import run_ranks
 
 pytestmark = pytest.mark.slow
 
@@ -104,15 +108,23 @@ def test_the_deepspeed_launcher_trains_the_same_run_on_two_ranks(
     assert losses(tmp_path / "run")[0] == pytest.approx(losses(alone)[0], rel=1e-4)
 
 
+def told_by_the_command(rank: int, words: list[str]) -> tuple[int, str]:
+    """Exit code and stderr of the command on one of two ranks."""
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank)}
+    errors = io.StringIO()
+    with contextlib.redirect_stderr(errors):
+        code = run_app(app, words)
+    return code, errors.getvalue()
+
+
 def test_ranks_that_do_not_divide_the_batch_are_refused_by_every_rank(dataset: Path, tmp_path: Path) -> None:
-    launcher = [*PYTHON, "torch.distributed.run", "--nproc_per_node", "2", "--master_port", port(), "-m"]
-    done = launch([*launcher, "viewmill.tools.train", *arguments(dataset, tmp_path / "run", "batch_size=9")])
-    assert done.returncode == 1  # torchrun's own, for every failure
-    told = [line for line in done.stderr.splitlines() if "error: batch_size=9" in line]
-    assert told
-    assert "is not a multiple of 2 ranks" in told[0]
-    assert "set batch_size=8 or 10" in told[0]
-    assert told[0].startswith("[rank ")
+    words = ["train", *arguments(dataset, tmp_path / "run", "batch_size=9")]
+    for rank, (code, told) in enumerate(run_ranks(2, told_by_the_command, words)):
+        assert code == 2
+        (line,) = told.splitlines()
+        assert line.startswith(f"[rank {rank}] error: batch_size=9")
+        assert "is not a multiple of 2 ranks" in line
+        assert "set batch_size=8 or 10" in line
     assert not (tmp_path / "run").exists()
 
 
@@ -133,12 +145,11 @@ def test_a_checkpoint_that_was_cut_short_is_named_and_not_resumed(
 
 
 def test_a_finished_run_goes_on_with_resume_and_more_epochs(
-    dataset: Path, alone: Path, tmp_path: Path
+    dataset: Path, alone: Path, tmp_path: Path, this_process: None
 ) -> None:
     run = tmp_path / "run"
     shutil.copytree(alone, run)
-    done = launch([*PYTHON, "viewmill.tools.train", *arguments(dataset, run, "epochs=2"), "--resume"])
-    assert done.returncode == 0, done.stderr
+    assert run_app(app, ["train", *arguments(dataset, run, "epochs=2"), "--resume"]) == 0
     assert len(losses(run)) == 4
 
 

@@ -38,6 +38,7 @@ GOALS = {
     "host": _KERNEL_GOALS,
     "ffcv": _KERNEL_GOALS,
     "dali": {"torchvision": 2.0, "DALI's own random operators": 0.9},
+    "dali-operators": {"torchvision": 2.0, "DALI's own random operators": 0.9},
 }
 PER_IMAGE = {
     "torchvision on Pillow": torchvision_pil,

@@ -3,7 +3,7 @@
 from typing import Any
 
 from nvidia.dali import fn, pipeline_def, types
-from viewmill.pipelines.executors.dali.graph import INTERPOLATIONS
+from viewmill.pipelines.executors.dali.operator_graph import INTERPOLATIONS
 from viewmill.pipelines.plans.spec import Range, ViewSpec
 
 SOLARIZED = [float(value if value < 128 else 255 - value) for value in range(256)]

@@ -1,11 +1,10 @@
 """The DALI executor: carries a view plan out with DALI, on the CPU or on one GPU."""
 
-from typing import Any
-
 import numpy as np
 import torch
-from viewmill.pipelines.executors.dali.graph import plan_rows, regions_of, view_graph
 from viewmill.pipelines.executors.dali.jpeg_markers import check_markers
+from viewmill.pipelines.executors.dali.kernel_graph import KernelGraph
+from viewmill.pipelines.executors.dali.operator_graph import OperatorGraph
 from viewmill.pipelines.executors.executor import BatchDecodeError, check_batch, check_boxes, read_all
 from viewmill.pipelines.executors.view_format import FLOAT32, ViewFormat
 from viewmill.pipelines.plans.planner import ViewPlan
@@ -16,14 +15,16 @@ from viewmill.shards.images import ImageInfo, decode_rgb, probe
 class DaliExecutor:
     """Runs encoded images and their plan through DALI's graph, one batch at a time.
 
+    On the CPU the views are made by the host executor's kernel, as an operator of DALI's, and are equal to
+    `host`'s bit for bit. On a GPU, and with `own_operators`, DALI's own operators make them.
+
     Args:
         spec: the views.
         max_batch: most images of one run.
         num_threads: DALI's worker threads; they do not change the pixels.
-        device: "cpu", or "cuda", "gpu", "cuda:1": the same graph, decoded and augmented on that GPU.
+        device: "cpu", or "cuda", "gpu", "cuda:1": decoded and augmented on that GPU.
         view_format: dtype and layout of the views.
-        decodes_regions: decode only what the views see of an image, for 20 to 40 % less decoding. Off:
-            training from it was seen to differ with the order of a batch's images; why is not known.
+        own_operators: what a GPU runs, on the CPU too.
 
     Raises:
         ValueError: an unknown device, or a batch or thread count below 1.
@@ -38,7 +39,7 @@ class DaliExecutor:
         num_threads: int,
         device: str = "cpu",
         view_format: ViewFormat = FLOAT32,
-        decodes_regions: bool = False,
+        own_operators: bool = False,
     ) -> None:
         if max_batch < 1 or num_threads < 1:
             raise ValueError(f"max_batch and num_threads must be >= 1, got {max_batch} and {num_threads}")
@@ -47,11 +48,11 @@ class DaliExecutor:
         self.max_batch = max_batch
         self.num_threads = num_threads
         self.device_id = device_id_of(device)
-        self._decodes_regions = decodes_regions
-        self._pipeline: Any = self._new_pipeline()
+        self.own_operators = own_operators or self.device_id is not None
+        self._graph: KernelGraph | OperatorGraph | None = self._new_graph()
 
     def run(self, images: list[bytes], plan: ViewPlan) -> list[torch.Tensor]:
-        """The views of these images: V tensors (n, 3, S, S), each run's in memory of its own.
+        """The views of these images: V tensors (n, 3, S, S), which no later run writes to.
 
         Raises:
             BatchDecodeError: names the rows that cannot be decoded; the next run works as if
@@ -59,18 +60,18 @@ class DaliExecutor:
             ValueError: images and plan differ in length, or the batch is larger than max_batch.
             RuntimeError: the executor is closed, or DALI failed for another reason than an image.
         """
-        if self._pipeline is None:
+        if self._graph is None:
             raise RuntimeError("this DaliExecutor is closed: make a new one")
         check_batch(images, plan, self.spec, self.max_batch)
         # A broken header can end the whole process inside DALI 2.4; looking costs 0.05 ms an image.
         headers = read_all(images, safe_header)
         check_boxes(plan, np.array([(header.width, header.height) for header in headers]))
         try:
-            return self._views(images, plan)
+            return self._graph.run(images, plan)
         except RuntimeError:
             # One bad image fails DALI's whole batch, its message does not say which row it was, and DALI
             # calls the pipeline invalid from then on: building another takes 10 ms.
-            self._pipeline = self._new_pipeline()
+            self._graph = self._new_graph()
             read_all(images, decode_rgb)
             if reasons := self._dali_refusals(images, plan):
                 raise BatchDecodeError(reasons) from None
@@ -78,46 +79,23 @@ class DaliExecutor:
 
     def close(self) -> None:
         """Free DALI's threads and memory; views already handed out stay valid."""
-        self._pipeline = None
+        self._graph = None
 
-    def _new_pipeline(self) -> Any:
-        pipeline = view_graph(
-            self.spec,
-            self.view_format,
-            "cpu" if self.device_id is None else "mixed",
-            self._decodes_regions,
-            batch_size=self.max_batch,
-            num_threads=self.num_threads,
-            device_id=self.device_id,
-            prefetch_queue_depth=1,  # inputs are pushed; reading ahead is the Loader's
-            exec_dynamic=True,
-            seed=0,  # nothing in the graph draws
-        )
-        pipeline.build()  # a GPU that is not there is an error here, not at the first batch
-        return pipeline
-
-    def _views(self, images: list[bytes], plan: ViewPlan) -> list[torch.Tensor]:
-        encoded = [np.frombuffer(image, np.uint8) for image in images]
-        fed: dict[str, Any] = {"images": encoded}
-        origins = np.zeros((len(plan), 2), np.int32)
-        if self._decodes_regions:
-            fed["region"] = regions = regions_of(plan)
-            origins = regions[:, :2]
-        outputs = self._pipeline.run(**fed, plan=plan_rows(plan, origins))
-        # No copy: the dynamic executor never writes again to a buffer that it has handed out.
-        views = [torch.utils.dlpack.from_dlpack(output.as_tensor()) for output in outputs]
-        if self.view_format.channels_last:
-            views = [view.permute(0, 3, 1, 2) for view in views]
-        return [view.to(self.view_format.torch_dtype) for view in views]  # bfloat16 alone is not DALI's
+    def _new_graph(self) -> KernelGraph | OperatorGraph:
+        sizes = {"max_batch": self.max_batch, "num_threads": self.num_threads}
+        if self.own_operators:
+            return OperatorGraph(self.spec, self.view_format, device_id=self.device_id, **sizes)
+        return KernelGraph(self.spec, self.view_format, **sizes)
 
     def _dali_refusals(self, images: list[bytes], plan: ViewPlan) -> dict[int, str]:
         """Rows that DALI refuses alone, though our own decoder takes them."""
         reasons = {}
+        graph = self._new_graph()
         for row, image in enumerate(images):
             try:
-                self._views([image], plan.select([row]))
+                graph.run([image], plan.select([row]))
             except RuntimeError as error:
-                self._pipeline = self._new_pipeline()
+                graph = self._new_graph()
                 if "fn.decoders.image" in str(error):  # the operator that failed
                     reasons[row] = "DALI does not decode it, though Pillow does"
         return reasons

@@ -10,8 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numba import carray, types
-from numba.extending import intrinsic
+from numba import carray
 from viewmill.pipelines.executors.ffcv.library import (
     AllocationQuery,
     Compiler,
@@ -19,31 +18,16 @@ from viewmill.pipelines.executors.ffcv.library import (
     State,
     imdecode,
 )
-from viewmill.pipelines.executors.host.image import plan_table, pointer, render_image, scratch_for
+from viewmill.pipelines.executors.host.callback import render_views, settings_for
+from viewmill.pipelines.executors.host.image import plan_table
 from viewmill.pipelines.executors.host.kernel import COLUMNS
-from viewmill.pipelines.executors.host.writing import form_of, normalisation_of
+from viewmill.pipelines.executors.host.pointers import int64s, pointer
 from viewmill.pipelines.executors.view_format import ViewFormat
 from viewmill.pipelines.plans.planner import ViewPlan
 from viewmill.pipelines.plans.spec import ViewSpec
 from viewmill.shards.containers.beton import JPEG
 
 DONE = 0  # the status of an image whose views are made; any other: it was refused, and its views are not set
-
-
-@intrinsic
-def _int64s(typing, address):
-    """A number as an address of such numbers."""
-    return types.CPointer(types.int64)(types.int64), _as_pointer
-
-
-@intrinsic
-def _float64s(typing, address):
-    """A number as an address of such numbers."""
-    return types.CPointer(types.float64)(types.int64), _as_pointer
-
-
-def _as_pointer(context, builder, signature, args):
-    return builder.inttoptr(args[0], context.get_value_type(signature.return_type))
 
 
 class LivePlan:
@@ -101,15 +85,13 @@ class PlannedViews(SimpleRGBImageDecoder):
     def generate_code(self) -> Callable[..., Any]:
         """The function that FFCV compiles."""
         read, decode_jpeg, rows_of = self.memory_read, Compiler.compile(imdecode), Compiler.get_iterator()
-        live, num_views, num_columns = self.plan.address, self.spec.num_views, len(COLUMNS)
-        sizes = np.array(self.spec.sizes, np.int64)
-        bicubic = np.array([view.interpolation == "bicubic" for view in self.spec.views])
-        normalisation, form = normalisation_of(self.spec, self.view_format), form_of(self.view_format)
+        live, num_views = self.plan.address, self.spec.num_views
+        row_bytes = num_views * len(COLUMNS) * 8
+        settings = settings_for(self.spec, self.view_format)
 
         def decode(batch_indices, memory, metadata, storage_state):
-            cell = carray(_int64s(live), 2)
-            num_rows = cell[1]
-            plans = carray(_float64s(cell[0]), (num_rows, num_views, num_columns))
+            cell = carray(int64s(live), 2)
+            table, num_rows = cell[0], cell[1]
             for row in rows_of(len(batch_indices)):
                 sample = np.int64(batch_indices[row])
                 field = metadata[sample]
@@ -129,10 +111,8 @@ class PlannedViews(SimpleRGBImageDecoder):
                     addresses = np.empty(num_views, np.int64)
                     for view in range(num_views):
                         addresses[view] = memory[view][row].ctypes.data
-                    scratch = np.empty(scratch_for(picture, plans[sample], sizes, bicubic), np.float32)
-                    fits = render_image(
-                        picture, plans[sample], sizes, bicubic, normalisation, form, addresses, scratch
-                    )
+                    plan = table + sample * row_bytes
+                    fits = render_views(picture, plan, addresses, settings)
                     status = np.int64(DONE) if fits else np.int64(1)
                 memory[num_views][row, 0] = np.uint8(status)
             return memory

@@ -17,7 +17,7 @@ from numba import carray
 from viewmill.pipelines.executors.ffcv.decoder import LivePlan, PlannedViews
 from viewmill.pipelines.executors.ffcv.library import Compiler, Graph, PipelineSpec, RGBImageField
 from viewmill.pipelines.executors.host.compiled import compiled
-from viewmill.pipelines.executors.host.image import pointer
+from viewmill.pipelines.executors.host.pointers import pointer
 from viewmill.pipelines.executors.view_format import ViewFormat
 from viewmill.pipelines.plans.spec import ViewSpec
 from viewmill.shards.containers.beton import JPEG, RAW

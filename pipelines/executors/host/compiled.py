@@ -3,6 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,13 @@ SOURCES = int.from_bytes(
 )
 
 
+# Sums may be fused (a * b + c rounded once) but not reordered.
+OPTIONS: dict[str, Any] = {"nogil": True, "fastmath": {"contract", "nsz"}, "error_model": "numpy"}
+
+
 def compiled(function: Callable[..., Any]) -> Any:
     """A function of compiled code for other compiled code to call. Runs without the GIL."""
-    # Sums may be fused (a * b + c rounded once) but not reordered.
-    return numba.njit(nogil=True, fastmath={"contract", "nsz"}, error_model="numpy")(function)
+    return numba.njit(**OPTIONS)(function)
 
 
 def kept(function: Callable[..., Any]) -> Any:
@@ -32,9 +36,17 @@ def kept(function: Callable[..., Any]) -> Any:
     It is kept in NUMBA_CACHE_DIR where that is set, else in `__pycache__` beside this file, else (a package
     that may not be written to) in the user's cache folder. With none of them each process compiles anew.
     """
-    options = {"nogil": True, "fastmath": {"contract", "nsz"}, "error_model": "numpy"}
+    return _kept(numba.njit, function)
+
+
+def kept_callback(signature: Any) -> Callable[[Callable[..., Any]], Any]:
+    """A C function of this signature, compiled when it is made, and kept as an entry point is."""
+    return lambda function: _kept(partial(numba.cfunc, signature), function)
+
+
+def _kept(compiler: Callable[..., Any], function: Callable[..., Any]) -> Any:
     try:
-        return numba.njit(cache=True, **options)(function)
+        return compiler(cache=True, **OPTIONS)(function)
     except RuntimeError as error:  # numba finds no folder that it may write to
         log.warning("the host executor is compiled anew in every process; set NUMBA_CACHE_DIR: %s", error)
-        return numba.njit(**options)(function)
+        return compiler(**OPTIONS)(function)

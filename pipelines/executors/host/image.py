@@ -1,10 +1,10 @@
 """All views of one image: the kernel's entry point from Python."""
 
 import numpy as np
-from numba import carray, types
-from numba.extending import intrinsic
+from numba import carray
 from viewmill.pipelines.executors.host.compiled import SOURCES, compiled, kept
 from viewmill.pipelines.executors.host.kernel import COLUMNS, render_view, scratch_floats
+from viewmill.pipelines.executors.host.pointers import pointer
 from viewmill.pipelines.executors.host.writing import bytes_of
 from viewmill.pipelines.plans.planner import ViewPlan
 
@@ -12,16 +12,6 @@ from viewmill.pipelines.plans.planner import ViewPlan
 def plan_table(plan: ViewPlan) -> np.ndarray:
     """The plan as the kernel takes it: (n, V, len(COLUMNS)) float64, C-contiguous."""
     return np.stack([getattr(plan, name).astype(np.float64) for name in COLUMNS], axis=2)
-
-
-@intrinsic
-def pointer(typing, address):
-    """A number as an address of bytes."""
-
-    def emit(context, builder, signature, args):
-        return builder.inttoptr(args[0], context.get_value_type(signature.return_type))
-
-    return types.CPointer(types.uint8)(types.int64), emit
 
 
 @compiled

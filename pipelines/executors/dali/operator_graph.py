@@ -1,9 +1,11 @@
-"""DALI's graph of the views, in a file of its own: conditionals need the source of the function."""
+"""DALI's graph of the views made of its own operators: what a GPU runs."""
 
 from typing import Any
 
 import numpy as np
+import torch
 from nvidia.dali import fn, math, pipeline_def, types
+from viewmill.pipelines.executors.dali.regions import regions_of
 from viewmill.pipelines.executors.view_format import ViewFormat
 from viewmill.pipelines.plans.planner import ViewPlan
 from viewmill.pipelines.plans.spec import ViewSpec
@@ -23,11 +25,59 @@ DTYPES = {  # DALI writes no bfloat16; its users cast
 INTERPOLATIONS = {"bicubic": types.INTERP_CUBIC, "bilinear": types.INTERP_LINEAR}
 
 
-def regions_of(plan: ViewPlan) -> np.ndarray:
-    """What the views see of every image: (n, 4) int32 top, left, bottom, right; pixels, the ends excluded."""
-    starts = [side.min(axis=1) for side in (plan.top, plan.left)]
-    ends = [(plan.top + plan.height).max(axis=1), (plan.left + plan.width).max(axis=1)]
-    return np.stack(starts + ends, axis=1).astype(np.int32)
+class OperatorGraph:
+    """Decodes what the views see of an image and makes each of them by DALI's operators.
+
+    Args:
+        spec, view_format: what is made.
+        device_id: of the GPU that decodes and augments; None: the CPU.
+        max_batch: most images of one run.
+        num_threads: DALI's worker threads; they do not change the pixels.
+
+    Raises:
+        RuntimeError: the GPU cannot be used.
+    """
+
+    def __init__(
+        self,
+        spec: ViewSpec,
+        view_format: ViewFormat,
+        *,
+        device_id: int | None,
+        max_batch: int,
+        num_threads: int,
+    ) -> None:
+        self._view_format = view_format
+        self._pipeline = view_graph(
+            spec,
+            view_format,
+            "cpu" if device_id is None else "mixed",
+            batch_size=max_batch,
+            num_threads=num_threads,
+            device_id=device_id,
+            prefetch_queue_depth=1,  # inputs are pushed; reading ahead is the Loader's
+            exec_dynamic=True,
+            seed=0,  # nothing in the graph draws
+        )
+        self._pipeline.build()  # a GPU that is not there is an error here, not at the first batch
+
+    def run(self, images: list[bytes], plan: ViewPlan) -> list[torch.Tensor]:
+        """The views of these images, in memory of their own.
+
+        Raises:
+            RuntimeError: DALI failed; this graph is of no use any more.
+        """
+        regions = regions_of(plan)
+        outputs = self._pipeline.run(
+            images=[np.frombuffer(image, np.uint8) for image in images],
+            region=regions,
+            plan=plan_rows(plan, regions[:, :2]),
+        )
+        # No copy: the dynamic executor never writes again to a buffer that it has handed out.
+        views = [torch.utils.dlpack.from_dlpack(output.as_tensor()) for output in outputs]
+        if self._view_format.channels_last:
+            views = [view.permute(0, 3, 1, 2) for view in views]
+        return [view.to(self._view_format.torch_dtype) for view in views]  # bfloat16 alone is not DALI's
 
 
 def plan_rows(plan: ViewPlan, origins: np.ndarray) -> np.ndarray:
@@ -49,30 +99,25 @@ def plan_rows(plan: ViewPlan, origins: np.ndarray) -> np.ndarray:
 
 
 @pipeline_def(enable_conditionals=True)  # type: ignore[untyped-decorator]
-def view_graph(
-    spec: ViewSpec, view_format: ViewFormat, device: str, decodes_regions: bool
-) -> tuple[Any, ...]:
+def view_graph(spec: ViewSpec, view_format: ViewFormat, device: str) -> tuple[Any, ...]:
     """Encoded images and their plan rows to the views of `spec`, in the dtype and layout asked for.
 
-    An image is decoded once, as a whole or a region of it. Every operator is in the graph of every view,
+    In a file of its own, for DALI's conditionals need the source of the function. A region of an image is
+    decoded once. Every operator is in the graph of every view,
     behind a condition, so any plan is carried out, also one that the preset would never draw.
 
     Args:
         spec: sizes, interpolations, mean and deviation; the draws come from the plan.
         view_format: (3, S, S) or (S, S, 3), normalised or not.
         device: "cpu", or "mixed" to decode and augment on the GPU.
-        decodes_regions: whether the input "region", (top, left, bottom, right) int32, is there.
     """
     encoded = fn.external_source(name="images", device="cpu", batch=True, dtype=types.UINT8, ndim=1)
     row = fn.external_source(name="plan", device="cpu", batch=True, dtype=types.FLOAT, ndim=1)
     # Upright, EXIF being applied; regions are of the upright image too.
-    if decodes_regions:
-        region = fn.external_source(name="region", device="cpu", batch=True, dtype=types.INT32, ndim=1)
-        image = fn.decoders.image_slice(
-            encoded, start=region[:2], end=region[2:], axes=[0, 1], device=device, output_type=types.RGB
-        )
-    else:
-        image = fn.decoders.image(encoded, device=device, output_type=types.RGB)
+    region = fn.external_source(name="region", device="cpu", batch=True, dtype=types.INT32, ndim=1)
+    image = fn.decoders.image_slice(
+        encoded, start=region[:2], end=region[2:], axes=[0, 1], device=device, output_type=types.RGB
+    )
     views = []
     for view, distribution in enumerate(spec.views):
         first = view * len(COLUMNS)

@@ -1,0 +1,36 @@
+"""How the tests are shared out over the workers of `pytest -n 2`: a file's tests stay together."""
+
+from typing import Any
+
+import pytest
+
+# Files that share what is made once a session: on two workers it would be made twice.
+TOGETHER = {
+    "tests/engine/test_fragments.py": "two ranks of the engine",
+    "tests/engine/test_zero.py": "two ranks of the engine",
+    "tests/engine/checkpoints/test_checkpoint.py": "two ranks of the engine",
+}
+# Files that take minutes: the last to begin would run alone, while the other workers have nothing left.
+LONG = {"test_training_is_the_same_everywhere.py", "test_launchers.py"}
+
+
+@pytest.hookimpl(optionalhook=True)  # pytest-xdist's: without it all tests run in this process
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Whole files, so that what a module launches or trains is made once; `--dist` other than load wins."""
+    if config.getvalue("dist") != "load":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class WholeFiles(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            path = nodeid.partition("::")[0]
+            return TOGETHER.get(path, path)
+
+    config.option.loadscopereorder = False  # not by the number of tests, which says nothing of their length
+    return WholeFiles(config, log)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """On workers the long files come first."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: item.path.name not in LONG)

@@ -1,0 +1,24 @@
+"""`viewmill bench NAME`: measures a part beside its peers, prints a table and stores the figures."""
+
+from collections.abc import Callable
+
+from viewmill.tools.bench_commands import methods, passes, pipelines, shards
+from viewmill.tools.console import new_app
+
+EXAMPLE = pipelines.LOADER_EXAMPLE
+
+app = new_app("Measure a part beside its peers, in one run on the same inputs.", example=EXAMPLE)
+# In the order of the help.
+COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
+    "loader": (pipelines.loader, pipelines.LOADER_EXAMPLE),
+    "gpu": (pipelines.gpu, pipelines.GPU_EXAMPLE),
+    "loss": (methods.loss, methods.LOSS_EXAMPLE),
+    "prior": (passes.prior, passes.PRIOR_EXAMPLE),
+    "manifest": (shards.manifest, shards.MANIFEST_EXAMPLE),
+    "parity": (pipelines.parity, pipelines.PARITY_EXAMPLE),
+    "order": (pipelines.order, pipelines.ORDER_EXAMPLE),
+    "draws": (pipelines.draws, pipelines.DRAWS_EXAMPLE),
+    "convert": (shards.convert, shards.CONVERT_EXAMPLE),
+}
+for name, (command, example) in COMMANDS.items():
+    app.command(name, epilog=f"Example: {example}")(command)
