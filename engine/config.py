@@ -37,6 +37,7 @@ TAGS = {
     "copy",
     "batch",
     "streaming",
+    "dataset",
     "number",
     "ramp",
     "steps",

@@ -60,7 +60,10 @@ def test_a_saved_config_of_every_method_reads_back_equal(tmp_path: Path, method:
         ({"method": {"name": "distill", "clusers": 8}}, "the nearest is method.clusters"),
         ({"method": {"name": "imsvd", "terms": []}}, "method.terms: tuple should have at least 1 item"),
         ({"method": {"name": "imsvd", "terms": ["diagonal", "diagonal"]}}, "names a term twice"),
-        ({"method": {"name": "distill", "scope": "epoch"}}, "method.scope: kind must be one of batch, ema"),
+        (
+            {"method": {"name": "distill", "scope": "epoch"}},
+            "method.scope: kind must be one of batch, ema, streaming, dataset",
+        ),
         (
             {"method": {"name": "distill", "normalization": "sinkhorn", "scope": "ema"}},
             "normalization=sinkhorn keeps no prior and no centre, so scope must be batch, not ema",
