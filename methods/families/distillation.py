@@ -179,7 +179,7 @@ class Distillation(Method):
         found = {}
         clusters = len(self.head.directions)
         most = math.log(clusters)
-        if figures["student_entropy"] > 0.98 * most:
+        if figures["student_entropy"] > most - 0.02:
             found["uniform"] = (
                 f"the student's entropy is {figures['student_entropy']:.3f} of log K = {most:.3f}: every "
                 "image belongs to all clusters; lower method.student_temperature or "
