@@ -23,6 +23,11 @@ def empty_clusters(log_prior: Tensor, count: int) -> Tensor:
     return log_prior + math.log(count) < 0
 
 
+def floored_clusters(log_prior: Tensor, count: int) -> Tensor:
+    """Which clusters stand at the floor 1/(N K) of an accumulator: less than that was found. (K,) bool."""
+    return log_prior.double() + math.log(count * len(log_prior)) < 1e-9
+
+
 def subsample_error(standard_error: Tensor, drawn: int, total: int) -> Tensor:
     """The standard error of a prior of `drawn` of `total` samples, as an estimate of the prior of all: (K,).
 
@@ -49,7 +54,8 @@ def agreement(log_p: Tensor, log_q: Tensor, standard_error: Tensor | None = None
 
     Args:
         standard_error: (K,), of the difference P_k - Q_k; of two independent estimates the root of the sum of
-            their squares. Clusters where it is 0 are left out of z. None: no z.
+            their squares. Clusters where it is 0 are left out of z, as those at the floor
+            should be: their P_k is no estimate. None: no z.
 
     Raises:
         ValueError: priors of different numbers of clusters.

@@ -35,6 +35,7 @@ class BackboneSource:
     std: tuple[float, float, float]
     step: int | None  # of the checkpoint
     folder: Path | None  # of the run
+    path: Path | None  # of the checkpoint
     passed_over: list[str] = field(default_factory=list)  # newer checkpoints that do not verify, and why
 
 
@@ -103,6 +104,7 @@ def load_checkpoint(path: Path, passed_over: list[str]) -> BackboneSource:
         std=views.std,
         step=checkpoint.step,
         folder=path.parents[1] if in_run else None,
+        path=path,
         passed_over=passed_over,
     )
 
@@ -146,6 +148,7 @@ def load_timm(name: str) -> BackboneSource:
         std=settings["std"],
         step=None,
         folder=None,
+        path=None,
     )
 
 

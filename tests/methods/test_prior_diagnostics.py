@@ -9,6 +9,7 @@ from torch import Tensor
 from viewmill.methods.prior_diagnostics import (
     agreement,
     empty_clusters,
+    floored_clusters,
     jensen_gap,
     prior_entropy,
     subsample_error,
@@ -41,9 +42,11 @@ def test_a_cluster_with_less_than_a_sample_is_empty() -> None:
     prior = torch.tensor([0.5, 0.4, 0.09, 0.0099, 0.0001])
     assert empty_clusters(prior.log(), count=100).tolist() == [False, False, False, True, True]
     # Also the one that the accumulator keeps at its floor.
-    rows = logits(n=10)
+    rows = 0.1 * logits(n=10)
     rows[:, 3] = -1e6
-    assert empty_clusters(prior_of(rows).log_prior(), count=10).tolist()[3]
+    log_prior = prior_of(rows).log_prior()
+    assert empty_clusters(log_prior, count=10).tolist()[3]
+    assert floored_clusters(log_prior, count=10).nonzero().flatten().tolist() == [3]
 
 
 def test_a_prior_agrees_with_itself_and_differs_from_another_by_the_samples_that_must_move() -> None:
@@ -103,7 +106,7 @@ def test_jensens_gap_falls_with_the_square_of_the_temperature_and_the_targets_on
     scaled = [gap.largest_difference * gap.temperature**2 for gap in found]
     assert max(scaled) < 1.3 * min(scaled)
     assert min(gap.distance_to_uniform * gap.temperature for gap in found) > 0.2
-    # What centring leaves out of log P_k is about half the variance of the logits over tau^2, up to a constant.
+    # What centring leaves out of log P_k is about half the variance of the logits over tau^2.
     variance = logits().var(dim=0, unbiased=False) / 2
     assert found[-1].log_prior_gap * 1000**2 == pytest.approx(float(variance.max() - variance.min()), rel=0.5)
 
