@@ -316,3 +316,35 @@ def test_another_method_is_refused_on_resume(data: Path, tmp_path: Path, world: 
     train(config(max_steps=1), data, tmp_path / "run", world=world)
     with pytest.raises(ConfigError, match=r"method\.name was 'hydes', now 'distill'"):
         train(config(method=DISTILL), data, tmp_path / "run", resume=True, world=world)
+
+
+def test_a_scheduled_kappa_is_logged_and_is_the_loss_of_its_step(
+    data: Path, tmp_path: Path, world: World
+) -> None:
+    method = {"projector": PROJECTOR, "kappa": {"kind": "steps", "values": [1, 20], "epochs": [1]}}
+    train(config(method=method, max_steps=4), data, tmp_path / "steps", world=world)
+    train(config(method={**method, "kappa": 1.0}, max_steps=4), data, tmp_path / "constant", world=world)
+    steps, constant = metrics(tmp_path / "steps"), metrics(tmp_path / "constant")
+    assert [line["kappa"] for line in steps] == [1, 1, 1, 20]
+    assert [line["loss"] for line in steps[:3]] == [line["loss"] for line in constant[:3]]
+    assert steps[3]["loss"] != constant[3]["loss"]
+
+
+def test_bf16_keeps_a_float32_teacher_that_follows(data: Path, tmp_path: Path, world: World) -> None:
+    settings: dict[str, Any] = {"method": {**DISTILL, "scope": "ema"}, "precision": "bf16"}
+    for steps in (1, 2):
+        train(
+            config(**settings, zero={"stage": 1}, max_steps=steps),
+            data,
+            tmp_path / "run",
+            resume=steps > 1,
+            world=world,
+        )
+        if steps == 1:
+            before = held(tmp_path / "run")
+    after = held(tmp_path / "run")
+    weights = [name for name in after if name.startswith("teacher.head.") and name.endswith("weight")]
+    assert weights
+    for name in weights:
+        assert after[name].dtype == torch.float32
+        assert not torch.equal(after[name], before[name])
