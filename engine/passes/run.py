@@ -57,7 +57,7 @@ def run_pass(
     reading: Reading,
     ids: ArrayLike | None = None,
     folder: Path | str | None = None,
-    save_every: int = 200,
+    save_every: int = 50,
     about: dict[str, Any] | None = None,
     max_left_out: int = 100,
     what: str = "images",

@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from viewmill.engine.passes.kmeans import spherical_kmeans
 from viewmill.engine.passes.reading import Reading
 from viewmill.engine.passes.run import run_pass
 from viewmill.engine.passes.saved import COMMIT_FILE, PASS_FILE
 from viewmill.methods.moments import MomentsAccumulator
 from viewmill.shards.manifest import Dataset
 
+from tests.engine.evaluation.features_on_ranks import ColorMeans
 from tests.engine.passes.passes_on_ranks import on_a_rank
 from tests.engine.passes.small_pass import ALONE, VIEWS, Stopped, expected_of, rows_of, small_pass, stopping
 from tests.engine.tiny import tiny_data_set
@@ -203,6 +205,10 @@ def ranks(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any
         seen["three"] = run_ranks(3, on_a_rank, str(data), str(folder), None)
         seen["alone"] = small_pass(opened)[1]
         seen["two samples"] = small_pass(opened, ids=[2, 5])[1]
+        reading = Reading(ALONE, "reference", num_threads=1)
+        seen["prototypes"] = spherical_kmeans(
+            ColorMeans(), opened, 4, views=VIEWS, reading=reading
+        ).prototypes
     return seen
 
 
@@ -219,6 +225,12 @@ def test_a_pass_goes_on_at_another_number_of_ranks(ranks: dict[str, Any]) -> Non
     for seen in ranks["three"]:
         assert seen["resumed at"] == 18
         assert_found(seen["resumed"], ranks["alone"], rtol=1e-12)
+
+
+@pytest.mark.slow
+def test_k_means_finds_the_same_prototypes_on_any_number_of_ranks(ranks: dict[str, Any]) -> None:
+    for seen in ranks["two"] + ranks["three"]:
+        torch.testing.assert_close(seen["prototypes"], ranks["prototypes"], atol=1e-6, rtol=0)
 
 
 @pytest.mark.slow
