@@ -37,6 +37,7 @@ TAGS = {
     "copy",
     "batch",
     "streaming",
+    "dataset",
     "number",
     "ramp",
     "steps",
@@ -231,7 +232,9 @@ def _one_line(error: Any) -> str:
     tags = [part for part in error["loc"] if part in TAGS]
     dotted = ".".join(str(part) for part in error["loc"] if part not in TAGS)
     if error["type"] == "extra_forbidden":
-        return f"{dotted} is no setting; the nearest is {nearest_key(dotted, tags)}"
+        # One of another method, as is left over where an override chooses another name.
+        owner = f" of {tags[-1]}" if tags and dotted in keys_of(RunConfig, []) else ""
+        return f"{dotted} is no setting{owner}; the nearest is {nearest_key(dotted, tags)}"
     if error["type"] == "missing":
         return f"{dotted} is missing; add it to the recipe or pass {dotted}=VALUE"
     message = error["msg"].removeprefix("Value error, ")

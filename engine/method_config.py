@@ -97,6 +97,13 @@ class StreamingScope(StrictModel):
     every_epochs: int = Field(default=1, ge=1)
 
 
+class DatasetScope(StrictModel):
+    """It is taken by a pass of the teacher over every sample, before the first and every so many epochs."""
+
+    kind: Literal["dataset"] = "dataset"
+    every_epochs: int = Field(default=1, ge=1)
+
+
 def _named(value: Any) -> Any:
     """`scope: ema` is short for `scope: {kind: ema}`."""
     return {"kind": value} if isinstance(value, str) else value
@@ -110,8 +117,9 @@ TeacherConfig = Annotated[
 ScopeConfig = Annotated[
     Annotated[BatchScope, Tag("batch")]
     | Annotated[EmaScope, Tag("ema")]
-    | Annotated[StreamingScope, Tag("streaming")],
-    chosen_by("kind", ("batch", "ema", "streaming"), default="batch"),
+    | Annotated[StreamingScope, Tag("streaming")]
+    | Annotated[DatasetScope, Tag("dataset")],
+    chosen_by("kind", ("batch", "ema", "streaming", "dataset"), default="batch"),
     BeforeValidator(_named),
 ]
 

@@ -11,6 +11,7 @@ from viewmill.engine.batchnorm import convert_batchnorm
 from viewmill.engine.checkpoints import checkpoint
 from viewmill.engine.checks import check_batch, resolve_views
 from viewmill.engine.config import RunConfig
+from viewmill.engine.full_pass import FullPass
 from viewmill.engine.ledger import Ledger
 from viewmill.engine.loading import loader_options
 from viewmill.engine.model import Student, build_student
@@ -72,8 +73,9 @@ def train(
         )
         progress = stack.enter_context(TrainingProgress(end, step, is_shown=is_first))
         ledger = Ledger(order.num_samples, config.batch_size)
+        full_pass = FullPass(dataset, order, config, spec, world, run_dir / "passes")
         trainer = Trainer(
-            config, world, run_dir, spec, loader, engine, teacher, log, progress, signals, ledger
+            config, world, run_dir, spec, loader, engine, teacher, full_pass, log, progress, signals, ledger
         )
         if past is not None:
             trainer.restore(past, passed_over=start[1])

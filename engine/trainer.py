@@ -12,6 +12,7 @@ from viewmill.engine.agreement import from_rank_zero, gather_json, largest, rais
 from viewmill.engine.checkpoints import checkpoint
 from viewmill.engine.config import RunConfig
 from viewmill.engine.export import TEACHER_PREFIX, backbone_prefix, export_backbone
+from viewmill.engine.full_pass import FullPass
 from viewmill.engine.ledger import Ledger
 from viewmill.engine.nonfinite import BufferGuard, SkipCount
 from viewmill.engine.preemption import Requeue, SignalWatch, write_requeue
@@ -75,6 +76,7 @@ class Trainer:
     loader: Loader
     engine: ZeroEngine
     teacher: Teacher | None
+    full_pass: FullPass
     log: RunLog
     progress: TrainingProgress
     signals: SignalWatch
@@ -106,10 +108,10 @@ class Trainer:
         student.train()
         while self.step < self.last_step:
             batch, stop = next(batches)
-            if self.step % self.steps_per_epoch == 0:
-                self.begin_epoch()
-                guard.settle(applied=True)
             values = method_values(self.step, self.config, self.steps_per_epoch)
+            if self.step % self.steps_per_epoch == 0:
+                self.begin_epoch(values)
+                guard.settle(applied=True)
             self.engine.set_lr(self.learning_rate(self.step))
             views = [view.to(self.world.device) for view in batch.views]
             step = train_step(self.engine, self.teacher, views, values)
@@ -132,12 +134,18 @@ class Trainer:
         """Those whose buffers a forward changes."""
         return [self.engine.module] if self.teacher is None else [self.engine.module, self.teacher]
 
-    def begin_epoch(self) -> None:
+    def begin_epoch(self, values: Values) -> None:
         """What a method and its teacher do between epochs; the step at hand is the first of its epoch."""
         student, epoch = self.engine.module, self.step // self.steps_per_epoch
         student.method.before_epoch(epoch)
-        if self.teacher is not None:
-            self.teacher.before_epoch(student, epoch)
+        if self.teacher is None:
+            return
+        self.teacher.before_epoch(student, epoch)
+        done = self.full_pass.before_epoch(student.method, self.teacher, epoch, values)
+        if done is not None:
+            left_out = {str(sample): reason for sample, reason in done.left_out.items()}
+            figures = {"seconds": round(done.seconds, 3), "resumed_at": done.resumed_at}
+            self.log.event("full_pass", self.step, counted=done.counted, left_out=left_out, **figures)
 
     def teacher_state(self) -> dict[str, Tensor]:
         """The teacher's tensors under the names that a checkpoint gives them."""

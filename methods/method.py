@@ -5,6 +5,7 @@ from typing import ClassVar, Literal, NamedTuple
 
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
+from viewmill.methods.accumulator import Accumulator
 
 # The numbers that a method takes at a step: they may follow a schedule, which the engine knows.
 Values = Mapping[str, float]
@@ -61,6 +62,18 @@ class Method(nn.Module):
 
     def before_epoch(self, epoch: int) -> None:
         """Called on every rank before the first step of each epoch, also of the first."""
+
+    def pass_sums(self, epoch: int, values: Values) -> Accumulator | None:
+        """What a pass of the teacher over all samples should add up before this epoch; None: no pass."""
+        return None
+
+    def pass_rows(self, head: nn.Module, representation: Tensor) -> Tensor:
+        """What the sums take of the teacher's representations (n, F) of n samples."""
+        raise NotImplementedError
+
+    def take_pass(self, sums: Accumulator) -> None:
+        """The pass is over, and its sums are pooled over all ranks."""
+        raise NotImplementedError
 
     def diagnostics(
         self, z: Tensor, values: Values, targets: Tensor | None = None, group: ProcessGroup | None = None

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 from viewmill.methods.collectives import all_sum
 
-SCOPES = ("batch", "ema", "streaming")
+SCOPES = ("batch", "ema", "streaming", "dataset")
 
 
 class Mean(NamedTuple):
@@ -25,12 +25,13 @@ class RunningMean(nn.Module):
     batch      of the rows at hand; no state
     ema        mean <- momentum mean + (1 - momentum) mean of the rows at hand; the first rows count whole
     streaming  over the last complete window of epochs; before the first one ends, over all rows so far
+    dataset    what `fill` was given last; rows at hand change nothing
 
     Args:
         dim: D.
-        scope: one of the three.
+        scope: one of the four.
         momentum: of "ema", in [0, 1); at 0 it is "batch".
-        every_epochs: of "streaming", the length of a window, >= 1.
+        every_epochs: of "streaming" the length of a window, of "dataset" how often it is filled; >= 1.
 
     Raises:
         ValueError: an unknown scope, or a number outside its range.
@@ -59,6 +60,8 @@ class RunningMean(nn.Module):
     @torch.no_grad()
     def update(self, rows_mD: Tensor, group: ProcessGroup | None = None) -> Mean:
         """Takes rows in, and gives the mean that holds now. Every rank calls it, also with other counts."""
+        if self.scope == "dataset":
+            return Mean(self.mean.clone(), self.rows.clone())
         sums = rows_mD.sum(dim=0, dtype=torch.float64)
         both = all_sum(torch.cat([sums, sums.new_tensor([len(rows_mD)])]), group)
         sums, count = both[:-1], both[-1]
@@ -75,6 +78,16 @@ class RunningMean(nn.Module):
         has_window = self.rows > 0
         value = torch.where(has_window, self.mean, self.sums / self.summed)
         return Mean(value, torch.where(has_window, self.rows, self.summed))
+
+    def wants_fill(self, epoch: int) -> bool:
+        """Whether a pass over the data set is due before this epoch."""
+        return self.scope == "dataset" and epoch % self.every_epochs == 0
+
+    @torch.no_grad()
+    def fill(self, mean_D: Tensor, rows: int) -> None:
+        """The mean over so many rows, from a pass over the data set."""
+        self.mean.copy_(mean_D)
+        self.rows.fill_(rows)
 
     @torch.no_grad()
     def before_epoch(self, epoch: int) -> None:

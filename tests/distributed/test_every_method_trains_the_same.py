@@ -37,6 +37,7 @@ RUNS: dict[str, tuple[dict[str, Any], int]] = {
     "prior": (DISTILL, 0),
     "decaying prior": ({**DISTILL, "scope": "ema"}, 1),
     "streaming centre": ({**DISTILL, **COPY, "normalization": "center", "scope": "streaming"}, 2),
+    "prior of the data set": ({**DISTILL, "scope": "dataset"}, 1),
     "batchnorm": ({**DISTILL, "normalization": "batchnorm"}, 2),
     "sinkhorn": ({**DISTILL, "normalization": "sinkhorn"}, 1),
 }

@@ -56,11 +56,15 @@ def test_a_saved_config_of_every_method_reads_back_equal(tmp_path: Path, method:
     [
         ({"method": {"name": "imsvdd"}}, "method: name must be one of hydes, imsvd, distill"),
         ({"method": "imsvd"}, "method: name must be one of hydes, imsvd, distill, got 'imsvd'"),
+        ({"method": {"name": "imsvd", "kappa": 8}}, "method.kappa is no setting of imsvd; the nearest is"),
         ({"method": {"name": "imsvd", "unts": 8}}, "method.unts is no setting; the nearest is method.units"),
         ({"method": {"name": "distill", "clusers": 8}}, "the nearest is method.clusters"),
         ({"method": {"name": "imsvd", "terms": []}}, "method.terms: tuple should have at least 1 item"),
         ({"method": {"name": "imsvd", "terms": ["diagonal", "diagonal"]}}, "names a term twice"),
-        ({"method": {"name": "distill", "scope": "epoch"}}, "method.scope: kind must be one of batch, ema"),
+        (
+            {"method": {"name": "distill", "scope": "epoch"}},
+            "method.scope: kind must be one of batch, ema, streaming, dataset",
+        ),
         (
             {"method": {"name": "distill", "normalization": "sinkhorn", "scope": "ema"}},
             "normalization=sinkhorn keeps no prior and no centre, so scope must be batch, not ema",
@@ -71,9 +75,12 @@ def test_a_saved_config_of_every_method_reads_back_equal(tmp_path: Path, method:
         ),
         (
             {"method": {"name": "distill", "scope": {"kind": "batch", "momentum": 0.9}}},
-            "method.scope.momentum is no setting",
+            "method.scope.momentum is no setting of batch",
         ),
-        ({"optimizer": {"name": "sgd", "lr": 0.1, "betas": [0.9, 0.9]}}, "optimizer.betas is no setting"),
+        (
+            {"optimizer": {"name": "sgd", "lr": 0.1, "betas": [0.9, 0.9]}},
+            "optimizer.betas is no setting of sgd",
+        ),
         ({"optimizer": {"name": "sgd"}}, "optimizer.lr is missing"),
         (
             {"optimizer": {"name": "sgd", "lr": 0.1, "momentum": 0, "nesterov": True}},

@@ -4,6 +4,7 @@ nothing.
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from viewmill.engine import full_pass
 from viewmill.engine.checkpoints import checkpoint
 from viewmill.engine.checkpoints.checkpoint import CheckpointError
 from viewmill.engine.config import ConfigError, RunConfig
 from viewmill.engine.evaluation.backbone_source import load_source
+from viewmill.engine.evaluation.features import extract
+from viewmill.engine.model import build_student
+from viewmill.engine.passes.run import run_pass
 from viewmill.engine.replay import replay
 from viewmill.engine.telemetry import read_lines
 from viewmill.engine.train import train
@@ -52,6 +57,10 @@ RUNS: dict[str, dict[str, Any]] = {
             "scope": "streaming",
             "clusters": "fixed",
         }
+    },
+    "the prior of the data set": {
+        "method": {**DISTILL, "scope": {"kind": "dataset", "every_epochs": 2}},
+        "data": {"max_per_class": 6},
     },
 }
 
@@ -91,6 +100,10 @@ def metrics(run_dir: Path) -> list[dict[str, Any]]:
     return [{name: value for name, value in line.items() if name not in CLOCKED} for line in lines]
 
 
+def events(run_dir: Path, kind: str) -> list[dict[str, Any]]:
+    return [event for event in read_lines(run_dir / "events.jsonl") if event["event"] == kind]
+
+
 def held(run_dir: Path) -> dict[str, Tensor]:
     """All tensors of the newest checkpoint: weights, optimiser state, buffers, teacher."""
     path, _ = checkpoint.newest(run_dir / "checkpoints")
@@ -100,17 +113,70 @@ def held(run_dir: Path) -> dict[str, Tensor]:
     return {**found, **opened.buffers()}
 
 
-@pytest.mark.parametrize("stop", [4, 6])  # within an epoch, and at its end
-def test_a_resumed_run_equals_the_uninterrupted_one(
-    whole_run: tuple[dict[str, Any], Path], data: Path, tmp_path: Path, world: World, stop: int
+def test_a_run_resumed_within_an_epoch_and_at_its_end_equals_the_uninterrupted_one(
+    whole_run: tuple[dict[str, Any], Path], data: Path, tmp_path: Path, world: World
 ) -> None:
     settings, whole = whole_run
-    train(config(**settings, max_steps=stop), data, tmp_path / "run", world=world)
+    train(config(**settings, max_steps=4), data, tmp_path / "run", world=world)
+    train(config(**settings, max_steps=6), data, tmp_path / "run", resume=True, world=world)
     train(config(**settings), data, tmp_path / "run", resume=True, world=world)
     assert metrics(tmp_path / "run") == metrics(whole)
     ours, theirs = held(tmp_path / "run"), held(whole)
     assert ours.keys() == theirs.keys()
     assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+
+
+def test_the_prior_of_the_data_set_is_that_of_every_sample_once(
+    data: Path, tmp_path: Path, world: World
+) -> None:
+    method = {**DISTILL, "scope": "dataset"}
+    chosen = config(method=method, max_steps=1)
+    train(chosen, data, tmp_path / "run", world=world)
+    (event,) = events(tmp_path / "run", "full_pass")
+    assert (event["step"], event["counted"], event["left_out"]) == (0, 26, {})
+    assert not (tmp_path / "run" / "passes").exists()
+    # The teacher of the first pass is the student as it was drawn.
+    student = build_student(chosen.model, chosen.method, image_size=32, seed=chosen.seed).eval()
+    with Dataset.open(data) as dataset:
+        said = extract(student.backbone, dataset, image_size=32, world=world, executor="reference").features
+    with torch.no_grad():
+        prior = (student.method.embed(said).double() / 0.04).softmax(dim=1).mean(dim=0)
+    expected = prior.clamp(min=1 / (26 * 24))
+    torch.testing.assert_close(held(tmp_path / "run")["method.statistic.mean"], expected, rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("normalization", ["center", "batchnorm"])
+def test_the_moments_of_the_data_set_replace_those_of_the_batch(
+    data: Path, tmp_path: Path, world: World, normalization: str
+) -> None:
+    method = {**DISTILL, "scope": {"kind": "dataset", "every_epochs": 3}, "normalization": normalization}
+    train(config(method=method), data, tmp_path / "run", world=world)
+    assert [event["step"] for event in events(tmp_path / "run", "full_pass")] == [0, 9]
+    assert held(tmp_path / "run")["method.statistic.rows"] == 26
+    assert all(isinstance(line["loss"], float) for line in metrics(tmp_path / "run"))
+
+
+def test_a_pass_that_was_killed_goes_on_where_it_stood(
+    data: Path, tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = config(method={**DISTILL, "scope": "dataset"}, epochs=2)
+    train(chosen, data, tmp_path / "whole", world=world)
+    real, calls = Distillation.pass_rows, []
+
+    def killed(self: Distillation, *args: Any) -> Tensor:
+        calls.append(None)
+        if len(calls) == 4 + 3:  # the third of four batches of the second pass
+            raise KeyboardInterrupt
+        return real(self, *args)
+
+    monkeypatch.setattr(Distillation, "pass_rows", killed)
+    monkeypatch.setattr(full_pass, "run_pass", partial(run_pass, save_every=1))
+    with pytest.raises(KeyboardInterrupt):
+        train(chosen, data, tmp_path / "run", world=world)
+    train(chosen, data, tmp_path / "run", resume=True, world=world)
+    assert [event["resumed_at"] for event in events(tmp_path / "run", "full_pass")] == [0, 16]
+    assert len(calls) == 4 + 3 + 2
+    assert metrics(tmp_path / "run") == metrics(tmp_path / "whole")
 
 
 def test_imsvd_learns_with_sgd_and_logs_its_terms(data: Path, tmp_path: Path, world: World) -> None:
@@ -241,7 +307,7 @@ def test_a_lasting_collapse_becomes_an_event_with_the_likely_setting(
 ) -> None:
     method = {**IMSVD, "temperature": 1e6}  # every q is uniform
     train(config(method=method), data, tmp_path / "run", world=world)
-    (alarm,) = [one for one in read_lines(tmp_path / "run" / "events.jsonl") if one["event"] == "alarm"]
+    (alarm,) = events(tmp_path / "run", "alarm")
     assert (alarm["name"], alarm["step"]) == ("uniform", 5)
     assert "method.temperature" in alarm["message"]
 
@@ -250,3 +316,35 @@ def test_another_method_is_refused_on_resume(data: Path, tmp_path: Path, world: 
     train(config(max_steps=1), data, tmp_path / "run", world=world)
     with pytest.raises(ConfigError, match=r"method\.name was 'hydes', now 'distill'"):
         train(config(method=DISTILL), data, tmp_path / "run", resume=True, world=world)
+
+
+def test_a_scheduled_kappa_is_logged_and_is_the_loss_of_its_step(
+    data: Path, tmp_path: Path, world: World
+) -> None:
+    method = {"projector": PROJECTOR, "kappa": {"kind": "steps", "values": [1, 20], "epochs": [1]}}
+    train(config(method=method, max_steps=4), data, tmp_path / "steps", world=world)
+    train(config(method={**method, "kappa": 1.0}, max_steps=4), data, tmp_path / "constant", world=world)
+    steps, constant = metrics(tmp_path / "steps"), metrics(tmp_path / "constant")
+    assert [line["kappa"] for line in steps] == [1, 1, 1, 20]
+    assert [line["loss"] for line in steps[:3]] == [line["loss"] for line in constant[:3]]
+    assert steps[3]["loss"] != constant[3]["loss"]
+
+
+def test_bf16_keeps_a_float32_teacher_that_follows(data: Path, tmp_path: Path, world: World) -> None:
+    settings: dict[str, Any] = {"method": {**DISTILL, "scope": "ema"}, "precision": "bf16"}
+    for steps in (1, 2):
+        train(
+            config(**settings, zero={"stage": 1}, max_steps=steps),
+            data,
+            tmp_path / "run",
+            resume=steps > 1,
+            world=world,
+        )
+        if steps == 1:
+            before = held(tmp_path / "run")
+    after = held(tmp_path / "run")
+    weights = [name for name in after if name.startswith("teacher.head.") and name.endswith("weight")]
+    assert weights
+    for name in weights:
+        assert after[name].dtype == torch.float32
+        assert not torch.equal(after[name], before[name])

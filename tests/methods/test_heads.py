@@ -3,8 +3,8 @@
 import pytest
 import torch
 from torch import nn
+from viewmill.methods.families.registry import METHODS
 from viewmill.methods.heads import Projector
-from viewmill.methods.method import METHODS
 from viewmill.methods.vmf import hydes_loss
 
 
@@ -27,11 +27,9 @@ def test_impossible_projectors_are_refused() -> None:
 
 def test_hydes_takes_the_loss_of_its_embeddings() -> None:
     torch.manual_seed(0)
-    method = METHODS["hydes"](
-        12, kappa=5.0, alpha=1.0, beta=0.5, projector_hidden=16, projector_dim=8, projector_layers=2
-    )
+    method = METHODS["hydes"](Projector(12, 16, 8, 2))
     z = method.embed(torch.randn(3 * 4, 12)).view(3, 4, 8)
-    outcome = method.loss(z)
+    outcome = method.loss(z, {"kappa": 5.0, "alpha": 1.0, "beta": 0.5})
     assert torch.equal(outcome.loss, hydes_loss(z, kappa=5.0, beta=0.5).loss)
     assert set(outcome.metrics) == {"h_global", "h_local", "mutual_information"}
     assert not method.decomposes
