@@ -41,7 +41,7 @@ def share_of(z: Tensor, rank: int, count: int) -> Tensor:
     return z[rank * size : (rank + 1) * size].clone().requires_grad_()
 
 
-@mock.patch.object(joint_entropy, "BLOCK_NUMBERS", VARIABLES * UNITS * 2)  # two columns a block: edges occur
+@mock.patch.multiple(joint_entropy, BLOCK_NUMBERS=0, LEAST_COLUMNS=2)  # two columns a block: edges occur
 def losses_and_gradients(rank: int) -> list[dict[str, Any]]:
     """Of this rank's images, for every case, and what unequal shares give."""
     results: list[dict[str, Any]] = []
