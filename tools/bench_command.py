@@ -1,21 +1,18 @@
 """`viewmill bench NAME`: measures a part beside its peers, prints a table and stores the figures."""
 
 import importlib.util
-import json as json_text
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
-from viewmill.tools.console import FAULTS, new_app, print_json, print_line
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
+from viewmill.tools import bench_loss_command
+from viewmill.tools.bench_figures import check_folder, keep, told
+from viewmill.tools.console import FAULTS, new_app, print_line
 
 EXAMPLE = "viewmill bench loader --data DATASET --repeats 7 --out loader.json"
 
 app = new_app("Measure a part beside its peers, in one run on the same inputs.", example=EXAMPLE)
+app.add_typer(bench_loss_command.app, name="loss")
 
 
 @app.command(epilog=f"Example: {EXAMPLE}")
@@ -96,33 +93,6 @@ def gpu(
             executors=executor or EXECUTORS,
             progress=tell,
         )
-    keep(figures, out, table, json)
-
-
-LOSS_EXAMPLE = "viewmill bench loss --vectors 16384 --dim 256 --out loss.json"
-
-
-@app.command(epilog=f"Example: {LOSS_EXAMPLE}")
-def loss(
-    out: Annotated[Path, typer.Option(metavar="FILE", help="Where the figures go, as JSON.")] = Path(
-        "bench-loss.json"
-    ),
-    vectors: Annotated[int, typer.Option(min=4, help="N, the rows of the kernel: views x images.")] = 16384,
-    dim: Annotated[int, typer.Option(min=1, help="D, of an embedding.")] = 256,
-    views: Annotated[int, typer.Option(min=2, help="Views of an image.")] = 8,
-    repeats: Annotated[int, typer.Option(min=1, help="Processes per peer; the figures are medians.")] = 3,
-    threads: Annotated[int, typer.Option(min=1, help="Of torch, for every peer.")] = 2,
-    json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
-) -> None:
-    """Compare the HyDeS loss with the plain formula that holds the whole kernel: time and memory, on the CPU.
-
-    The plain formula takes about 24 bytes for each of the N x N entries: 6 GB at the defaults.
-    """
-    from viewmill.tools.bench.loss import run, table
-
-    check_folder(out)
-    with told() as tell:
-        figures = run(vectors=vectors, dim=dim, views=views, repeats=repeats, threads=threads, progress=tell)
     keep(figures, out, table, json)
 
 
@@ -298,36 +268,3 @@ def convert(
             progress=tell,
         )
     keep(figures, out, table, json)
-
-
-def check_folder(out: Path) -> None:
-    """Before the work, not after it."""
-    if not out.absolute().parent.is_dir():
-        raise FileNotFoundError(f"{out}: there is no folder {out.parent}; make it first")
-
-
-def keep(
-    figures: dict[str, Any], out: Path, table: Callable[[dict[str, Any]], "RenderableType"], json: bool
-) -> None:
-    """Writes the figures, and shows them."""
-    from rich.console import Console
-
-    out.write_text(json_text.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    if json:
-        print_json(figures)
-    else:
-        Console().print(table(figures))
-        print_line(f"figures: {out}")
-
-
-@contextmanager
-def told() -> Iterator[Callable[[str], None]]:
-    """A line on stderr that says what is measured, quiet where stderr is no terminal."""
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda text: None
-        return
-    with console.status("") as status:
-        yield status.update
