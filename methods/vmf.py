@@ -81,8 +81,9 @@ def hydes_loss(
     zero vector stays one, orthogonal to all). An embedding that is not finite makes the loss NaN on every
     rank alike, for the engine to skip the step.
 
-    Memory is O(nVD + ND + two tiles). The forward gathers z and the rows' log sums, and takes the mean of the
-    local term; the backward communicates nothing. Autocast does not reach inside.
+    Memory is O(nVD + ND + two tiles). The forward gathers z and the rows' log sums, m (D s + 4) (W - 1) bytes
+    from this rank to the others where z goes in numbers of s bytes (`kernel_dtype`; in float64 the 4 is 8),
+    and takes the mean of the local term; the backward communicates nothing. Autocast does not reach inside.
 
     Args:
         z: (V, n, D) embeddings, unnormalised; V, n and D equal on all ranks. Half types go up to float32.
