@@ -23,9 +23,9 @@ from viewmill.methods.collectives import (
     world_size,
 )
 
-# Numbers of P in memory at once, in each of two matrices: 16 MiB in float32. On the CPU the ranks of a
+# Numbers of P in memory at once, in each of two matrices: 32 MiB in float32. On the CPU the ranks of a
 # machine share its memory, so there they share this too, down to columns that still make a fast product.
-BLOCK_NUMBERS = 4 * 2**20
+BLOCK_NUMBERS = 8 * 2**20
 LEAST_COLUMNS = 64
 
 
@@ -158,7 +158,7 @@ def _blocks(
         own = slice(start, min(start + width, owned))
         size = own.stop - own.start
         p_DK, log_DK = (memory[: dim * size].view(dim, size) for memory in (p_memory, log_memory))
-        torch.mm(all_ND.T, b_NC[:, own], out=p_DK).div_(num_rows)
+        torch.addmm(p_DK, all_ND.T, b_NC[:, own], beta=0, alpha=1 / num_rows, out=p_DK)
         torch.log(p_DK, out=log_DK)
         yield range(first + own.start, first + own.stop), own, p_DK, log_DK
 
