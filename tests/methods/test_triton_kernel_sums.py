@@ -126,3 +126,20 @@ def test_the_loss_through_the_kernels_is_that_of_the_formula(
     assert grad.dtype == dtype
     bound = {torch.float32: 1e-5, torch.bfloat16: 2e-2}[dtype] * leaf.grad.abs().max().item()
     torch.testing.assert_close(grad.double(), leaf.grad, rtol=0, atol=bound)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU; the others interpret")
+@pytest.mark.parametrize("kappa", [10.0, 100.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_on_a_gpu_the_loss_is_that_of_float64(dtype: torch.dtype, kappa: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(4, 2100, 200, generator=generator)  # more rows than a tile
+    narrow = z.to("cuda", dtype).requires_grad_()
+    wide = narrow.detach().double().requires_grad_()
+    losses = [hydes_loss(z, kappa=kappa).loss for z in (narrow, wide)]
+    for loss in losses:
+        loss.backward()
+    rounding = 0.0 if dtype == torch.float32 else 2e-3
+    assert losses[0].item() == pytest.approx(losses[1].item(), rel=1e-5, abs=rounding)
+    bound = 2 * BOUNDS[dtype] * wide.grad.abs().max().item()
+    torch.testing.assert_close(narrow.grad.double(), wide.grad, rtol=0, atol=bound)
