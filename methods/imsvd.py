@@ -3,10 +3,11 @@
 # n images on this rank, W ranks, N = W n, D = M variables x U units
 
 from collections.abc import Collection
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.distributed import ProcessGroup
 from viewmill.methods.collectives import check_equal_shapes, mean_over_ranks
 from viewmill.methods.joint_entropy import JointEntropy, cross_joint_entropy, self_joint_entropy
@@ -35,9 +36,38 @@ def soft_variables(z_nD: Tensor, units: int, temperature: float = 1.0) -> Tensor
 
     Source: IMSVD, equation 1. Half types go up to float32.
     """
-    dtype = torch.promote_types(z_nD.dtype, torch.float32)
-    z_nMU = z_nD.to(dtype).view(len(z_nD), -1, units)
-    return (z_nMU / temperature).softmax(dim=2).clamp(min=SMALLEST).view_as(z_nD)
+    return _SoftVariables.apply(z_nD, units, temperature)
+
+
+class _SoftVariables(torch.autograd.Function):
+    """Keeps the logits, which are there anyway, and takes their softmax again in the backward.
+
+    Autograd would keep the probabilities before the clamp for each view: N D numbers that the loss has no
+    other use for. One more softmax costs a thousandth of the joint matrix.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, z_nD: Tensor, units: int, temperature: float) -> Tensor:
+        ctx.save_for_backward(z_nD)
+        ctx.settings = (units, temperature)
+        return _softmax(z_nD, units, temperature).clamp_(min=SMALLEST).view_as(z_nD)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_nD: Tensor) -> tuple[Tensor, None, None]:
+        (z_nD,) = ctx.saved_tensors
+        units, temperature = ctx.settings
+        q_nMU = _softmax(z_nD, units, temperature)
+        # What was clamped does not move; its softmax still pushes the other units of its variable.
+        pull_nMU = (grad_nD.view_as(q_nMU) * q_nMU).masked_fill_(q_nMU < SMALLEST, 0)
+        pull_nMU.addcmul_(q_nMU, pull_nMU.sum(dim=2, keepdim=True), value=-1).div_(temperature)
+        return pull_nMU.view_as(z_nD).to(z_nD.dtype), None, None
+
+
+def _softmax(z_nD: Tensor, units: int, temperature: float) -> Tensor:
+    """Over the units of each variable, (n, M, U), in float32 at least."""
+    scaled_nD = z_nD.to(torch.promote_types(z_nD.dtype, torch.float32)) / temperature
+    return scaled_nD.view(len(z_nD), -1, units).softmax(dim=2)
 
 
 def imsvd_loss(

@@ -23,8 +23,10 @@ from viewmill.methods.collectives import (
     world_size,
 )
 
-# Numbers of P that are in memory at once, in each of two matrices: 16 MiB in float32.
-BLOCK_NUMBERS = 4 * 2**20
+# Numbers of P in memory at once, in each of two matrices: 32 MiB in float32. On the CPU the ranks of a
+# machine share its memory, so there they share this too, down to columns that still make a fast product.
+BLOCK_NUMBERS = 8 * 2**20
+LEAST_COLUMNS = 64
 
 
 class JointEntropy(NamedTuple):
@@ -49,8 +51,10 @@ def cross_joint_entropy(
     Source: IMSVD, equations 10 and 11. The gradient keeps the convention of `collectives`; it is computed in
     the forward, while a block of P is at hand, and the backward communicates nothing.
 
-    Bytes that this rank sends, s being the size of a number: all of A to the others, n D s (W - 1), and of B
-    the columns that others own, n (D - C) s; with a gradient as much again.
+    Bytes that this rank sends, s being the size of a number (the sum of two numbers aside): all of A to the
+    others, n D s (W - 1), and of B the columns that others own, n (D - C) s. With a gradient the parts of A's
+    that others own, n D s (W - 1), and of B's in the owned columns the rows of others, n C s (W - 1).
+    Multiplications: N D C, three times as many with a gradient; C = D / W, up to one column.
     Memory: A of all ranks and its gradient, N D numbers each, the owned columns of B and theirs, N C each,
     and two blocks of P.
 
@@ -148,15 +152,21 @@ def _blocks(
     """
     num_rows, dim = all_ND.shape
     first, owned = owned_columns(dim, group).start, b_NC.shape[1]
-    width = max(1, min(owned, BLOCK_NUMBERS // dim))
+    width = block_columns(dim, owned, all_ND.device, world_size(group))
     p_memory, log_memory = (all_ND.new_empty(dim * width) for _ in range(2))
     for start in range(0, owned, width):
         own = slice(start, min(start + width, owned))
         size = own.stop - own.start
         p_DK, log_DK = (memory[: dim * size].view(dim, size) for memory in (p_memory, log_memory))
-        torch.mm(all_ND.T, b_NC[:, own], out=p_DK).div_(num_rows)
+        torch.addmm(p_DK, all_ND.T, b_NC[:, own], beta=0, alpha=1 / num_rows, out=p_DK)
         torch.log(p_DK, out=log_DK)
         yield range(first + own.start, first + own.stop), own, p_DK, log_DK
+
+
+def block_columns(dim: int, owned: int, device: torch.device, ranks: int) -> int:
+    """Columns of P that a rank has in memory at once, K."""
+    sharing = ranks if device.type == "cpu" else 1
+    return min(owned, max(LEAST_COLUMNS, BLOCK_NUMBERS // (dim * sharing)))
 
 
 def _add_up(p_DK: Tensor, log_DK: Tensor, columns: range, units: int) -> Tensor:

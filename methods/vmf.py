@@ -17,7 +17,7 @@ from viewmill.methods.collectives import (
     rank,
     world_size,
 )
-from viewmill.methods.kernel_sums import attraction, log_row_sums
+from viewmill.methods.kernel_sums import attraction, kernel_dtype, log_row_sums
 
 
 class HydesLoss(NamedTuple):
@@ -81,8 +81,9 @@ def hydes_loss(
     zero vector stays one, orthogonal to all). An embedding that is not finite makes the loss NaN on every
     rank alike, for the engine to skip the step.
 
-    Memory is O(nVD + ND + two tiles). The forward gathers z and the rows' log sums, and takes the mean of the
-    local term; the backward communicates nothing. Autocast does not reach inside.
+    Memory is O(nVD + ND + two tiles). The forward gathers z and the rows' log sums, m (D s + 4) (W - 1) bytes
+    from this rank to the others where z goes in numbers of s bytes (`kernel_dtype`; in float64 the 4 is 8),
+    and takes the mean of the local term; the backward communicates nothing. Autocast does not reach inside.
 
     Args:
         z: (V, n, D) embeddings, unnormalised; V, n and D equal on all ranks. Half types go up to float32.
@@ -120,9 +121,10 @@ class _Hydes(torch.autograd.Function):
         dtype = torch.promote_types(z_VnD.dtype, torch.float32)
         lengths_m = z_VnD.to(dtype).reshape(-1, dim).norm(dim=1).clamp_(min=1e-12)
         unit_mD = z_VnD.to(dtype).reshape(-1, dim) / lengths_m[:, None]
-        all_ND = all_gather_rows(unit_mD, group)
+        all_ND = all_gather_rows(unit_mD.to(kernel_dtype(z_VnD.device, z_VnD.dtype)), group)
         first = rank(group) * views * images
-        log_sums_m = log_row_sums(unit_mD, all_ND, first, kappa)
+        own = slice(first, first + views * images)
+        log_sums_m = log_row_sums(all_ND, own, kappa)
         log_sums_N = all_gather_rows(log_sums_m, group)
         log_constant = log_vmf_constant(dim, kappa)
         # Without the constant: it has hundreds of nats, of which the loss keeps only (alpha - beta) times.
@@ -131,7 +133,7 @@ class _Hydes(torch.autograd.Function):
         h_local = math.log(views - 1) - mean_over_ranks(local_nVV.logsumexp(dim=2).mean(), group)
         loss = beta * h_local - alpha * h_global + (alpha - beta) * log_constant
         ctx.save_for_backward(unit_mD, lengths_m, all_ND, log_sums_N)
-        ctx.settings = (kappa, alpha, beta, first, world_size(group), z_VnD.dtype, z_VnD.shape)
+        ctx.settings = (kappa, alpha, beta, own, world_size(group), z_VnD.dtype, z_VnD.shape)
         h_global, h_local = h_global - log_constant, h_local - log_constant
         ctx.mark_non_differentiable(h_global, h_local)
         return loss, h_global, h_local
@@ -140,9 +142,9 @@ class _Hydes(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor, None, None, None, None]:
         unit_mD, lengths_m, all_ND, log_sums_N = ctx.saved_tensors
-        kappa, alpha, beta, first, ranks, dtype, shape = ctx.settings
+        kappa, alpha, beta, own, ranks, dtype, shape = ctx.settings
         with torch.autocast(unit_mD.device.type, enabled=False):
-            pull_mD = attraction(unit_mD, all_ND, log_sums_N, first, kappa).mul_(alpha)
+            pull_mD = attraction(all_ND, log_sums_N, own, kappa).mul_(alpha)
             pull_mD.view(shape).sub_(_local_attraction(unit_mD.view(shape), kappa), alpha=beta)
         # W times this rank's part of the global gradient: the engine takes the mean over ranks.
         pull_mD.mul_(grad * (ranks * kappa / len(all_ND)))

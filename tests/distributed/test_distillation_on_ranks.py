@@ -1,5 +1,6 @@
 """On any number of ranks targets, loss and priors of distillation are those of the global batch."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -66,10 +67,32 @@ def results_of_rank(rank: int) -> dict[str, Any]:
         accumulator.update(logits_of(1, seed=0)[0, 3:].float(), TEMPERATURE)
     results["log_prior"] = accumulator.log_prior()
     results["count"] = accumulator.count
+    results["refusals"] = [refusal(rank, call) for call in (targets_of_unequal, loss_of_unequal)]
     return results
 
 
-@pytest.fixture(scope="module", params=[1, 2, pytest.param(4, marks=pytest.mark.slow)])
+def targets_of_unequal(rank: int) -> None:
+    teacher_targets(logits_of(1, seed=0)[0, : rank + 1], temperature=TEMPERATURE, normalization="prior")
+
+
+def loss_of_unequal(rank: int) -> None:
+    own = slice(0, rank + 1)
+    distillation_loss(logits_of(2, seed=1)[:, own], targets_of(2)[:, own], temperature=TEMPERATURE)
+
+
+def refusal(rank: int, call: Callable[[int], None]) -> str:
+    """What it says to n = rank + 1 images."""
+    try:
+        call(rank)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+@pytest.fixture(
+    scope="module",
+    params=[1, 2, pytest.param(4, marks=pytest.mark.slow), pytest.param(8, marks=pytest.mark.slow)],
+)
 def ranks(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
     return run_ranks(request.param, results_of_rank)
 
@@ -106,3 +129,9 @@ def test_the_prior_is_that_of_all_samples_wherever_they_were_added(ranks: list[d
     for result in ranks:
         np.testing.assert_allclose(result["log_prior"].exp().numpy(), expected, rtol=1e-12)
         assert result["count"] == IMAGES
+
+
+def test_unequal_shares_are_refused_on_every_rank(ranks: list[dict[str, Any]]) -> None:
+    for result in ranks:
+        for text in result["refusals"]:
+            assert (f"differs between ranks (1 to {len(ranks)}" in text) == (len(ranks) > 1)

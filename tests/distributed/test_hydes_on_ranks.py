@@ -12,6 +12,7 @@ from torch import Tensor
 from viewmill.methods import kernel_sums
 from viewmill.methods.vmf import hydes_loss, log_vmf_constant
 from viewmill.tools.bench.loss_peers import whole_kernel_hydes
+from viewmill.tools.bench.traffic import counted
 
 from tests.methods.formulas import hydes_in_float64
 from tests.support import run_ranks
@@ -55,6 +56,10 @@ def losses_and_gradients(rank: int) -> list[dict[str, Any]]:
                 result.loss.backward()
             fields = {name: field.detach() for name, field in result._asdict().items()}
             results.append({**fields, "grad": z.grad})
+    with counted() as traffic:
+        z = global_batch(torch.float32)[:, rank * share : (rank + 1) * share].clone().requires_grad_()
+        hydes_loss(z).loss.backward()
+    results.append({"sent": traffic.sent.get("all_gather_into_tensor", 0), "shares": sorted(traffic.sent)})
     try:
         hydes_loss(global_batch(torch.float32)[:, : rank + 1])
         results.append({"refusal": ""})
@@ -63,7 +68,10 @@ def losses_and_gradients(rank: int) -> list[dict[str, Any]]:
     return results
 
 
-@pytest.fixture(scope="module", params=[1, 2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.fixture(
+    scope="module",
+    params=[1, 2, pytest.param(4, marks=pytest.mark.slow), pytest.param(8, marks=pytest.mark.slow)],
+)
 def ranks(request: pytest.FixtureRequest) -> list[list[dict[str, Any]]]:
     return run_ranks(request.param, losses_and_gradients)
 
@@ -92,6 +100,13 @@ def test_a_ranks_gradient_is_world_size_times_its_part(ranks: list[list[dict[str
     joined = torch.cat([result[case]["grad"] for result in ranks], dim=1).double() / len(ranks)
     tolerance = 1e-10 if dtype == torch.float64 else 1e-5
     torch.testing.assert_close(joined, z.grad, rtol=tolerance, atol=tolerance * z.grad.abs().max().item())
+
+
+def test_bytes_sent_are_those_of_the_docstring(ranks: list[list[dict[str, Any]]]) -> None:
+    vectors, world_size = VIEWS * IMAGES // len(ranks), len(ranks)
+    for result in ranks:
+        assert result[-2]["sent"] == vectors * (DIM + 1) * 4 * (world_size - 1)
+        assert set(result[-2]["shares"]) <= {"all_gather_into_tensor", "all_reduce"}
 
 
 def test_unequal_shares_are_refused_on_every_rank(ranks: list[list[dict[str, Any]]]) -> None:

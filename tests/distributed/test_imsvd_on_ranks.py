@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 from viewmill.methods import joint_entropy
 from viewmill.methods.imsvd import imsvd_loss
+from viewmill.tools.bench.traffic import counted
 
 from tests.methods.formulas import imsvd_in_float64
 from tests.support import run_ranks
@@ -41,7 +42,7 @@ def share_of(z: Tensor, rank: int, count: int) -> Tensor:
     return z[rank * size : (rank + 1) * size].clone().requires_grad_()
 
 
-@mock.patch.object(joint_entropy, "BLOCK_NUMBERS", VARIABLES * UNITS * 2)  # two columns a block: edges occur
+@mock.patch.multiple(joint_entropy, BLOCK_NUMBERS=0, LEAST_COLUMNS=2)  # two columns a block: edges occur
 def losses_and_gradients(rank: int) -> list[dict[str, Any]]:
     """Of this rank's images, for every case, and what unequal shares give."""
     results: list[dict[str, Any]] = []
@@ -50,6 +51,10 @@ def losses_and_gradients(rank: int) -> list[dict[str, Any]]:
         result = imsvd_loss(z1, z2, units=UNITS, **setting)
         result.loss.backward()
         results.append({**{k: v.detach() for k, v in result._asdict().items()}, "grads": (z1.grad, z2.grad)})
+    with counted() as traffic:
+        z1, z2 = (share_of(z, rank, dist.get_world_size()) for z in global_batch(torch.float32))
+        imsvd_loss(z1, z2, units=UNITS).loss.backward()
+    results.append({"sent": sum(v for k, v in traffic.sent.items() if k != "all_reduce")})
     try:
         unequal = [z[: rank + 1] for z in global_batch(torch.float32)]
         imsvd_loss(*unequal, units=UNITS)
@@ -87,6 +92,16 @@ def test_a_ranks_gradient_is_world_size_times_its_part(ranks: list[list[dict[str
     for view, z in enumerate(batch):
         joined = torch.cat([result[case]["grads"][view] for result in ranks]).double() / len(ranks)
         torch.testing.assert_close(joined, z.grad, rtol=tolerance, atol=tolerance * z.grad.abs().max().item())
+
+
+def test_bytes_sent_are_those_of_the_docstring(ranks: list[list[dict[str, Any]]]) -> None:
+    world_size, dim = len(ranks), VARIABLES * UNITS
+    n = IMAGES // world_size
+    for rank, result in enumerate(ranks):
+        own = dim * (rank + 1) // world_size - dim * rank // world_size
+        forward = n * dim * (world_size - 1) + n * (dim - own)
+        backward = n * dim * (world_size - 1) + n * own * (world_size - 1)
+        assert result[-2]["sent"] == 4 * (forward + backward)
 
 
 def test_unequal_shares_are_refused_on_every_rank(ranks: list[list[dict[str, Any]]]) -> None:

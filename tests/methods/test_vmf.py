@@ -2,16 +2,21 @@
 
 import math
 from typing import Any
+from unittest import mock
 
 import mpmath
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 from viewmill.methods import kernel_sums
 from viewmill.methods.vmf import hydes_loss, log_vmf_constant
 from viewmill.tools.bench.loss_peers import whole_kernel_hydes
+from viewmill.tools.bench.loss_process import IN_PLACE
 
 from tests.methods.formulas import hydes_in_float64
 
@@ -75,10 +80,85 @@ def test_gradients_agree_with_finite_differences(kappa: float) -> None:
     assert torch.autograd.gradcheck(lambda z: hydes_loss(z, kappa=kappa, alpha=1.3, beta=0.7).loss, (z,))
 
 
-def test_float32_stays_close_to_float64() -> None:
-    z = embeddings(4, 16, 32)
-    in_float64 = hydes_loss(z, kappa=10.0).loss.item()
-    assert hydes_loss(z.float(), kappa=10.0).loss.item() == pytest.approx(in_float64, rel=1e-5)
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(
+    views=st.integers(2, 5), images=st.integers(1, 9), dim=st.integers(2, 9), tile=st.integers(1, 50),
+    kappa=st.sampled_from([0.1, math.log(2), 20.0, 40.0, 41.0, 100.0]),
+)  # fmt: skip
+def test_value_and_gradient_are_those_of_the_formula_for_any_shape(
+    views: int, images: int, dim: int, tile: int, kappa: float
+) -> None:
+    ours, naive = (embeddings(views, images, dim).requires_grad_() for _ in range(2))
+    with pytest.MonkeyPatch.context() as patch:
+        small_tiles(patch, tile)
+        found = hydes_loss(ours, kappa=kappa).loss
+        found.backward()
+    expected = whole_kernel_hydes(naive, kappa, 1.0, 1.0)
+    expected.backward()
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(ours.grad, naive.grad, rtol=1e-10, atol=1e-12)
+
+
+# Of the largest entry: float32 rounds sums of 24 bits, bfloat16 the gradient that it is given back to 8.
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-5), (torch.bfloat16, 4e-3)])
+def test_narrow_types_stay_within_their_bounds(dtype: torch.dtype, bound: float) -> None:
+    narrow = embeddings(4, 16, 32).to(dtype).requires_grad_()
+    wide = narrow.detach().double().requires_grad_()
+    found, expected = (hydes_loss(z, kappa=10.0).loss for z in (narrow, wide))
+    found.backward()
+    expected.backward()
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert narrow.grad is not None
+    largest = wide.grad.abs().max().item()
+    torch.testing.assert_close(narrow.grad.double(), wide.grad, rtol=0, atol=bound * largest)
+
+
+def products_of_a_step(first: int, own: int, total: int) -> int:
+    """Multiplications, D being 1, of the sums and their gradient for `own` of `total` unit vectors."""
+    with FlopCounterMode(display=False, custom_mapping=IN_PLACE) as counter:
+        z = torch.ones(total, 1)
+        rows = slice(first, first + own)
+        kernel_sums.log_row_sums(z, rows, 1.0)
+        kernel_sums.attraction(z, torch.ones(total), rows, 1.0)
+    return counter.get_total_flops() // 2
+
+
+@pytest.mark.parametrize(("first", "total"), [(0, 256), (64, 512)])
+def test_own_rows_take_half_of_the_tiles(first: int, total: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    small_tiles(monkeypatch, 16)
+    own, others = 256, total - 256
+    above = own * (own + 16) // 2  # tiles on and above the diagonal
+    # Logits twice, a product that serves rows, and one that serves the columns of the tiles above.
+    among_own = 3 * above + (above - own * 16)
+    assert products_of_a_step(first, own, total) == among_own + 3 * own * others
+
+
+def test_no_maximum_is_sought_up_to_kappa_40(monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse = mock.Mock(side_effect=AssertionError("sums in logarithms"))
+    monkeypatch.setattr(kernel_sums, "_sum_in_logs", refuse)
+    monkeypatch.setattr(kernel_sums, "_weigh_in_logs", refuse)
+    hydes_loss(embeddings(2, 4, 5).requires_grad_(), kappa=40.0).loss.backward()
+    with pytest.raises(AssertionError, match="in logarithms"):
+        hydes_loss(embeddings(2, 4, 5), kappa=40.1)
+
+
+def test_a_cpu_and_float64_are_summed_by_torch() -> None:
+    assert kernel_sums.kernel_backend(torch.device("cpu"), torch.bfloat16) == "torch"
+    assert kernel_sums.kernel_backend(torch.device("cuda"), torch.float64) == "torch"
+
+
+@pytest.mark.parametrize(
+    ("capability", "backend"), [((7, 0), "torch"), ((8, 0), "triton"), ((9, 0), "triton")]
+)
+def test_a_gpu_below_capability_8_is_summed_by_torch(
+    capability: tuple[int, int], backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("triton", reason="torch's builds for the CPU alone bring no Triton")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    device = torch.device("cuda")
+    assert kernel_sums.kernel_backend(device, torch.bfloat16) == backend
+    kept = torch.bfloat16 if backend == "triton" else torch.float32
+    assert kernel_sums.kernel_dtype(device, torch.bfloat16) == kept
 
 
 def test_half_types_are_summed_in_float32_and_get_their_gradient_back() -> None:

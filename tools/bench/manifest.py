@@ -18,8 +18,7 @@ from viewmill.shards.info import FILE_NAME, DataSetInfo, FileInfo, ShardInfo
 from viewmill.shards.manifest import RECORD, Dataset
 from viewmill.shards.manifest_table import QUARANTINE_SCHEMA, ROWS_PER_GROUP, SCHEMA
 from viewmill.tools.bench.fingerprint import fingerprint
-from viewmill.tools.bench.loss import MIB, PAGE
-from viewmill.tools.bench.memory import peak_bytes
+from viewmill.tools.bench.memory import MIB, PAGE, peak_bytes
 
 BATCH = 1024
 CLASSES = 1000

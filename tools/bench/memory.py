@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+MIB = 2**20
+PAGE = 4096  # what the system counts memory in
+
 
 def peak_bytes(process: int | str = "self") -> int:
     """The most memory that a process has held; its parent's does not count, as it would in getrusage.

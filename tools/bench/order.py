@@ -19,8 +19,7 @@ from viewmill.pipelines.orders.subset import SubsetOrder
 from viewmill.pipelines.orders.weighted import WeightedOrder
 from viewmill.shards.rows import RECORD
 from viewmill.tools.bench.fingerprint import fingerprint
-from viewmill.tools.bench.loss import MIB
-from viewmill.tools.bench.memory import peak_bytes
+from viewmill.tools.bench.memory import MIB, peak_bytes
 from viewmill.tools.tables import new_table
 
 SAMPLES, BATCH, EPOCH = 10**9, 1024, 3

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from viewmill.tools.bench_commands import methods, passes, pipelines, shards
+from viewmill.tools.bench_commands import losses, passes, pipelines, shards
 from viewmill.tools.console import new_app
 
 EXAMPLE = pipelines.LOADER_EXAMPLE
@@ -12,7 +12,6 @@ app = new_app("Measure a part beside its peers, in one run on the same inputs.",
 COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
     "loader": (pipelines.loader, pipelines.LOADER_EXAMPLE),
     "gpu": (pipelines.gpu, pipelines.GPU_EXAMPLE),
-    "loss": (methods.loss, methods.LOSS_EXAMPLE),
     "prior": (passes.prior, passes.PRIOR_EXAMPLE),
     "manifest": (shards.manifest, shards.MANIFEST_EXAMPLE),
     "parity": (pipelines.parity, pipelines.PARITY_EXAMPLE),
@@ -22,3 +21,4 @@ COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
 }
 for name, (command, example) in COMMANDS.items():
     app.command(name, epilog=f"Example: {example}")(command)
+app.add_typer(losses.app, name="loss")
