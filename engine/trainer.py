@@ -1,11 +1,11 @@
-"""The training loop: `Trainer.run`, and `train_step`, which is one step of it."""
+"""The training loop: `Trainer.run`."""
 
 import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import Tensor, nn
 from viewmill.engine.agreement import from_rank_zero, gather_json, largest, raise_everywhere
@@ -19,11 +19,12 @@ from viewmill.engine.preemption import Requeue, SignalWatch, write_requeue
 from viewmill.engine.progress import TrainingProgress
 from viewmill.engine.schedules import learning_rate, method_values, scheduled_names
 from viewmill.engine.sentinels import Sentinels
+from viewmill.engine.step import Step, train_step
 from viewmill.engine.teacher import Teacher
 from viewmill.engine.telemetry import RunLog, Throughput
 from viewmill.engine.world import World
 from viewmill.engine.zero import ZeroEngine
-from viewmill.methods.method import Method, MethodLoss, Values
+from viewmill.methods.method import Method, Values
 from viewmill.pipelines.loader import Batch, Loader
 from viewmill.pipelines.views import ViewSpec
 
@@ -36,33 +37,6 @@ def last_step(config: RunConfig, steps_per_epoch: int) -> int:
 
 # What the trainer hands to a checkpoint, beside weights, optimiser state and buffers.
 STATE_KEYS = ("config", "loader", "trained_s", "skipped", "substituted")
-
-
-class Step(NamedTuple):
-    """What came of one optimiser step."""
-
-    result: MethodLoss  # of the global batch
-    embeddings: Tensor  # (V, n, D), without gradient
-    targets: Tensor | None  # the teacher's
-    applied: bool
-
-
-def train_step(engine: ZeroEngine, teacher: Teacher | None, views: list[Tensor], values: Values) -> Step:
-    """One optimiser step on this rank's views, with the method's numbers of this step.
-
-    A step whose loss or gradient is not finite is skipped on every rank alike, and the teacher stays.
-    """
-    method: Method = engine.module.method
-    targets = None if teacher is None else method.targets(teacher.head, teacher(views), values)
-    embeddings = engine(views).float()  # (V, n, D)
-    result = method.loss(embeddings, values, targets)
-    # 0 x loss is 0, or NaN where the loss is not finite: such a gradient fails the engine's own check, on
-    # every rank, without reading the loss back from the device.
-    engine.backward(result.loss * (1 + 0 * result.loss.detach()))
-    applied = engine.step()
-    if applied and teacher is not None:
-        teacher.after_step(engine.module, values)
-    return Step(result, embeddings.detach(), targets, applied)
 
 
 @dataclass

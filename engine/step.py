@@ -1,0 +1,35 @@
+"""One optimiser step: teacher, forward, loss of the global batch, backward, update."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+from viewmill.engine.teacher import Teacher
+from viewmill.engine.zero import ZeroEngine
+from viewmill.methods.method import Method, MethodLoss, Values
+
+
+class Step(NamedTuple):
+    """What came of one optimiser step."""
+
+    result: MethodLoss  # of the global batch
+    embeddings: Tensor  # (V, n, D), without gradient
+    targets: Tensor | None  # the teacher's
+    applied: bool
+
+
+def train_step(engine: ZeroEngine, teacher: Teacher | None, views: list[Tensor], values: Values) -> Step:
+    """One optimiser step on this rank's views, with the method's numbers of this step.
+
+    A step whose loss or gradient is not finite is skipped on every rank alike, and the teacher stays.
+    """
+    method: Method = engine.module.method
+    targets = None if teacher is None else method.targets(teacher.head, teacher(views), values)
+    embeddings = engine(views).float()  # (V, n, D)
+    result = method.loss(embeddings, values, targets)
+    # 0 x loss is 0, or NaN where the loss is not finite: such a gradient fails the engine's own check, on
+    # every rank, without reading the loss back from the device.
+    engine.backward(result.loss * (1 + 0 * result.loss.detach()))
+    applied = engine.step()
+    if applied and teacher is not None:
+        teacher.after_step(engine.module, values)
+    return Step(result, embeddings.detach(), targets, applied)
