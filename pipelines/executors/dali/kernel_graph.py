@@ -1,6 +1,7 @@
 """DALI's graph on a CPU: its decoder, and the host executor's kernel as one operator of DALI's."""
 
 import functools
+import gc
 from typing import Any
 
 import numpy as np
@@ -90,7 +91,7 @@ def _operator() -> Any:
         for sample in outputs[0]:
             sample[0] = 1
 
-    return NumbaFunction(
+    operator = NumbaFunction(
         run_fn=render,
         setup_fn=one_number,
         in_types=[types.UINT8, types.FLOAT64, types.INT64],
@@ -99,3 +100,5 @@ def _operator() -> Any:
         outs_ndim=[1],
         batch_processing=False,
     )
+    gc.collect()  # what compiling leaves has finalizers, and a Ctrl-C that meets one of them is lost
+    return operator
