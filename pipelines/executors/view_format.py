@@ -4,6 +4,7 @@ import weakref
 from collections import defaultdict, deque
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 DTYPES = {
@@ -74,23 +75,40 @@ class ViewMemory:
     def __init__(self, view_format: ViewFormat, *, pinned: bool = False) -> None:
         self.view_format = view_format
         self._pinned = pinned
-        self._free: dict[int, deque[torch.Tensor]] = defaultdict(deque)  # by bytes
+        self._free: dict[int, list[torch.Tensor]] = defaultdict(list)  # by bytes
+        self._lent: dict[int, _Lease] = {}  # by the lease's id
+        # A callback in C: a Ctrl-C that met one in Python would be lost with all that a callback raises.
+        self._ended: deque[_Lease] = deque()
 
     def take(self, num_images: int, size: int) -> torch.Tensor:
         """An uninitialised tensor (num_images, 3, size, size)."""
+        self._take_back()
         num_bytes = self.view_format.bytes_of(num_images, size)
         free = self._free[num_bytes]
-        try:
-            memory = free.pop()
-        except IndexError:
-            memory = torch.empty(num_bytes, dtype=torch.uint8, pin_memory=self._pinned)
+        memory = free.pop() if free else torch.empty(num_bytes, dtype=torch.uint8, pin_memory=self._pinned)
         lent = memory.numpy()[:]  # lives as long as any tensor of the storage that is made from it
-        weakref.finalize(lent, free.append, memory).atexit = False
+        lease = _Lease(lent, self._ended.append)
+        lease.memory = memory
+        self._lent[id(lease)] = lease
         flat = torch.from_numpy(lent).view(self.view_format.torch_dtype)
         if self.view_format.channels_last:
             return flat.view(num_images, size, size, 3).permute(0, 3, 1, 2)
         return flat.view(num_images, 3, size, size)
 
     def clear(self) -> None:
-        """Give back what is not in use."""
-        self._free.clear()  # finalizers of tensors still out keep their own list, which goes with the last
+        """Give back what is not in use; what is in use goes with its last tensor."""
+        self._free.clear()
+        self._lent.clear()
+        self._ended.clear()
+
+    def _take_back(self) -> None:
+        while self._ended:
+            lease = self._ended.popleft()
+            del self._lent[id(lease)]
+            self._free[len(lease.memory)].append(lease.memory)
+
+
+class _Lease(weakref.ref[np.ndarray]):
+    """Tells when nobody has the array any more, and keeps the memory for the next one."""
+
+    memory: torch.Tensor

@@ -1,5 +1,6 @@
 """Stages one behind the other, from planned ids to batches, and the end of all their threads."""
 
+import atexit
 import logging
 import os
 import threading
@@ -43,6 +44,11 @@ class Flow(Generic[T]):
         self._pid = os.getpid()
         self.wait_s = 0.0  # the caller's waiting, in total
         self._finalizer = weakref.finalize(self, _end, self._stages, self._pid)
+        _ALIVE.add(self)
+        # At the exit ahead of what the executor's library does there: DALI takes its pipelines from under the
+        # threads. Functions run in the reverse of their order, and the library was imported before now.
+        atexit.unregister(_end_all)
+        atexit.register(_end_all)
         for stage in stages:
             stage.start()
 
@@ -65,6 +71,14 @@ class Flow(Generic[T]):
         """Ends the threads and drops what they made; whether all but those that read have ended."""
         self._finalizer()
         return not any(thread.is_alive() for stage in self._stages[1:] for thread in stage.threads)
+
+
+_ALIVE: "weakref.WeakSet[Flow[Any]]" = weakref.WeakSet()
+
+
+def _end_all() -> None:
+    for flow in list(_ALIVE):
+        flow.close()
 
 
 def refuse_fork(pid: int) -> None:
