@@ -1,6 +1,6 @@
 # make demo   from photographs to an evaluated backbone, with a report      (10 minutes on 2 cores)
 # make test   installs what it needs and runs every test                    (20 minutes on 2 cores)
-# make check  lint, types and the fast tests, while you work                (3 minutes)
+# make check  lint, types and the fast tests, while you work                (4 minutes)
 # make soak PART=NAME   the long drills, a part at a time
 
 PYTHON ?= python3
