@@ -1,6 +1,8 @@
 """The manifest as a table: its columns, the hash of a data set, and reading parquet that may be damaged."""
 
+import errno
 import hashlib
+import os
 import struct
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -76,6 +78,9 @@ def damage_named(path: Path, what: str) -> Iterator[None]:
     except (pa.ArrowException, OSError, KeyError, IndexError, UnicodeDecodeError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the machine's, not the file's
+        if isinstance(error, OSError) and str(error) == "error closing file":
+            # The machine's too, though pyarrow leaves its number out; of a file that was read it is this one.
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path)) from error
         text = " ".join(str(error).split())[:200]
         raise ShardError(
             f"{path}: {what} cannot be read ({text}); run: viewmill verify {path.parent}"

@@ -1,6 +1,7 @@
 """Reading a data set: by offset, checked, from several threads, and nothing on disk is trusted."""
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -18,6 +19,7 @@ from viewmill.shards.convert import convert
 from viewmill.shards.errors import ShardError
 from viewmill.shards.images import probe
 from viewmill.shards.manifest import RECORD, Dataset
+from viewmill.shards.manifest_table import damage_named
 from viewmill.shards.storage import shard_files
 from viewmill.shards.survey import quarantine_reasons, survey
 
@@ -305,3 +307,10 @@ def test_a_footer_that_speaks_of_other_types_is_refused(copy: Path) -> None:
     pq.write_table(table.set_column(1, "reason", column), path)
     with pytest.raises(ShardError, match=r"quarantine\.parquet: has other columns or types"):
         quarantine_reasons(copy)
+
+
+def test_a_close_that_fails_is_the_machines_error_and_not_the_manifests(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.parquet"
+    with pytest.raises(OSError, match="Input/output error") as caught, damage_named(path, "the manifest"):
+        raise OSError("error closing file")  # pyarrow's words, without a number
+    assert (caught.value.errno, caught.value.filename) == (errno.EIO, str(path))
