@@ -6,12 +6,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from viewmill.shards.conversion.journal import PLAN, remove_workspace, workspace_of
+from viewmill.shards.conversion.journal import PLAN
+from viewmill.shards.conversion.options import Options
 from viewmill.shards.conversion.parts import Part
-from viewmill.shards.conversion.plan import DEFAULT_SOURCE, Options, Plan, make_plan
+from viewmill.shards.conversion.plan import DEFAULT_SOURCE, Plan, make_plan
 from viewmill.shards.conversion.run import Conversion, Progress
 from viewmill.shards.conversion.splits import Split
-from viewmill.shards.conversion.workers import Workers, check_workers
+from viewmill.shards.conversion.workers import Workers, check_workers, expect_workers
+from viewmill.shards.conversion.workspace import remove_workspace, workspace_of
 from viewmill.shards.errors import ConvertError
 from viewmill.shards.info import DataSetInfo, read_info
 from viewmill.shards.sources.datasets import is_dataset
@@ -211,6 +213,7 @@ def _planned(
     source: str | Path, dataset: Path, options: Options, reading: SourceOptions, workers: Workers
 ) -> Plan:
     check_workers(workers)
+    expect_workers(workers)
     source = named_source(source)
     if isinstance(source, Path):
         _refuse_nested(source, dataset)

@@ -10,21 +10,16 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
-from viewmill.shards.conversion.journal import (
-    FOLDER,
-    PLAN,
-    ShardRecord,
-    read_record,
-    remove_workspace,
-    staged_index,
-    workspace_of,
-)
+from viewmill.shards.conversion.journal import FOLDER, PLAN, ShardRecord, read_record, staged_index
 from viewmill.shards.conversion.label_map import Pairs
-from viewmill.shards.conversion.plan import Options, Plan, PlannedImage, make_plan
+from viewmill.shards.conversion.options import Options
+from viewmill.shards.conversion.plan import Plan, make_plan
+from viewmill.shards.conversion.planned_image import PlannedImage
 from viewmill.shards.conversion.publish import describe
 from viewmill.shards.conversion.run import Progress, counter, nothing_usable
 from viewmill.shards.conversion.tar_job import TarJob, index_tar
 from viewmill.shards.conversion.workers import Workers, check_workers, write_shards
+from viewmill.shards.conversion.workspace import remove_workspace, workspace_of
 from viewmill.shards.convert import ConvertReport, machine_errors, report_of
 from viewmill.shards.durable import sha256_of, sync_folder
 from viewmill.shards.errors import ConvertError

@@ -66,7 +66,7 @@ def options(
 
 
 def main() -> None:
-    """Entry point of the `viewmill` script and of `python -m viewmill.tools.cli`."""
+    """The `viewmill` script, by way of `entry.py`, and `python -m viewmill.tools.cli`."""
     sys.exit(run_app(app))
 
 

@@ -150,8 +150,8 @@ def command(
     quarantined with the reason, see: viewmill inspect.
     """
     from viewmill.shards.conversion.label_map import read_label_map
+    from viewmill.shards.conversion.options import Options
     from viewmill.shards.conversion.parts import parse_part
-    from viewmill.shards.conversion.plan import Options
     from viewmill.shards.conversion.splits import parse_splits
     from viewmill.shards.convert import convert_part, convert_splits, convert_with
     from viewmill.shards.sources.open import SourceOptions

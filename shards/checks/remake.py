@@ -14,7 +14,8 @@ from viewmill.shards.conversion.journal import (
     staged_refused,
     staged_shard,
 )
-from viewmill.shards.conversion.plan import Options, Plan, make_plan
+from viewmill.shards.conversion.options import Options
+from viewmill.shards.conversion.plan import Plan, make_plan
 from viewmill.shards.conversion.publish import (
     final_names,
     manifest_table,

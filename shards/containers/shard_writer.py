@@ -52,8 +52,8 @@ class ShardWriter(Protocol):
 class _TarShard:
     """WebDataset: KEY.EXT and KEY.cls."""
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._tar = TarWriter(file)
+    def __init__(self, file: BinaryIO, behind: bool) -> None:
+        self._tar = TarWriter(file, behind=behind)
         self.rooms, self.close = self._tar.rooms, self._tar.close
 
     def add(self, key: str, label: int, image: Stored) -> int:
@@ -84,6 +84,9 @@ class _BetonShard:
         """Nothing to do: all is written at once."""
 
 
-def shard_writer(kind: str, file: BinaryIO, capacity: int) -> ShardWriter:
-    """The writer of a data set's kind, on a new file that can be read too; capacity: most samples to come."""
-    return _BetonShard(file, capacity) if kind == "ffcv" else _TarShard(file)
+def shard_writer(kind: str, file: BinaryIO, capacity: int, *, behind: bool) -> ShardWriter:
+    """The writer of a data set's kind, on a new file that can be read too.
+
+    capacity: most samples to come. behind: a tar is hashed and written by a thread of its own.
+    """
+    return _BetonShard(file, capacity) if kind == "ffcv" else _TarShard(file, behind)

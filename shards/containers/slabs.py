@@ -1,4 +1,4 @@
-"""A file that grows by slabs: filled by its caller, hashed and written by a thread behind it."""
+"""A file that grows by slabs: filled by its caller, hashed and written by a thread behind it, if it may."""
 
 import hashlib
 from collections import deque
@@ -37,14 +37,15 @@ class _Pending(NamedTuple):
 
 
 class SlabFile:
-    """Appends to a file and hashes what it appends; the next slab is filled while the last one is written.
+    """Appends to a file and hashes what it appends.
 
-    What is at most a slab long in all, every piece in its room, is written by the caller's thread, in
-    `finish`. The file stays open until `close`, which ends the other thread.
+    behind: a thread of its own writes a slab while the next one is filled, which is quicker where a core is
+    free for it. What is at most a slab long in all, every piece in its room, is written by the caller's
+    thread, in `finish`. The file stays open until `close`, which ends the other thread.
     """
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
+    def __init__(self, file: BinaryIO, *, behind: bool = False) -> None:
+        self._file, self._behind = file, behind
         self._hash = hashlib.sha256()
         self._before = 0  # bytes in front of this slab
         self._lent: deque[tuple[memoryview, int]] = deque()  # rooms and their places in this slab
@@ -151,6 +152,10 @@ class SlabFile:
         self._view, self._used = memoryview(self._slab), 0
 
     def _submit(self, data: memoryview, slab: bytearray | None) -> None:
+        if not self._behind:
+            self._write(data)
+            _give_back(slab)
+            return
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, thread_name_prefix="viewmill-slabs")
         while self._pending and sum(one.size for one in self._pending) + len(data) > _MOST_PENDING:
@@ -161,14 +166,13 @@ class SlabFile:
         """Waits for the first slab that was handed over, and raises what its writing raised."""
         written, _, slab = self._pending.popleft()
         written.result()
-        if slab is not None:
-            _give_back(slab)
+        _give_back(slab)
 
     def _write(self, data: memoryview) -> None:
         self._hash.update(data)
         self._file.write(data)
 
 
-def _give_back(slab: bytearray) -> None:
-    if len(slab) == SLAB_BYTES and len(_FREE) < _MOST_FREE:
+def _give_back(slab: bytearray | None) -> None:
+    if slab is not None and len(slab) == SLAB_BYTES and len(_FREE) < _MOST_FREE:
         _FREE.append(slab)

@@ -52,11 +52,11 @@ class TarSummary:
 class TarWriter:
     """Writes regular files one after another; the same members give the same bytes on any machine.
 
-    A thread may write behind the caller: `finish` or `close` come before the file is closed.
+    behind: a thread writes behind the caller: `finish` or `close` come before the file is closed.
     """
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._slabs = SlabFile(file)
+    def __init__(self, file: BinaryIO, *, behind: bool = False) -> None:
+        self._slabs = SlabFile(file, behind=behind)
         self._small = b""  # what is appended with the next header: padding, small members
         self._members: list[tuple[str, int, int]] = []
 

@@ -6,17 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from viewmill.shards.conversion.journal import (
-    ShardRecord,
-    read_record,
-    remove_workspace,
-    spill_folder,
-    staged_shard,
-)
+from viewmill.shards.conversion.journal import ShardRecord, read_record, spill_folder, staged_shard
 from viewmill.shards.conversion.plan import Plan
 from viewmill.shards.conversion.publish import final_names, publish
 from viewmill.shards.conversion.shard_job import ShardJob, write_shard
 from viewmill.shards.conversion.workers import Workers, write_shards
+from viewmill.shards.conversion.workspace import remove_workspace
 from viewmill.shards.durable import sha256_of
 from viewmill.shards.errors import ConvertError
 from viewmill.shards.info import FILE_NAME, DataSetInfo, read_info
@@ -95,7 +90,14 @@ class Conversion:
             self.plan.spill.write(tree, spill_folder(self.workspace))
             tree = LocalTree(str(spill_folder(self.workspace).absolute()))
         jobs = [
-            ShardJob(number, tree, str(self.workspace), self.plan.options, self.plan.shards[number])
+            ShardJob(
+                number,
+                tree,
+                str(self.workspace),
+                self.plan.options,
+                self.plan.shards[number],
+                alone=self.workers == 1,
+            )
             for number in missing
         ]
         write_shards(jobs, write_shard, self.workers, counter(self.plan, done, self.progress))

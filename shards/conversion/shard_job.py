@@ -4,6 +4,7 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import BinaryIO
 
 from viewmill.shards.containers.shard_writer import ShardWriter, Stored, shard_writer
 from viewmill.shards.containers.tar import TarWriter
@@ -16,7 +17,8 @@ from viewmill.shards.conversion.journal import (
     staged_refused,
     staged_shard,
 )
-from viewmill.shards.conversion.plan import Options, PlannedImage
+from viewmill.shards.conversion.options import Options
+from viewmill.shards.conversion.planned_image import PlannedImage
 from viewmill.shards.conversion.stored import to_store
 from viewmill.shards.durable import written_whole
 from viewmill.shards.errors import ImageError
@@ -31,13 +33,17 @@ Tell = Callable[[int, bool], None]
 
 @dataclass(frozen=True)
 class ShardJob:
-    """What a worker needs: all of it plain values, so that a spawned process can have it."""
+    """What a worker needs: all of it plain values, so that another process can have it.
+
+    alone: no other shard is written meanwhile, so that a core is free for a second thread.
+    """
 
     number: int
     tree: Readable
     workspace: str
     options: Options
     images: tuple[PlannedImage, ...]
+    alone: bool = False
 
     @property
     def local_paths(self) -> tuple[str, ...]:
@@ -73,7 +79,7 @@ def _write_shard(job: ShardJob, tell: Tell) -> None:
     # is written again.
     with (
         written_whole(shard, sync_its_folder=False) as file,
-        closing(shard_writer(job.options.format, file, capacity=len(job.images))) as writer,
+        closing(_writer_of(job, file)) as writer,
     ):
         reads = read_inputs(job.tree, [image.place for image in job.images], writer.rooms)
         for position, (image, read) in enumerate(zip(job.images, reads, strict=True)):
@@ -93,6 +99,10 @@ def _write_shard(job: ShardJob, tell: Tell) -> None:
     record = ShardRecord(summary.bytes, summary.sha256, Samples.of_rows(samples), tuple(quarantined))
     with written_whole(record_path(workspace, job.number)) as file:
         file.write(record.to_json().encode())
+
+
+def _writer_of(job: ShardJob, file: BinaryIO) -> ShardWriter:
+    return shard_writer(job.options.format, file, capacity=len(job.images), behind=job.alone)
 
 
 def _keep(path: Path, refused: list[tuple[str, bytes]]) -> None:

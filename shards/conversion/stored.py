@@ -8,7 +8,7 @@ import xxhash
 from PIL import Image
 from viewmill.shards.containers.beton import MAX_SIDE, is_raw, spells_jpeg
 from viewmill.shards.containers.shard_writer import Stored
-from viewmill.shards.conversion.plan import Options
+from viewmill.shards.conversion.options import Options
 from viewmill.shards.conversion.resize import Resize
 from viewmill.shards.errors import ImageError
 from viewmill.shards.exif import UPRIGHT

@@ -13,7 +13,7 @@ from viewmill.shards.conversion.journal import (
     record_path,
     staged_index,
 )
-from viewmill.shards.conversion.plan import PlannedImage
+from viewmill.shards.conversion.planned_image import PlannedImage
 from viewmill.shards.conversion.shard_job import Tell
 from viewmill.shards.durable import sha256_of, written_whole
 from viewmill.shards.errors import ConvertError, ImageError

@@ -1,6 +1,6 @@
-"""Who writes the shards: spawned worker processes, this process when one is enough, or a Ray cluster."""
+"""Who writes the shards: worker processes, this process when one is enough, or a Ray cluster."""
 
-import multiprocessing
+import multiprocessing.context
 import os
 import signal
 import threading
@@ -9,13 +9,14 @@ from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from multiprocessing.reduction import ForkingPickler
 from typing import Any, Protocol, TypeVar
 
-from viewmill.shards.conversion.ray_workers import write_shards_on_ray
 from viewmill.shards.conversion.shard_job import Tell
 
 _POLL_S = 0.2
+_PRELOADED = (__name__, "viewmill.shards.conversion.shard_job")
 # Counts of this worker process and its order to stop, set once when the process starts.
 _shared: dict[str, Any] = {}
 
@@ -70,6 +71,8 @@ def write_shards(
         RuntimeError: a worker process died; as `ray_workers.write_shards_on_ray`.
     """
     if isinstance(workers, RayWorkers):
+        from viewmill.shards.conversion.ray_workers import write_shards_on_ray
+
         write_shards_on_ray(jobs, write, workers.at_once, workers.address, counted)
     elif workers == 1 or len(jobs) <= 1:
         _write_here(jobs, write, counted)
@@ -96,8 +99,7 @@ def _write_in_processes(
     # What cannot be sent to another process is refused here: refused by the pool's own thread while the pool
     # ends, it would keep the interpreter from ending (CPython 3.11).
     ForkingPickler.dumps((write, jobs[0]))
-    # Spawned, never forked: the caller may hold threads and locks of other libraries.
-    context = multiprocessing.get_context("spawn")
+    context = _context()
     # Read and set here without a lock: a worker that is killed while it holds one never gives it back.
     totals: Any = context.Array("q", 3)
     stop = context.RawValue("b", 0)
@@ -122,6 +124,24 @@ def _write_in_processes(
                 future.cancel()
             pool.shutdown(wait=False)
             raise
+
+
+def expect_workers(workers: Workers) -> None:
+    """Lets the imports of worker processes begin, while the caller makes the plan."""
+    if isinstance(workers, int) and workers > 1:
+        _context()
+        forkserver.ensure_running()
+
+
+def _context() -> multiprocessing.context.ForkServerContext:
+    """Workers are forks of a small process that has imported what they need, and nothing else.
+
+    Never of this one: the caller may hold threads and locks of other libraries. Where the caller has such a
+    process already, it stays as it is.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(_PRELOADED))
+    return context
 
 
 def _collect(pending: "set[Future[None]]") -> "set[Future[None]]":

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from viewmill.shards.conversion.plan import Options
+from viewmill.shards.conversion.options import Options
 from viewmill.shards.convert import convert_with
 from viewmill.shards.errors import ShardError
 from viewmill.shards.info import read_info

@@ -18,7 +18,7 @@ import psutil
 import pytest
 from viewmill.pipelines.executors.executor import dali_is_installed, ffcv_is_installed
 from viewmill.pipelines.loader import Loader
-from viewmill.shards.conversion.plan import Options
+from viewmill.shards.conversion.options import Options
 from viewmill.shards.convert import convert_with
 from viewmill.shards.manifest import Dataset
 

@@ -8,7 +8,7 @@ import torch
 from viewmill.pipelines.executors.reference import ReferenceExecutor
 from viewmill.pipelines.loader import Batch, Loader
 from viewmill.pipelines.views import preset
-from viewmill.shards.conversion.plan import Options
+from viewmill.shards.conversion.options import Options
 from viewmill.shards.convert import convert_with
 from viewmill.shards.manifest import Dataset
 

@@ -28,7 +28,7 @@ from viewmill.pipelines.plans.planner import ViewPlanner
 from viewmill.pipelines.plans.spec import ViewSpec
 from viewmill.pipelines.views import ViewPlan, preset
 from viewmill.shards.containers.beton import StoredImage
-from viewmill.shards.conversion.plan import Options
+from viewmill.shards.conversion.options import Options
 from viewmill.shards.convert import convert_with
 from viewmill.shards.errors import ShardError
 from viewmill.shards.images import probe

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from viewmill.shards.conversion.journal import PLAN
-from viewmill.shards.conversion.plan import Options
+from viewmill.shards.conversion.options import Options
 from viewmill.shards.convert import convert_with
 
 from tests.shards.pictures import tree_hashes

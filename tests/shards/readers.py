@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from viewmill.shards.conversion.plan import DEFAULT_SOURCE, Options
+from viewmill.shards.conversion.options import Options
+from viewmill.shards.conversion.plan import DEFAULT_SOURCE
 from viewmill.shards.convert import convert_with
 from viewmill.shards.manifest import Dataset
 from viewmill.shards.sources.open import SourceOptions

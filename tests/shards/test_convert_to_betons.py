@@ -10,8 +10,8 @@ import pytest
 import xxhash
 from viewmill.shards.containers.beton import walk
 from viewmill.shards.conversion import journal
+from viewmill.shards.conversion.options import Options
 from viewmill.shards.conversion.parts import Part
-from viewmill.shards.conversion.plan import Options
 from viewmill.shards.conversion.splits import parse_splits
 from viewmill.shards.conversion.stored import to_store
 from viewmill.shards.convert import ConvertReport, convert_part, convert_splits, convert_with

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from viewmill.shards.conversion.plan import Options
+from viewmill.shards.conversion.options import Options
 from viewmill.shards.convert import convert_with
 from viewmill.shards.images import decode_rgb
 from viewmill.shards.info import read_info

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 from viewmill.shards.conversion import run as conversion
+from viewmill.shards.conversion.options import Options
 from viewmill.shards.conversion.parts import Part, parse_part
-from viewmill.shards.conversion.plan import Options, make_plan
+from viewmill.shards.conversion.plan import make_plan
 from viewmill.shards.convert import convert_part, convert_with
 from viewmill.shards.errors import ConvertError
 
@@ -86,18 +87,18 @@ def test_a_part_of_other_options_is_refused(source: Path, tmp_path: Path) -> Non
 def test_a_part_never_runs_twice_at_once_nor_beside_the_merge(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from viewmill.shards.conversion import journal
+    from viewmill.shards.conversion import workspace
 
-    monkeypatch.setattr(journal, "_PATIENCE_S", 0.1)
+    monkeypatch.setattr(workspace, "_PATIENCE_S", 0.1)
     plan = make_plan(source, OPTIONS)
-    with journal.workspace_of(tmp_path / "out", plan, Part(0, 2)):
+    with workspace.workspace_of(tmp_path / "out", plan, Part(0, 2)):
         with pytest.raises(ConvertError, match="part 0/2 is running already"):
             convert_part(source, tmp_path / "out", OPTIONS, Part(0, 2))
         with pytest.raises(ConvertError, match="another conversion is writing here"):
             convert_with(source, tmp_path / "out", OPTIONS, merge=True)
         convert_part(source, tmp_path / "out", OPTIONS, Part(1, 2))
     with (
-        journal.workspace_of(tmp_path / "out", plan),
+        workspace.workspace_of(tmp_path / "out", plan),
         pytest.raises(ConvertError, match="another conversion is writing here"),
     ):
         convert_part(source, tmp_path / "out", OPTIONS, Part(0, 2))

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from viewmill.shards.conversion.plan import Options, Plan, make_plan
+from viewmill.shards.conversion.options import Options
+from viewmill.shards.conversion.plan import Plan, make_plan
 from viewmill.shards.errors import ConvertError
 from viewmill.shards.sources.open import SourceOptions
 

@@ -3,7 +3,7 @@
 import tarfile
 from pathlib import Path
 
-from viewmill.shards.conversion.plan import Options
+from viewmill.shards.conversion.options import Options
 from viewmill.shards.convert import convert_with
 from viewmill.shards.verify import verify
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from viewmill.shards.conversion.options import Options
 from viewmill.shards.conversion.parts import Part
-from viewmill.shards.conversion.plan import Options
 from viewmill.shards.conversion.ray_workers import NodeState, fault_of_node, state_of_node
 from viewmill.shards.conversion.run import Progress
 from viewmill.shards.conversion.workers import RayWorkers

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from viewmill.shards.checks.files import ASIDE
 from viewmill.shards.conversion.label_map import Pairs
-from viewmill.shards.conversion.plan import Options
+from viewmill.shards.conversion.options import Options
 from viewmill.shards.conversion.splits import Split, parse_splits
 from viewmill.shards.convert import convert_splits, convert_with
 from viewmill.shards.errors import ShardError

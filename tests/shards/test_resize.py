@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from viewmill.shards.conversion.plan import Options
+from viewmill.shards.conversion.options import Options
 from viewmill.shards.conversion.resize import Resize
 from viewmill.shards.convert import convert
 from viewmill.shards.images import decode_rgb, probe

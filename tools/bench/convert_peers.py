@@ -12,6 +12,7 @@ from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+import psutil
 import xxhash
 from PIL import Image
 from viewmill.tools.bench.memory import peak_bytes
@@ -103,5 +104,9 @@ def _decode(data: bytes) -> None:
 
 
 def _cpu_seconds() -> float:
+    """Of this process, of its children that have ended, and of those that have not, with theirs."""
     usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+    alive = [child.cpu_times() for child in psutil.Process().children()]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages) + sum(
+        times.user + times.system + times.children_user + times.children_system for times in alive
+    )

@@ -19,7 +19,7 @@ from viewmill.pipelines.order import SampleOrder
 from viewmill.pipelines.plans.planner import ViewPlanner
 from viewmill.pipelines.plans.spec import ViewSpec
 from viewmill.pipelines.views import preset
-from viewmill.shards.conversion.plan import Options
+from viewmill.shards.conversion.options import Options
 from viewmill.shards.convert import convert_with
 from viewmill.shards.manifest import Dataset
 from viewmill.tools.bench.ffcv_stock import ffcv_stock

@@ -18,7 +18,7 @@ from viewmill.pipelines.executors.feeding import fed_executor
 from viewmill.pipelines.executors.view_format import DTYPES, ViewFormat
 from viewmill.pipelines.plans.spec import ViewDistribution, ViewSpec
 from viewmill.pipelines.views import PRESETS, ViewPlan, ViewPlanner, preset
-from viewmill.shards.conversion.plan import Options
+from viewmill.shards.conversion.options import Options
 from viewmill.shards.convert import convert_with
 from viewmill.shards.images import probe
 from viewmill.shards.manifest import Dataset

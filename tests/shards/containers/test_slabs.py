@@ -48,7 +48,7 @@ def append_some(file: SlabFile, rng: np.random.Generator, inputs: list[bytes]) -
 @pytest.mark.parametrize("seed", range(40))
 def test_any_order_of_pieces_and_rooms_gives_their_bytes_and_hash(seed: int) -> None:
     rng, buffer, expected = np.random.default_rng((21, seed)), io.BytesIO(), b""
-    file = SlabFile(buffer)
+    file = SlabFile(buffer, behind=seed % 4 < 2)
     for _ in range(8):
         expected += append_some(file, rng, pieces(rng, most=8, largest=SLAB if seed % 2 else SLAB // 6))
         for one in pieces(rng, most=4, largest=SLAB // 2):
@@ -76,11 +76,15 @@ def appended_in_blocks(file: SlabFile, num_blocks: int) -> None:
         file.append(bytes(SLAB))
 
 
-@pytest.mark.parametrize(("num_slabs", "threads"), [(1, 0), (2, 1), (9, 1)])
-def test_only_what_is_longer_than_a_slab_has_a_thread(num_slabs: int, threads: int) -> None:
+@pytest.mark.parametrize(
+    ("num_slabs", "behind", "threads"), [(1, True, 0), (2, True, 1), (9, True, 1), (9, False, 0)]
+)
+def test_only_what_is_longer_than_a_slab_has_a_thread_if_it_may(
+    num_slabs: int, behind: bool, threads: int
+) -> None:
     running = threading.active_count()
     buffer = io.BytesIO()
-    file = SlabFile(buffer)
+    file = SlabFile(buffer, behind=behind)
     appended_in_blocks(file, num_slabs)
     assert threading.active_count() == running + threads
     file.finish()
@@ -88,10 +92,11 @@ def test_only_what_is_longer_than_a_slab_has_a_thread(num_slabs: int, threads: i
     assert buffer.getvalue() == bytes(num_slabs * SLAB)
 
 
-def test_a_full_disk_is_an_error_of_the_writer_and_ends_its_thread() -> None:
+@pytest.mark.parametrize("behind", [True, False])
+def test_a_full_disk_is_an_error_of_the_writer_and_ends_its_thread(behind: bool) -> None:
     running = threading.active_count()
     with Path("/dev/full").open("wb", buffering=0) as full:
-        file = SlabFile(full)
+        file = SlabFile(full, behind=behind)
         with pytest.raises(OSError, match="No space left"):
             appended_in_blocks(file, 20)
         file.close()
@@ -100,7 +105,7 @@ def test_a_full_disk_is_an_error_of_the_writer_and_ends_its_thread() -> None:
 
 def test_after_close_nothing_is_written_any_more(tmp_path: Path) -> None:
     with (tmp_path / "file").open("wb", buffering=0) as file:
-        writer = SlabFile(file)
+        writer = SlabFile(file, behind=True)
         for _ in range(3):
             writer.append(bytes(SLAB))
         writer.close()

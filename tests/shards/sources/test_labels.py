@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from viewmill.shards.conversion.plan import Options
+from viewmill.shards.conversion.options import Options
 from viewmill.shards.convert import convert_with
 from viewmill.shards.errors import ConvertError
 from viewmill.shards.manifest import Dataset
