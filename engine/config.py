@@ -31,6 +31,7 @@ TAGS = {
     "hydes",
     "imsvd",
     "distill",
+    "supervised",
     "adamw",
     "sgd",
     "ema",

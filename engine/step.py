@@ -13,17 +13,24 @@ class Step(NamedTuple):
 
     result: MethodLoss  # of the global batch
     embeddings: Tensor  # (V, n, D), without gradient
-    targets: Tensor | None  # the teacher's
+    targets: Tensor | None  # the teacher's, or the labels
     applied: bool
 
 
-def train_step(engine: ZeroEngine, teacher: Teacher | None, views: list[Tensor], values: Values) -> Step:
+def train_step(
+    engine: ZeroEngine,
+    teacher: Teacher | None,
+    views: list[Tensor],
+    labels: Tensor | None,
+    values: Values,
+) -> Step:
     """One optimiser step on this rank's views, with the method's numbers of this step.
 
+    `labels` of this rank's images (n,): where the method needs them, else None.
     A step whose loss or gradient is not finite is skipped on every rank alike, and the teacher stays.
     """
     method: Method = engine.module.method
-    targets = None if teacher is None else method.targets(teacher.head, teacher(views), values)
+    targets = labels if teacher is None else method.targets(teacher.head, teacher(views), values)
     embeddings = engine(views).float()  # (V, n, D)
     result = method.loss(embeddings, values, targets)
     # 0 x loss is 0, or NaN where the loss is not finite: such a gradient fails the engine's own check, on
