@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from viewmill.engine import catalogue as catalogue_module
+from viewmill.engine.backbones import build_backbone, check_image_sizes
 from viewmill.engine.catalogue import Row, catalogue, rows_of
 from viewmill.engine.checks import resolve_views
 from viewmill.engine.config import ConfigError, load_config, unmet
@@ -31,6 +32,14 @@ def test_every_row_is_a_run_by_its_name_and_by_its_long_command(row: Row) -> Non
     if has_optimizer(row):
         assert words_of(row.command) == [row.name]
         assert load_config(row.name) == by_recipe
+
+
+def test_the_backbones_of_all_rows_take_the_sizes_of_their_views() -> None:
+    runs = [load_config(*_split(row.stand_in_command)) for row in ROWS]
+    kinds = {(run.model.backbone, run.model.stem, resolve_views(run).sizes) for run in runs}
+    assert ("vit_tiny_patch16_224", "imagenet", (96, 96, *[48] * 6)) in kinds
+    for name, stem, sizes in kinds:
+        check_image_sizes(build_backbone(name, stem=stem, image_size=sizes[0]), sizes)
 
 
 @pytest.mark.parametrize("row", [row for row in ROWS if row.needs], ids=lambda row: row.name)
