@@ -88,7 +88,7 @@ class Trainer:
                 guard.settle(applied=True)
             self.engine.set_lr(self.learning_rate(self.step))
             views = [view.to(self.world.device) for view in batch.views]
-            step = train_step(self.engine, self.teacher, views, self.labels_of(batch), values)
+            step = train_step(self.engine, self.teacher, views, values, labels=batch.labels)
             self.step += 1
             guard.settle(step.applied)
             clock.count(self.config.batch_size)
@@ -103,11 +103,6 @@ class Trainer:
                 self.save()
             if stop:
                 raise self.requeue(stop)
-
-    def labels_of(self, batch: Batch) -> Tensor | None:
-        """What the method may learn of the labels: nothing, unless it declares that it needs them."""
-        method: Method = self.engine.module.method
-        return batch.labels.to(self.world.device) if method.needs_labels else None
 
     def modules(self) -> list[nn.Module]:
         """Those whose buffers a forward changes."""
