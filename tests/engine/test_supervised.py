@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from viewmill.engine.checks import check_batch, check_labels
 from viewmill.engine.config import ConfigError, RunConfig
 from viewmill.engine.evaluation.evaluate import evaluate
 from viewmill.engine.samples import order_of_run
+from viewmill.engine.step import train_step
 from viewmill.engine.telemetry import read_lines
 from viewmill.engine.train import train
 from viewmill.engine.world import World, start_world, stop_world
@@ -72,6 +74,17 @@ def test_methods_without_labels_take_any_samples(partly_labelled: Path) -> None:
 def test_accumulation_is_refused_also_where_the_loss_would_split() -> None:
     with pytest.raises(ConfigError, match="accumulation=2: the training loop takes one micro-batch a step"):
         check_batch(supervised(3, accumulation=2), 100, 1)
+
+
+@pytest.mark.parametrize("needs_labels", [False, True])
+def test_labels_reach_a_method_that_needs_them_and_no_other(needs_labels: bool) -> None:
+    method, engine = MagicMock(needs_labels=needs_labels), MagicMock()
+    engine.module.method = method
+    labels = torch.tensor([3, 1])
+    step = train_step(engine, None, [torch.zeros(2, 3, 4, 4)], {}, labels=labels)
+    _, _, targets = method.loss.call_args.args
+    assert targets is step.targets
+    assert torch.equal(targets, labels) if needs_labels else targets is None
 
 
 @pytest.fixture(scope="module")
