@@ -1,8 +1,13 @@
-"""What is refused before a run starts: local arithmetic, the same on every rank, ahead of any collective."""
+"""What is refused before a run starts: the same on every rank, ahead of any collective."""
 
+import numpy as np
 from viewmill.engine.config import ConfigError, RunConfig
+from viewmill.engine.method_config import SupervisedConfig
 from viewmill.methods.families.registry import METHODS
+from viewmill.pipelines.orders.interface import Order
 from viewmill.pipelines.views import ViewSpec, preset
+from viewmill.shards.manifest import Dataset
+from viewmill.shards.survey import labels_of_all
 
 
 def resolve_views(config: RunConfig) -> ViewSpec:
@@ -20,10 +25,14 @@ def resolve_views(config: RunConfig) -> ViewSpec:
 def check_batch(config: RunConfig, num_samples: int, world_size: int) -> None:
     """Raises ConfigError where batch, accumulation, ranks and data set do not fit each other."""
     batch, accumulation, name = config.batch_size, config.accumulation, config.method.name
-    if accumulation > 1 and not METHODS[name].decomposes:
+    if accumulation > 1:
+        reason = (
+            "the training loop takes one micro-batch a step"
+            if METHODS[name].decomposes
+            else f"the loss of {name} is over the whole batch and does not split into micro-batches"
+        )
         raise ConfigError(
-            f"accumulation={accumulation}: the loss of {name} is over the whole batch and does not split "
-            "into micro-batches; set accumulation=1 and spread the batch over more ranks"
+            f"accumulation={accumulation}: {reason}; set accumulation=1 and spread the batch over more ranks"
         )
     parts = world_size * accumulation
     if batch % parts:
@@ -37,4 +46,26 @@ def check_batch(config: RunConfig, num_samples: int, world_size: int) -> None:
         raise ConfigError(
             f"batch_size={batch} is larger than the data set's {num_samples} samples; "
             f"set batch_size to at most {num_samples}, or convert more images"
+        )
+
+
+def check_labels(config: RunConfig, dataset: Dataset, order: Order) -> None:
+    """Raises ConfigError where a method with labels meets a sample without, or other classes."""
+    if not isinstance(config.method, SupervisedConfig):
+        return
+    wanted, found = config.method.num_classes, len(dataset.classes)
+    if wanted != found:
+        raise ConfigError(
+            f"method.num_classes={wanted}, but {dataset.shown} has {found} classes; "
+            f"set method.num_classes={found}, or train on another data set"
+        )
+    ids = np.sort(order.ids(0, 0, order.num_samples))
+    without = ids[labels_of_all(dataset)[ids] < 0]
+    if without.size:
+        more = f" and {without.size - 1} more" if without.size > 1 else ""
+        (key,) = dataset.keys(without[:1])
+        raise ConfigError(
+            f"method.name=supervised needs a label of every sample, but '{key}' "
+            f"(id {without[0]}){more} of {dataset.shown} has none; choose those with labels by "
+            "data.subset=FILE, or convert images in folders by class"
         )

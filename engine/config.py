@@ -4,15 +4,15 @@ Every default stands here once. The resolved tree is saved with the run and is e
 """
 
 import difflib
-import re
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, Field, Tag, ValidationError, model_validator
+from viewmill.engine.catalogue import Row, catalogue
 from viewmill.engine.method_config import HydesConfig, MethodConfig
 from viewmill.engine.optimizer_config import AdamWConfig, OptimizerConfig
+from viewmill.engine.recipe_file import apply_override, find_recipe, read_mapping, shipped_recipes
 from viewmill.engine.strict import ConfigError, StrictModel
 
 __all__ = [
@@ -20,17 +20,16 @@ __all__ = [
     "RunConfig",
     "StrictModel",
     "config_from",
-    "find_recipe",
     "load_config",
     "save_config",
 ]
 
-MAX_RECIPE_BYTES = 1 << 20
 # The words that choose one of several groups of settings.
 TAGS = {
     "hydes",
     "imsvd",
     "distill",
+    "supervised",
     "adamw",
     "sgd",
     "ema",
@@ -137,17 +136,52 @@ def load_config(recipe: Path | str, overrides: list[str] | None = None) -> RunCo
     """The recipe's settings with the `key=value` overrides on top.
 
     Args:
-        recipe: a YAML file, or the bare name of a recipe that comes with Viewmill.
+        recipe: a YAML file, or the bare name of a recipe that comes with Viewmill, or of a row of the papers'
+            tables (`catalogue`), which has overrides of its own.
         overrides: `optimizer.lr=1e-3` and the like; values are YAML, the last one wins.
 
     Raises:
-        ConfigError: the recipe is not there or no mapping, or a key or value is wrong (all are listed).
+        ConfigError: the recipe is not there or no mapping, a key or value is wrong (all are listed), or the
+            row needs what this version lacks.
+    """
+    path, own = resolve_recipe(recipe)
+    tree = read_mapping(path)
+    for override in [*own, *(overrides or [])]:
+        apply_override(tree, override)
+    return config_from(tree, where=str(recipe))
+
+
+def resolve_recipe(recipe: Path | str) -> tuple[Path, tuple[str, ...]]:
+    """The file behind a path, a recipe's name or a row's name, and the row's overrides.
+
+    Raises:
+        ConfigError: there is none, or the row cannot be trained by this version.
     """
     path = find_recipe(recipe)
-    tree = _mapping(path)
-    for override in overrides or []:
-        _apply(tree, override)
-    return config_from(tree, where=str(recipe))
+    if path is not None:
+        return path, ()
+    row = catalogue().get(str(recipe))
+    if row is not None and unmet(row):
+        raise ConfigError(
+            f"{row.name}: {row.source} was trained by the optimizer {row.needs}, which is not here yet; "
+            f"recipe {row.recipe} has another one in its place, at a rate that is not the paper's: "
+            f"{row.stand_in_command}"
+        )
+    if row is not None:
+        return shipped_recipes()[row.recipe], row.overrides
+    known = ", ".join(shipped_recipes())
+    near = difflib.get_close_matches(str(recipe), catalogue(), n=1, cutoff=0.8)
+    hint = f" such as {near[0]}" if near else ""
+    raise ConfigError(
+        f"{recipe}: no such recipe; give the path of a YAML file, or one of: {known}; "
+        f"or a row of the papers' tables{hint}, which viewmill recipes lists"
+    )
+
+
+def unmet(row: Row) -> str | None:
+    """The optimizer that a row needs and this version does not have; None: it can be trained."""
+    has = members_of(RunConfig.model_fields["optimizer"].annotation)
+    return row.needs if row.needs not in has else None
 
 
 def config_from(tree: dict[str, Any], where: str) -> RunConfig:
@@ -161,69 +195,6 @@ def config_from(tree: dict[str, Any], where: str) -> RunConfig:
 def save_config(config: RunConfig, path: Path) -> None:
     """Every setting, defaults included, as YAML that load_config reads back to an equal config."""
     path.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
-
-
-def find_recipe(recipe: Path | str) -> Path:
-    """The file behind a path or a bare name. Raises ConfigError listing the recipes there are."""
-    path = Path(recipe)
-    shipped = Path(str(resources.files("viewmill.engine.recipes")))
-    if path.is_file():
-        return path
-    if path.name == str(recipe) and (shipped / f"{path.stem}.yaml").is_file():
-        return shipped / f"{path.stem}.yaml"
-    known = ", ".join(sorted(file.stem for file in shipped.glob("*.yaml")))
-    raise ConfigError(f"{recipe}: no such recipe; give the path of a YAML file, or one of: {known}")
-
-
-class _Yaml(yaml.SafeLoader):
-    """Safe YAML in which `1e-3` is a number and a key given twice is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value]
-        twice = {key for key in keys if keys.count(key) > 1}
-        if twice:
-            raise yaml.MarkedYAMLError(
-                problem=f"key {min(twice)!r} is given twice", problem_mark=node.start_mark
-            )
-        return super().construct_mapping(node, deep)
-
-
-# PyYAML follows YAML 1.1, where an exponent needs a point and a sign: 1e-3 would be text.
-_Yaml.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
-
-
-def _parse(text: str, where: str) -> Any:
-    try:
-        return yaml.load(text, Loader=_Yaml)  # noqa: S506  (a SafeLoader)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{where}: not valid YAML: " + " ".join(str(error).split())) from None
-
-
-def _mapping(path: Path) -> dict[str, Any]:
-    if path.stat().st_size > MAX_RECIPE_BYTES:
-        raise ConfigError(f"{path}: {path.stat().st_size} bytes; a recipe has at most {MAX_RECIPE_BYTES}")
-    try:
-        tree = _parse(path.read_text(encoding="utf-8"), str(path))
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path}: not UTF-8 text; a recipe is a YAML file") from None
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{path}: holds no settings; expected YAML lines such as 'epochs: 10'")
-    return tree
-
-
-def _apply(tree: dict[str, Any], override: str) -> None:
-    """Sets one `a.b=value` in the tree, in place."""
-    dotted, equals, text = override.partition("=")
-    *parents, leaf = dotted.strip().split(".")
-    if not equals or not leaf:
-        raise ConfigError(f"override {override!r}: expected key=value, such as optimizer.lr=1e-3")
-    for parent in parents:
-        tree = tree.setdefault(parent, {})
-        if not isinstance(tree, dict):
-            raise ConfigError(f"override {override!r}: {parent} is a value, not a group of settings")
-    tree[leaf] = _parse(text, f"override {override!r}")
 
 
 def _one_line(error: Any) -> str:

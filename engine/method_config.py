@@ -168,9 +168,20 @@ class DistillConfig(StrictModel):
         return found
 
 
+class SupervisedConfig(StrictModel):
+    """The yardstick with labels: cross-entropy of a linear classifier on the backbone."""
+
+    name: Literal["supervised"] = "supervised"
+    num_classes: int = Field(ge=2)  # K; the data set must have as many
+
+    def scheduled(self) -> dict[str, Scheduled]:
+        return {}
+
+
 MethodConfig = Annotated[
     Annotated[HydesConfig, Tag("hydes")]
     | Annotated[ImsvdConfig, Tag("imsvd")]
-    | Annotated[DistillConfig, Tag("distill")],
-    chosen_by("name", ("hydes", "imsvd", "distill"), default="hydes"),
+    | Annotated[DistillConfig, Tag("distill")]
+    | Annotated[SupervisedConfig, Tag("supervised")],
+    chosen_by("name", ("hydes", "imsvd", "distill", "supervised"), default="hydes"),
 ]

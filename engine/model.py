@@ -8,11 +8,18 @@ import torch
 from torch import Tensor, nn
 from viewmill.engine.backbones import build_backbone
 from viewmill.engine.config import ModelConfig
-from viewmill.engine.method_config import DistillConfig, HydesConfig, ImsvdConfig, MethodConfig
+from viewmill.engine.method_config import (
+    DistillConfig,
+    HydesConfig,
+    ImsvdConfig,
+    MethodConfig,
+    SupervisedConfig,
+)
 from viewmill.methods.cluster_head import ClusterHead
 from viewmill.methods.families.distillation import Distillation
 from viewmill.methods.families.hydes import HyDeS
 from viewmill.methods.families.imsvd import IMSVD
+from viewmill.methods.families.supervised import Supervised
 from viewmill.methods.heads import Projector
 from viewmill.methods.method import Method
 
@@ -97,7 +104,16 @@ def _distill(config: DistillConfig, representation_dim: int) -> Method:
     )
 
 
-BUILDERS: dict[str, Callable[..., Method]] = {"hydes": _hydes, "imsvd": _imsvd, "distill": _distill}
+def _supervised(config: SupervisedConfig, representation_dim: int) -> Method:
+    return Supervised(representation_dim, config.num_classes)
+
+
+BUILDERS: dict[str, Callable[..., Method]] = {
+    "hydes": _hydes,
+    "imsvd": _imsvd,
+    "distill": _distill,
+    "supervised": _supervised,
+}
 
 
 def build_student(model: ModelConfig, method: MethodConfig, *, image_size: int, seed: int) -> Student:

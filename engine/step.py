@@ -13,17 +13,29 @@ class Step(NamedTuple):
 
     result: MethodLoss  # of the global batch
     embeddings: Tensor  # (V, n, D), without gradient
-    targets: Tensor | None  # the teacher's
+    targets: Tensor | None  # the teacher's, or the labels
     applied: bool
 
 
-def train_step(engine: ZeroEngine, teacher: Teacher | None, views: list[Tensor], values: Values) -> Step:
+def train_step(
+    engine: ZeroEngine,
+    teacher: Teacher | None,
+    views: list[Tensor],
+    values: Values,
+    *,
+    labels: Tensor,
+) -> Step:
     """One optimiser step on this rank's views, with the method's numbers of this step.
 
+    The `labels` (n,) of this rank's images reach a method that declares that it needs them, and no other.
     A step whose loss or gradient is not finite is skipped on every rank alike, and the teacher stays.
     """
     method: Method = engine.module.method
-    targets = None if teacher is None else method.targets(teacher.head, teacher(views), values)
+    targets = None
+    if teacher is not None:
+        targets = method.targets(teacher.head, teacher(views), values)
+    elif method.needs_labels:
+        targets = labels.to(views[0].device)
     embeddings = engine(views).float()  # (V, n, D)
     result = method.loss(embeddings, values, targets)
     # 0 x loss is 0, or NaN where the loss is not finite: such a gradient fails the engine's own check, on

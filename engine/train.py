@@ -9,7 +9,7 @@ from viewmill.engine.agreement import from_rank_zero
 from viewmill.engine.backbones import check_image_sizes
 from viewmill.engine.batchnorm import convert_batchnorm
 from viewmill.engine.checkpoints import checkpoint
-from viewmill.engine.checks import check_batch, resolve_views
+from viewmill.engine.checks import check_batch, check_labels, resolve_views
 from viewmill.engine.config import RunConfig
 from viewmill.engine.full_pass import FullPass
 from viewmill.engine.ledger import Ledger
@@ -56,6 +56,7 @@ def train(
         dataset = stack.enter_context(Dataset.open(dataset_path))
         order = order_of_run(config, dataset)
         check_batch(config, order.num_samples, world.world_size)
+        check_labels(config, dataset, order)
         spec = resolve_views(config)
         student = prepare_student(config, spec, world)
         loader = stack.enter_context(open_loader(config, dataset, order, spec, world))

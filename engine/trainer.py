@@ -88,7 +88,7 @@ class Trainer:
                 guard.settle(applied=True)
             self.engine.set_lr(self.learning_rate(self.step))
             views = [view.to(self.world.device) for view in batch.views]
-            step = train_step(self.engine, self.teacher, views, values)
+            step = train_step(self.engine, self.teacher, views, values, labels=batch.labels)
             self.step += 1
             guard.settle(step.applied)
             clock.count(self.config.batch_size)

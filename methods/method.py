@@ -32,6 +32,8 @@ class Method(nn.Module):
     # Whether the loss of a batch is the mean of the losses of its parts.
     decomposes: ClassVar[bool] = False
     has_teacher: ClassVar[bool] = False
+    # Its `targets` are the labels of this rank's images, (n,) int64, none of them -1.
+    needs_labels: ClassVar[bool] = False
 
     head: nn.Module  # only where `has_teacher`: what the teacher has a copy of
 
@@ -57,7 +59,10 @@ class Method(nn.Module):
         targets: Tensor | None = None,
         group: ProcessGroup | None = None,
     ) -> MethodLoss:
-        """Loss of the embeddings (V, n, D), V views of this rank's n images, in the order of the preset."""
+        """Loss of the embeddings (V, n, D), V views of this rank's n images, in the order of the preset.
+
+        `targets`: what `targets` gave where `has_teacher`, the labels where `needs_labels`, else None.
+        """
         raise NotImplementedError
 
     def before_epoch(self, epoch: int) -> None:

@@ -63,6 +63,9 @@ _IMSVD_VIEWS = (  # VICReg's (Bardes et al. 2022, appendix C.1)
     _dino_view(224, (0.08, 1.0), blur=0.1, solarize=0.2),
 )
 
+# What classifiers are commonly trained on: crop and flip, the pixels as they are.
+_SUPERVISED_VIEW = ViewDistribution(size=224, scale=(0.08, 1.0), interpolation="bilinear", flip=0.5)
+
 PRESETS: dict[str, ViewSpec] = {
     spec.name: spec
     for spec in (
@@ -70,6 +73,7 @@ PRESETS: dict[str, ViewSpec] = {
         ViewSpec("imsvd", _IMSVD_VIEWS),
         ViewSpec("dino", _dino_views(num_local=8)),
         ViewSpec("simclr", (_SIMCLR_VIEW, _SIMCLR_VIEW)),
+        ViewSpec("supervised", (_SUPERVISED_VIEW,)),
         ViewSpec("eval", (ViewDistribution(size=224, resize_to=256, interpolation="bilinear"),)),
     )
 }

@@ -92,7 +92,9 @@ def test_the_installed_command_runs_from_there(installed: Path) -> None:
 
 def test_recipes_are_found_in_the_installed_package(installed: Path) -> None:
     shown = run_there(installed, "-m", "viewmill.tools.cli", "config", "validate", "hydes_tiny")
-    assert (shown.returncode, shown.stdout) == (0, "hydes_tiny.yaml: valid\n")
+    assert (shown.returncode, shown.stdout) == (0, "hydes_tiny: valid\n")
+    shown = run_there(installed, "-m", "viewmill.tools.cli", "config", "validate", "hydes_stl10_kappa_10")
+    assert (shown.returncode, shown.stdout) == (0, "hydes_stl10_kappa_10: valid\n")
 
 
 def test_no_room_can_be_imported_by_its_bare_name(installed: Path) -> None:

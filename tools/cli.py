@@ -11,6 +11,7 @@ from viewmill.tools import (
     evaluate,
     preview_command,
     prior_command,
+    recipes_command,
     replay_command,
     report,
     sample_data,
@@ -44,6 +45,7 @@ COMMANDS = {
 for name, module in COMMANDS.items():
     app.command(name, epilog=f"Example: {module.EXAMPLE}")(module.command)
 app.add_typer(config_command.app, name="config")
+app.add_typer(recipes_command.app, name="recipes")
 app.add_typer(bench.app, name="bench")
 
 

@@ -1,5 +1,6 @@
 """`viewmill config show | validate | schema`: what a recipe means, without running it."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -8,7 +9,7 @@ from viewmill.tools.console import new_app, print_json, print_line
 app = new_app("Look at recipes and settings.", example="viewmill config show hydes_tiny optimizer.lr=1e-3")
 
 Recipe = Annotated[
-    str, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a shipped recipe.")
+    str, typer.Argument(metavar="RECIPE", help="A YAML file, or a name that viewmill recipes lists.")
 ]
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings on top of the recipe.")
@@ -32,7 +33,7 @@ def show(recipe: Recipe, overrides: Overrides = None, json: Json = False) -> Non
 @app.command(epilog="Example: viewmill config validate my_recipe.yaml views.preset=hydes@96")
 def validate(recipe: Recipe, overrides: Overrides = None, json: Json = False) -> None:
     """Check a recipe; a wrong setting is named, with the nearest right one."""
-    from viewmill.engine.config import find_recipe, load_config
+    from viewmill.engine.config import load_config
     from viewmill.pipelines.views import preset
 
     config = load_config(recipe, overrides)
@@ -41,7 +42,7 @@ def validate(recipe: Recipe, overrides: Overrides = None, json: Json = False) ->
     if json:
         print_json({"recipe": str(recipe), "valid": True})
     else:
-        print_line(f"{find_recipe(recipe).name}: valid")
+        print_line(f"{Path(recipe).name}: valid")
 
 
 @app.command(epilog="Example: viewmill config schema > recipe.schema.json")

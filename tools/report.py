@@ -41,6 +41,8 @@ CURVES = {
     "prior_entropy": ("Entropy of cluster sizes", "nats", "log K where all are equally large"),
     "student_entropy": ("Entropy of the student's clusters", "nats", "of one view"),
     "target_entropy": ("Entropy of the targets", "nats", "of one view"),
+    "batch_top1": ("Top-1 of the batch", "share", "of the augmented views, before the update"),
+    "prediction_entropy": ("Entropy of the predicted classes", "nats", "log K where nothing is told"),
     "mean_cosine": ("Mean cosine of two images", "", "1 where all look alike"),
     "effective_rank": ("Effective rank", "dimensions", "of the embeddings of one rank's first images"),
     "lr": ("Learning rate", "", ""),

@@ -13,7 +13,7 @@ EXAMPLE = "viewmill train hydes_tiny --data DATASET --out RUN epochs=5 optimizer
 
 def command(
     recipe: Annotated[
-        str, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a shipped recipe.")
+        str, typer.Argument(metavar="RECIPE", help="A YAML file, or a name that viewmill recipes lists.")
     ],
     data: Annotated[
         str, typer.Option(metavar="DATASET", help="The data set, made by viewmill convert, or its URL.")
@@ -29,7 +29,7 @@ def command(
     local_rank: Annotated[int | None, typer.Option("--local_rank", "--local-rank", hidden=True)] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the last metrics as JSON.")] = False,
 ) -> None:
-    """Train a backbone without labels.
+    """Train a backbone; no method but the supervised baseline sees labels.
 
     Several ranks on one machine: torchrun --nproc_per_node 2 -m viewmill.tools.train RECIPE --data DATASET
     --out RUN, or deepspeed --module viewmill.tools.train with the same. SIGTERM, SIGUSR1 and Ctrl-C save
@@ -80,7 +80,7 @@ def announce(run: Path, *, as_json: bool) -> None:
     print_line(f"{run}: {at_end}; backbone in export/, next: viewmill evaluate {run} --train ... --on ...")
 
 
-app = new_app("Train a backbone without labels.", example=EXAMPLE)
+app = new_app("Train a backbone.", example=EXAMPLE)
 app.command(epilog=f"Example: {EXAMPLE}")(command)
 
 

@@ -16,10 +16,24 @@ from viewmill.engine.checkpoints.folder import MANIFEST_FILE, Checkpoint, newest
 from viewmill.engine.checks import resolve_views
 from viewmill.engine.config import ConfigError, config_from
 from viewmill.engine.export import PREFIX, backbone_prefix
+from viewmill.engine.method_config import SupervisedConfig
 from viewmill.engine.world import World
 
 TIMM = "timm:"
 WEIGHTS_FILE = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """The linear classifier that a supervised run trained on its backbone: logits = weight f + bias."""
+
+    weight: Tensor  # (K, F) float32
+    bias: Tensor  # (K,) float32
+    data_set_hash: str  # of what it was trained on, whose classes it knows
+
+    def logits(self, features: Tensor) -> Tensor:
+        """(n, F) -> (n, K)."""
+        return features @ self.weight.T + self.bias
 
 
 @dataclass(frozen=True)
@@ -37,6 +51,7 @@ class BackboneSource:
     folder: Path | None  # of the run
     path: Path | None  # of the checkpoint
     passed_over: list[str] = field(default_factory=list)  # newer checkpoints that do not verify, and why
+    classifier: Classifier | None = None  # of a supervised run
 
 
 def load_source(source: Path | str, world: World) -> BackboneSource:
@@ -89,6 +104,7 @@ def load_checkpoint(path: Path, passed_over: list[str]) -> BackboneSource:
         build = partial(build_backbone, config.model.backbone, stem=config.model.stem, image_size=size)
         backbone = build()
         backbone.load_state_dict(backbone_state(checkpoint, backbone_prefix(config.method)))
+        classifier = classifier_of(checkpoint) if isinstance(config.method, SupervisedConfig) else None
     except (KeyError, ConfigError, RuntimeError) as error:
         raise CheckpointError(
             f"{path}: no backbone can be built of it: {error}; use the Viewmill that wrote it"
@@ -106,6 +122,7 @@ def load_checkpoint(path: Path, passed_over: list[str]) -> BackboneSource:
         folder=path.parents[1] if in_run else None,
         path=path,
         passed_over=passed_over,
+        classifier=classifier,
     )
 
 
@@ -113,6 +130,16 @@ def backbone_state(checkpoint: Checkpoint, prefix: str = PREFIX) -> dict[str, Te
     """Weights and buffers of the backbone under timm's names, float32."""
     whole = {**checkpoint.read_full(), **checkpoint.buffers()}
     return {name.removeprefix(prefix): value for name, value in whole.items() if name.startswith(prefix)}
+
+
+def classifier_of(checkpoint: Checkpoint) -> Classifier:
+    """The classifier of a supervised run's checkpoint. Raises KeyError: it holds none."""
+    weights = checkpoint.read_full()
+    return Classifier(
+        weights["method.classifier.weight"],
+        weights["method.classifier.bias"],
+        checkpoint.state["loader"]["data_set_hash"],
+    )
 
 
 def load_timm(name: str) -> BackboneSource:

@@ -81,7 +81,10 @@ def evaluate(
         contenders, train_dataset, test_dataset, views, reading, TensorCache(folder / "cache")
     )
     groups = {KNN: knn_outcomes(evidence, ks, world)}
-    groups[LINEAR] = [linear_outcome(evidence, world)] if wants_linear else []
+    own = found.classifier
+    if own is not None and own.data_set_hash != train_dataset.data_set_hash:
+        own = None  # whether its classes are these is not known
+    groups[LINEAR] = [linear_outcome(evidence, world, own)] if wants_linear else []
     about = {
         "source": found.name,
         "step": found.step,

@@ -6,7 +6,8 @@ from functools import partial
 from typing import Any
 
 from torch import Tensor
-from viewmill.engine.evaluation.contenders import Evidence
+from viewmill.engine.evaluation.backbone_source import Classifier
+from viewmill.engine.evaluation.contenders import TRAINED, Evidence
 from viewmill.engine.evaluation.features import gather_rows
 from viewmill.engine.evaluation.knn import Neighbours, nearest, vote
 from viewmill.engine.evaluation.linear_probe import HELD_OUT_EVERY, STRENGTHS, Selection, fit_linear_probe
@@ -64,9 +65,13 @@ def knn_outcomes(evidence: Evidence, ks: Sequence[int], world: World) -> list[Ou
     return [_knn_outcome(evidence, found, k) for k in ks]
 
 
-def linear_outcome(evidence: Evidence, world: World) -> Outcome:
-    """The linear probe. Every rank fits the same, so none waits for another."""
-    scores, notes = {}, {}
+def linear_outcome(evidence: Evidence, world: World, classifier: Classifier | None = None) -> Outcome:
+    """The linear probe. Every rank fits the same, so none waits for another.
+
+    Beside it, in the notes of the trained backbone, `classifier`, which was trained with it on these classes.
+    """
+    scores: dict[str, Score] = {}
+    notes: dict[str, dict[str, Any]] = {}
     for name in evidence.bank:
         ranked, selection = together(world, partial(_probe, evidence, name, world))
         scores[name] = score(ranked, evidence.query_labels, evidence.num_classes)
@@ -75,6 +80,10 @@ def linear_outcome(evidence: Evidence, world: World) -> Outcome:
             "held_out": selection.held_out,
             "held_out_top1": {f"{strength:.1e}": value for strength, value in selection.accuracy.items()},
         }
+    if classifier is not None:
+        ranked = top_classes(classifier.logits(evidence.queries[TRAINED]))
+        own = score(ranked, evidence.query_labels, evidence.num_classes)
+        notes[TRAINED]["own_classifier"] = {"top1": own.top1, "top5": own.top5}
     return Outcome(LINEAR, LINEAR_PROTOCOL, {"strengths": list(STRENGTHS)}, scores, notes)
 
 

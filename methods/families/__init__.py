@@ -1,1 +1,1 @@
-"""The three families, each as a Method: a head, its loss, and how it is seen to collapse."""
+"""The three families and their yardstick, each as a Method: a head, its loss, how it is seen to collapse."""

@@ -1,4 +1,4 @@
-"""IMSVD and distillation give one loss curve and one teacher on one rank and on two (DESIGN.md, section 5).
+"""Every other method gives one loss curve and one teacher on one rank and on two (DESIGN.md, section 5).
 
 A ViT with BatchNorm in its head and AdamW at a constant rate of 1e-4, as in
 test_training_is_the_same_everywhere; 10 steps are enough to see that no rank keeps statistics of its own.
@@ -34,6 +34,7 @@ COPY = {"teacher": "copy"}
 # Name -> (method, ZeRO stage on two ranks).
 RUNS: dict[str, tuple[dict[str, Any], int]] = {
     "imsvd": (IMSVD, 2),
+    "labels": ({"name": "supervised", "num_classes": 4}, 1),
     "prior": (DISTILL, 0),
     "decaying prior": ({**DISTILL, "scope": "ema"}, 1),
     "streaming centre": ({**DISTILL, **COPY, "normalization": "center", "scope": "streaming"}, 2),

@@ -77,11 +77,11 @@ def spoil(rank: int) -> tuple[str, Any]:
     calls: list[None] = []
     real = trainer_module.train_step
 
-    def step(engine: Any, teacher: Any, views: list[Tensor], values: Any) -> Any:
+    def step(engine: Any, teacher: Any, views: list[Tensor], *rest: Any, **options: Any) -> Any:
         calls.append(None)
         if rank == UNLUCKY and len(calls) == STEP:
             views[0][0, 0, 0, 0] = float("nan")
-        return real(engine, teacher, views, values)
+        return real(engine, teacher, views, *rest, **options)
 
     return "train_step", step
 

@@ -4,9 +4,8 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
-from viewmill.engine.config import ConfigError, RunConfig, find_recipe, load_config, save_config
-
-RECIPES = sorted(path.stem for path in find_recipe("hydes_tiny").parent.glob("*.yaml"))
+from viewmill.engine.config import ConfigError, RunConfig, load_config, save_config
+from viewmill.engine.recipe_file import shipped_recipes
 
 
 def written(folder: Path, text: str) -> Path:
@@ -15,7 +14,7 @@ def written(folder: Path, text: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", shipped_recipes())
 def test_every_recipe_that_comes_along_loads_by_its_bare_name(name: str) -> None:
     assert load_config(name).epochs >= 1
 

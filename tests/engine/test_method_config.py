@@ -54,8 +54,9 @@ def test_a_saved_config_of_every_method_reads_back_equal(tmp_path: Path, method:
 @pytest.mark.parametrize(
     ("groups", "message"),
     [
-        ({"method": {"name": "imsvdd"}}, "method: name must be one of hydes, imsvd, distill"),
-        ({"method": "imsvd"}, "method: name must be one of hydes, imsvd, distill, got 'imsvd'"),
+        ({"method": {"name": "imsvdd"}}, "method: name must be one of hydes, imsvd, distill, supervised"),
+        ({"method": "imsvd"}, "method: name must be one of hydes, imsvd, distill, supervised, got 'imsvd'"),
+        ({"method": {"name": "supervised"}}, "method.num_classes is missing"),
         ({"method": {"name": "imsvd", "kappa": 8}}, "method.kappa is no setting of imsvd; the nearest is"),
         ({"method": {"name": "imsvd", "unts": 8}}, "method.unts is no setting; the nearest is method.units"),
         ({"method": {"name": "distill", "clusers": 8}}, "the nearest is method.clusters"),

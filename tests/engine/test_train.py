@@ -202,11 +202,11 @@ def signal_at(step: int, number: signal.Signals) -> Any:
     """train_step that is hit by a signal in its `step`-th call."""
     calls, real = [], trainer_module.train_step
 
-    def hit(*arguments: Any) -> Any:
+    def hit(*arguments: Any, **options: Any) -> Any:
         calls.append(None)
         if len(calls) == step:
             os.kill(os.getpid(), number)
-        return real(*arguments)
+        return real(*arguments, **options)
 
     return hit
 

@@ -33,6 +33,7 @@ pytestmark = pytest.mark.slow
 CLOCKED = ("time_s", "images_per_s", "step_s", "data_wait_fraction")
 PROJECTOR = {"layers": 2, "hidden": 32, "dim": 16}
 IMSVD = {"name": "imsvd", "variables": 4, "units": 8, "projector": {"hidden": 32}}
+SUPERVISED = {"name": "supervised", "num_classes": 4}
 DISTILL = {
     "name": "distill",
     "num_clusters": 24,
@@ -44,6 +45,7 @@ SGD = {"name": "sgd", "lr": 0.05, "nesterov": True}
 # Each has state of its own that a resumed run needs.
 RUNS: dict[str, dict[str, Any]] = {
     "imsvd with SGD": {"method": IMSVD, "optimizer": SGD},
+    "labels": {"method": SUPERVISED},
     "a decaying prior, two sizes of views": {
         "method": {**DISTILL, "scope": "ema"},
         "views": HYDES_VIEWS,

@@ -9,10 +9,10 @@ from viewmill.engine.config import RunConfig, config_from
 from viewmill.shards.convert import convert
 
 
-def tiny_data_set(folder: Path, count: int) -> Path:
+def tiny_data_set(folder: Path, count: int, first: int = 0) -> Path:
     """A data set of `count` pictures in four classes: coloured waves, all different, 48 to 72 pixels wide."""
     source = folder / "pictures"
-    for index in range(count):
+    for index in range(first, first + count):
         path = source / f"class{index % 4}" / f"{index:03d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(wave(index)).save(path)

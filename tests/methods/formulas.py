@@ -118,3 +118,17 @@ def distillation_in_float64(
                 gradient[v, i] += (p * q.sum() - q) / temperature
     scale = pairs * student.shape[1]
     return total / scale, gradient / scale
+
+
+def supervised_in_float64(logits: np.ndarray, labels: np.ndarray) -> tuple[float, np.ndarray]:
+    """(loss, its gradient by the logits (V, N, K)), view by view and image by image."""
+    total, gradient = 0.0, np.zeros_like(logits)
+    views, images, _ = logits.shape
+    for v in range(views):
+        for i in range(images):
+            p = np.exp(logits[v, i])
+            p = p / p.sum()
+            total -= math.log(p[labels[i]])
+            gradient[v, i] = p
+            gradient[v, i, labels[i]] -= 1
+    return total / (views * images), gradient / (views * images)

@@ -11,6 +11,7 @@ from viewmill.methods.collapse import effective_rank, mean_cosine
 from viewmill.methods.families.distillation import Distillation
 from viewmill.methods.families.hydes import HyDeS
 from viewmill.methods.families.imsvd import IMSVD
+from viewmill.methods.families.registry import METHODS
 from viewmill.methods.heads import Projector
 from viewmill.methods.imsvd import imsvd_loss
 from viewmill.methods.targets import teacher_targets
@@ -216,3 +217,7 @@ def test_effective_rank_and_mean_cosine_are_their_definitions() -> None:
     )
     assert effective_rank(torch.ones(5, 3)).item() == pytest.approx(1)
     assert math.isnan(effective_rank(torch.full((5, 3), torch.nan)).item())
+
+
+def test_no_method_but_the_yardstick_sees_labels() -> None:
+    assert [name for name, method in METHODS.items() if method.needs_labels] == ["supervised"]

@@ -31,6 +31,11 @@ def test_hydes_has_two_global_and_six_local_views() -> None:
     assert set(told(spec, "interpolation")) == {"bicubic"}
 
 
+def test_supervised_has_one_view_that_is_cropped_and_flipped_alone() -> None:
+    (view,) = preset("supervised").views
+    assert view == ViewDistribution(size=224, scale=(0.08, 1.0), interpolation="bilinear", flip=0.5)
+
+
 def test_imsvd_has_two_global_views_with_the_augmentations_of_vicreg() -> None:
     spec = preset("imsvd")
     assert spec.sizes == (224, 224)

@@ -1,0 +1,115 @@
+"""The catalogue of the papers' tables: every row is a run, and a name for it."""
+
+import shlex
+from pathlib import Path
+
+import pytest
+from viewmill.engine import catalogue as catalogue_module
+from viewmill.engine.backbones import build_backbone, check_image_sizes
+from viewmill.engine.catalogue import Row, catalogue, rows_of
+from viewmill.engine.checks import resolve_views
+from viewmill.engine.config import ConfigError, load_config, unmet
+from viewmill.engine.recipe_file import shipped_recipes
+
+ROWS = list(catalogue().values())
+
+
+def words_of(command: str) -> list[str]:
+    """The arguments of `viewmill train`: recipe, then overrides."""
+    _, _, recipe, _, _, _, _, *overrides = shlex.split(command)
+    return [recipe, *overrides]
+
+
+def has_optimizer(row: Row) -> bool:
+    return unmet(row) is None
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_every_row_is_a_run_by_its_name_and_by_its_long_command(row: Row) -> None:
+    recipe, *overrides = words_of(row.long_command if has_optimizer(row) else row.stand_in_command)
+    by_recipe = load_config(recipe, overrides)
+    resolve_views(by_recipe)
+    if has_optimizer(row):
+        assert words_of(row.command) == [row.name]
+        assert load_config(row.name) == by_recipe
+
+
+def test_the_backbones_of_all_rows_take_the_sizes_of_their_views() -> None:
+    runs = [load_config(*_split(row.stand_in_command)) for row in ROWS]
+    kinds = {(run.model.backbone, run.model.stem, resolve_views(run).sizes) for run in runs}
+    assert ("vit_tiny_patch16_224", "imagenet", (96, 96, *[48] * 6)) in kinds
+    for name, stem, sizes in kinds:
+        check_image_sizes(build_backbone(name, stem=stem, image_size=sizes[0]), sizes)
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if row.needs], ids=lambda row: row.name)
+def test_a_row_without_its_optimizer_is_refused_with_what_to_use_instead(row: Row) -> None:
+    if has_optimizer(row):
+        pytest.skip(f"this version has {row.needs}")
+    with pytest.raises(ConfigError) as caught:
+        load_config(row.name)
+    assert f"trained by the optimizer {row.needs}" in str(caught.value)
+    assert row.stand_in_command in str(caught.value)
+    assert any(override.startswith(f"optimizer={{name: {row.needs},") for override in row.overrides)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_a_row_called_as_a_recipe_is_that_recipe(row: Row) -> None:
+    if row.name in shipped_recipes():
+        assert (row.recipe, row.overrides) == (row.name, ())
+
+
+def test_two_rows_of_a_table_are_two_runs() -> None:
+    by_table: dict[tuple[str, str], list[tuple[str, str, tuple[str, ...]]]] = {}
+    for row in ROWS:
+        by_table.setdefault((row.paper, row.table), []).append((row.recipe, row.data, row.overrides))
+    for runs in by_table.values():
+        # ImageNet-100 is measured on the run of ImageNet.
+        assert len(set(runs)) >= len(runs) - 1
+
+
+def test_overrides_come_behind_those_of_the_row() -> None:
+    assert load_config("hydes_stl10_kappa_10").method.kappa == 10.0
+    assert load_config("hydes_stl10_kappa_10", ["method.kappa=5"]).method.kappa == 5
+
+
+def test_the_rates_of_batches_are_the_papers_rule() -> None:
+    for row in ROWS:
+        if row.name.startswith("imsvd_batch_"):
+            batch = load_config(*_split(row.stand_in_command)).batch_size
+            assert any(f"lr: {0.6 * batch / 256:.1f}," in override for override in row.overrides)
+
+
+def _split(command: str) -> tuple[str, list[str]]:
+    recipe, *overrides = words_of(command)
+    return recipe, overrides
+
+
+def test_the_evaluation_asks_for_what_the_paper_measured() -> None:
+    rows = catalogue()
+    assert rows["hydes_imagenet100"].evaluate_command == (
+        "viewmill evaluate RUN --train IMAGENET100 --on IMAGENET100_TEST --tasks knn,linear"
+    )
+    assert rows["imsvd_imagenet_knn"].evaluate_command.endswith("--tasks knn@20,knn@200")
+    assert rows["hydes_stl10_kappa_10"].evaluate_command.endswith("--tasks knn,linear")
+
+
+def test_an_unknown_name_is_answered_with_the_nearest_row() -> None:
+    with pytest.raises(ConfigError, match="row of the papers' tables such as hydes_stl10_kappa_10, which"):
+        load_config("hydes_stl10_kapa_10")
+
+
+def test_a_name_in_two_papers_is_refused_with_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "title: T\ntables:\n- {table: I, recipe: demo, data: D, rows: {one: {row: R}}}\n"
+    (tmp_path / "papers").mkdir()
+    for name in ("first", "second"):
+        (tmp_path / "papers" / f"{name}.yaml").write_text(text)
+    monkeypatch.setattr(catalogue_module.resources, "files", lambda package: tmp_path)
+    with pytest.raises(ConfigError, match=r"second\.yaml: the row one is one of first too"):
+        catalogue.__wrapped__()
+
+
+def test_a_wrong_key_of_a_catalogue_is_named(tmp_path: Path) -> None:
+    (tmp_path / "paper.yaml").write_text("title: T\ntables: [{table: I, recipe: demo, data: D, row: {}}]\n")
+    with pytest.raises(ConfigError, match=r"paper\.yaml: tables\.0\.rows: Field required"):
+        rows_of(tmp_path / "paper.yaml")
