@@ -6,6 +6,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from datetime import timedelta
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import torch.multiprocessing as mp
 RANK_TIMEOUT = timedelta(seconds=90)
 # Imported once for all ranks of the session where the tests have imported them too: they take seconds.
 HEAVY = ("torch", "timm", "deepspeed", "sklearn.linear_model", "viewmill.engine.train")
+_ours: dict[str, int | None] = {"server": None}  # the process that ranks of this session are forks of
 
 
 def _enter(
@@ -50,7 +52,12 @@ def start_method() -> str:
     """
     if torch.cuda.is_available() or "forkserver" not in multiprocessing.get_all_start_methods():
         return "spawn"
+    server: Any = forkserver._forkserver  # type: ignore[attr-defined]
+    if server._forkserver_pid not in (None, _ours["server"]):
+        server._stop()  # that of a conversion's workers, which has imported nothing of this
     multiprocessing.set_forkserver_preload([name for name in HEAVY if name in sys.modules])
+    forkserver.ensure_running()
+    _ours["server"] = server._forkserver_pid
     return "forkserver"
 
 

@@ -16,7 +16,8 @@ from typing import Any, Protocol, TypeVar
 from viewmill.shards.conversion.shard_job import Tell
 
 _POLL_S = 0.2
-_PRELOADED = (__name__, "viewmill.shards.conversion.shard_job")
+# By the process that workers are forks of: as little as they need, for it is in the way of the first shard.
+PRELOADED = (__name__, "viewmill.shards.conversion.shard_job")
 # Counts of this worker process and its order to stop, set once when the process starts.
 _shared: dict[str, Any] = {}
 
@@ -140,7 +141,7 @@ def _context() -> multiprocessing.context.ForkServerContext:
     process already, it stays as it is.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(_PRELOADED))
+    context.set_forkserver_preload(list(PRELOADED))
     return context
 
 

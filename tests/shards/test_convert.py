@@ -192,6 +192,18 @@ def test_a_worker_that_dies_is_an_error_and_a_rerun_goes_on(slow_source: Path, t
     assert convert(slow_source, tmp_path / "d", shard_bytes=SLOW_SHARD_BYTES).samples == 60
 
 
+def test_worker_processes_import_little() -> None:
+    heavy = "{'pyarrow', 'fsspec', 'asyncio', 'ray', 'typer', 'viewmill.tools.cli'}"
+    program = (
+        "import sys; from importlib import import_module\n"
+        "from viewmill.shards.conversion.workers import PRELOADED\n"
+        "for name in (*PRELOADED, 'viewmill.tools.entry'): import_module(name)\n"
+        f"sys.exit(','.join({heavy} & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_finished_shards_are_not_written_again(source: Path, tmp_path: Path) -> None:
     def stop_in_the_third_shard(progress: Progress) -> None:
         if progress.images == 11:
