@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from viewmill.tools.bench_commands import losses, passes, pipelines, shards
+from viewmill.tools.bench_commands import losses, methods, passes, pipelines, shards
 from viewmill.tools.console import new_app
 
 EXAMPLE = pipelines.LOADER_EXAMPLE
@@ -13,6 +13,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
     "loader": (pipelines.loader, pipelines.LOADER_EXAMPLE),
     "gpu": (pipelines.gpu, pipelines.GPU_EXAMPLE),
     "prior": (passes.prior, passes.PRIOR_EXAMPLE),
+    "methods": (methods.methods, methods.EXAMPLE),
     "manifest": (shards.manifest, shards.MANIFEST_EXAMPLE),
     "parity": (pipelines.parity, pipelines.PARITY_EXAMPLE),
     "order": (pipelines.order, pipelines.ORDER_EXAMPLE),

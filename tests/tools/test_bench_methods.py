@@ -1,0 +1,65 @@
+"""`bench methods` trains and judges methods alike, keeps every row, and goes on where it was stopped."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from viewmill.tools.bench import methods
+from viewmill.tools.cli import app
+from viewmill.tools.console import run_app
+
+from tests.engine.tiny import tiny_data_set
+
+NAMES = ("hydes", "distill_center")
+SMALL = {
+    "names": NAMES,
+    "batch_size": 20,
+    "epochs": 2,
+    "max_steps": 3,
+    "threads": 1,
+    "settings": ("model.backbone=test_resnet", "method.projector.hidden=16", "method.projector.dim=8"),
+}
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    folder = tmp_path_factory.mktemp("methods")
+    return [str(tiny_data_set(folder / name, 40, first)) for name, first in (("train", 0), ("test", 1000))]
+
+
+@pytest.fixture(scope="module")
+def found(paths: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("runs")
+    return folder, methods.run(*paths, folder, folder / "figures.json", **SMALL)
+
+
+@pytest.mark.slow
+def test_each_method_has_a_row_of_as_many_steps_beside_the_same_floors(
+    found: tuple[Path, dict[str, Any]],
+) -> None:
+    folder, result = found
+    assert set(result["rows"]) == set(NAMES)
+    assert {row["steps"] for row in result["rows"].values()} == {3}
+    floors = [(row["knn"]["untrained"], row["knn"]["floors"]) for row in result["rows"].values()]
+    assert floors[0] == floors[1]
+    assert json.loads((folder / "figures.json").read_text()) == result
+
+
+@pytest.mark.slow
+def test_a_row_that_is_there_is_not_made_again(
+    found: tuple[Path, dict[str, Any]], paths: list[str], tmp_path: Path
+) -> None:
+    folder, result = found
+    (tmp_path / "figures.json").write_text((folder / "figures.json").read_text())
+    again = methods.run(*paths, tmp_path / "none", tmp_path / "figures.json", **SMALL)
+    assert again["rows"] == result["rows"]
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_name_that_is_no_run_is_told(
+    paths: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["bench", "methods", "--data", paths[0], "--on", paths[1], "--folder", str(tmp_path)]
+    assert run_app(app, [*words, "--out", str(tmp_path / "f.json"), "--runs", "hydes,dino"]) == 2
+    assert "no run 'dino'; there are hydes, imsvd" in capsys.readouterr().err

@@ -1,0 +1,153 @@
+"""`bench methods`: every method trained for as many steps on the same images; its k-NN beside the floors."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+from viewmill.tools.bench.fingerprint import fingerprint
+
+# By name: the recipe, and the preset of its views. What differs is the method; the rest is set for all alike.
+RUNS = {
+    "hydes": ("hydes_imagenette", "hydes"),
+    "imsvd": ("imsvd_imagenette", "imsvd"),
+    "distill_prior": ("distill_prior", "hydes"),
+    "distill_streaming": ("distill_streaming", "hydes"),
+    "distill_center": ("distill_center", "hydes"),
+    "distill_batchnorm": ("distill_batchnorm", "hydes"),
+    "distill_sinkhorn": ("distill_sinkhorn", "hydes"),
+}
+TASK = "knn@20"
+LEAST_Z = 3.0  # standard errors above the untrained backbone, below which a method has not learnt
+
+
+def run(
+    data: str,
+    on: str,
+    folder: Path,
+    out: Path,
+    *,
+    names: tuple[str, ...] = tuple(RUNS),
+    size: int = 32,
+    batch_size: int = 128,
+    epochs: int = 8,
+    max_steps: int | None = None,
+    threads: int = 2,
+    seed: int = 0,
+    settings: tuple[str, ...] = (),
+    progress: Callable[[str], None] | None = None,
+) -> dict[str, Any]:
+    """Trains and evaluates each with the commands that anyone would type, one after another.
+
+    `out` is written after every run; a run that stands there with the same command is not made again.
+
+    Args:
+        data: what is trained on, and the labelled bank of k-NN. on: what is classified.
+        folder: where the runs' folders go. names: of `RUNS`.
+        size: side of the global views, pixels. epochs: the schedule's; max_steps: fewer steps of it.
+        settings: `key=value` on top of every recipe.
+
+    Returns:
+        JSON-able: settings, floors, rows by name (command, seconds, images/s, last loss, alarms, top-1, its
+        z-score against the untrained backbone), fingerprint.
+
+    Raises:
+        ValueError: a name that is not of `RUNS`; RuntimeError: a command failed.
+    """
+    if unknown := [name for name in names if name not in RUNS]:
+        raise ValueError(f"no run '{unknown[0]}'; there are {', '.join(RUNS)}")
+    common = [f"batch_size={batch_size}", f"epochs={epochs}", f"seed={seed}"]
+    common += ["checkpoint.every_epochs=null", "log.every_steps=1"]
+    common += [f"torch_threads={threads}", f"views.num_threads={threads}"]
+    common += [f"max_steps={max_steps}"] if max_steps else []
+    result: dict[str, Any] = {
+        "bench": "methods",
+        "settings": {"size": size, "batch_size": batch_size, "epochs": epochs, "max_steps": max_steps}
+        | {"threads": threads, "seed": seed, "settings": list(settings)},
+        "rows": _rows_in(out),
+        "fingerprint": fingerprint("timm"),
+    }
+    for number, name in enumerate(names):
+        recipe, preset = RUNS[name]
+        chosen = [recipe, f"views.preset={preset}@{size}", *common, *settings]
+        if result["rows"].get(name, {}).get("train") != chosen:
+            (progress or (lambda _: None))(f"{number + 1} of {len(names)}: {name}")
+            result["rows"][name] = _measured(chosen, data, on, folder / name, threads)
+            out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    return result
+
+
+def _rows_in(out: Path) -> dict[str, Any]:
+    if not out.exists():
+        return {}
+    rows: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))["rows"]
+    return rows
+
+
+def _measured(chosen: list[str], data: str, on: str, run_folder: Path, threads: int) -> dict[str, Any]:
+    """One training and its evaluation."""
+    begin, load = time.perf_counter(), os.getloadavg()
+    resume = ["--resume"] if run_folder.exists() else []
+    _viewmill("train", *chosen, "--data", data, "--out", str(run_folder), *resume)
+    seconds = time.perf_counter() - begin
+    words = ["evaluate", str(run_folder), "--train", data, "--on", on, "--tasks", TASK]
+    _viewmill(*words, "--num-threads", str(threads))
+    summary = json.loads((run_folder / "evaluation" / "summary.json").read_text(encoding="utf-8"))
+    scores = next(row for row in summary if row["task"] == TASK)
+    metrics = _lines(run_folder / "metrics.jsonl")
+    alarms = [line for line in _lines(run_folder / "events.jsonl") if line.get("event") == "alarm"]
+    last = metrics[-1]
+    return {
+        "train": chosen,
+        "steps": last["step"],
+        "seconds": seconds,
+        "load_average": load,
+        "last": {name: value for name, value in last.items() if isinstance(value, int | float)},
+        "alarms": sorted({alarm["name"] for alarm in alarms}),
+        "knn": {key: scores[key] for key in ("n", "trained", "untrained", "floors", "z_score")},
+    }
+
+
+def _viewmill(*words: str) -> None:
+    command = [sys.executable, "-m", "viewmill.tools.cli", *words]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    if done.returncode:
+        last = (done.stdout.strip().splitlines() or ["no message"])[-1]
+        raise RuntimeError(f"viewmill {' '.join(words)}: ended with code {done.returncode}: {last}")
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def table(result: dict[str, Any]) -> Table:
+    """The figures of a result, for the terminal."""
+    rows = result["rows"]
+    floors = next(iter(rows.values()))["knn"]
+    shown = Table(
+        title=f"k-NN (k = 20) on {floors['n']} images, after as many steps each; untrained "
+        f"{floors['untrained']:.1%}, "
+        + ", ".join(f"{name.replace('_', ' ')} {value:.1%}" for name, value in floors["floors"].items())
+    )
+    for heading in ("method", "steps", "minutes", "top-1", "z", "alarms"):
+        shown.add_column(heading, justify="left" if heading in ("method", "alarms") else "right")
+    for name, row in rows.items():
+        knn = row["knn"]
+        z = "-" if knn["z_score"] is None else f"{knn['z_score']:.1f}"
+        learnt = knn["z_score"] is not None and knn["z_score"] >= LEAST_Z
+        shown.add_row(
+            name,
+            str(row["steps"]),
+            f"{row['seconds'] / 60:.1f}",
+            f"{knn['trained']:.1%}" + ("" if learnt else " (not learnt)"),
+            z,
+            ", ".join(row["alarms"]) or "none",
+        )
+    return shown
