@@ -91,7 +91,7 @@ def _rows_in(out: Path) -> dict[str, Any]:
 
 def _measured(chosen: list[str], data: str, on: str, run_folder: Path, threads: int) -> dict[str, Any]:
     """One training and its evaluation."""
-    begin, load = time.perf_counter(), os.getloadavg()
+    begin, load = time.perf_counter(), list(os.getloadavg())
     resume = ["--resume"] if run_folder.exists() else []
     _viewmill("train", *chosen, "--data", data, "--out", str(run_folder), *resume)
     seconds = time.perf_counter() - begin
