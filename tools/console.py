@@ -3,8 +3,10 @@
 import contextlib
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -15,6 +17,7 @@ SUCCESS, FAILED, USAGE, FAULTS, INTERRUPTED = 0, 1, 2, 3, 130
 # The extra that brings a package which not every installation has.
 EXTRAS = {"lightly": "baselines", "nvidia": "dali-cuda13"}
 MAX_LINE = 2000  # characters of an error: a library's message may hold a page
+_PROTOCOL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")  # how a URL begins as a path
 # First match counts. ImageError is a ValueError, but of bytes and not of a setting.
 EXIT_CODES: tuple[tuple[tuple[type[BaseException], ...], int], ...] = (
     ((Requeue,), REQUEUE_EXIT_CODE),
@@ -48,7 +51,8 @@ def describe(error: BaseException) -> tuple[int, str]:
     """Exit code and one line of an exception."""
     # Typer's own errors (an unknown option, a missing argument) carry a text and a code.
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):
-        text = one_line(error.format_message()).rstrip(".")
+        # Typer repeats what its checker calls the kind of an error: of no use to who typed the value.
+        text = one_line(error.format_message()).rstrip(".").replace(": Value error, ", ": ")
         return error.exit_code, f"error: {text}; see --help"
     for kinds, code in EXIT_CODES:
         if isinstance(error, kinds):
@@ -79,6 +83,17 @@ def rank_prefix() -> str:
     """'[rank 1] ' in a job of several ranks, so that their lines can be told apart."""
     several = os.environ.get("WORLD_SIZE", "1") != "1"
     return f"[rank {os.environ.get('RANK', '?')}] " if several else ""
+
+
+def refuse_url(path: Path, remedy: str) -> None:
+    """Refuses a URL where a path of this machine is wanted: as a path it would name a folder `s3:`.
+
+    Raises:
+        ValueError: the path begins like a URL; the message ends in the remedy.
+    """
+    first, *others = path.parts or ("",)
+    if _PROTOCOL.fullmatch(first):
+        raise ValueError(f"{first}//{'/'.join(others)}: a URL, and no folder of this machine; {remedy}")
 
 
 def print_json(result: Any) -> None:

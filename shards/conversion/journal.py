@@ -23,10 +23,10 @@ from viewmill.shards.conversion.parts import Part
 from viewmill.shards.conversion.plan import Plan
 from viewmill.shards.durable import TEMPORARY, sync_folder
 from viewmill.shards.errors import ConvertError
-from viewmill.shards.info import KINDS
+from viewmill.shards.info import KINDS, UNFINISHED
 
 FOLDER = ".convert"
-PLAN = ".convert.json"
+PLAN = UNFINISHED
 _PATIENCE_S = 10.0  # for the part that is writing the plan
 
 
