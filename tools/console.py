@@ -1,9 +1,11 @@
 """How commands speak: results on stdout, all else on stderr, an exception as one line and an exit code."""
 
 import contextlib
+import errno
 import json
 import os
 import re
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +20,7 @@ SUCCESS, FAILED, USAGE, FAULTS, INTERRUPTED = 0, 1, 2, 3, 130
 EXTRAS = {"lightly": "baselines", "nvidia": "dali-cuda13"}
 MAX_LINE = 2000  # characters of an error: a library's message may hold a page
 _PROTOCOL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")  # how a URL begins as a path
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 # First match counts. ImageError is a ValueError, but of bytes and not of a setting.
 EXIT_CODES: tuple[tuple[tuple[type[BaseException], ...], int], ...] = (
     ((Requeue,), REQUEUE_EXIT_CODE),
@@ -64,7 +67,8 @@ def describe(error: BaseException) -> tuple[int, str]:
 def text_of(error: BaseException) -> str:
     """What an exception says; the operating system's names the file."""
     if isinstance(error, OSError) and error.strerror and error.filename:
-        return f"{error.filename}: {error.strerror}; check the path"
+        remedy = "free some space and run it again" if error.errno in NO_SPACE else "check the path"
+        return f"{error.filename}: {error.strerror}; {remedy}"
     if isinstance(error, ModuleNotFoundError) and (extra := EXTRAS.get((error.name or "").split(".")[0])):
         return f"{error.name} is not installed; run: pip install 'viewmill[{extra}]'"
     if isinstance(error, MemoryError):
@@ -104,6 +108,24 @@ def print_json(result: Any) -> None:
 def print_line(text: str) -> None:
     """The result of a command, for people."""
     print(text)
+
+
+@contextlib.contextmanager
+def written_aside(target: Path) -> Iterator[Path]:
+    """Gives what is to be written, a file or folder; it then takes the target's name. A failure removes it.
+
+    Raises:
+        OSError: with the target's name, where the system's error has none: a full disk is told at a write.
+    """
+    aside = target.with_name(target.name + ".partial")
+    shutil.rmtree(aside, ignore_errors=True)  # of a command that was killed
+    try:
+        yield aside
+        aside.replace(target)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            shutil.rmtree(aside) if aside.is_dir() else aside.unlink()
+        raise OSError(error.errno, error.strerror or str(error), str(target)) from error
 
 
 @contextlib.contextmanager

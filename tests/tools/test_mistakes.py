@@ -1,11 +1,12 @@
 """What a new user mistypes around data sets: each is one line that says what, where and what to do."""
 
+import errno
 from pathlib import Path
 
 import pytest
 from viewmill.shards.convert import convert
 from viewmill.tools.cli import app
-from viewmill.tools.console import run_app
+from viewmill.tools.console import run_app, written_aside
 
 from tests.shards.pictures import write_tree
 
@@ -111,3 +112,30 @@ def test_a_wrong_choice_is_told_without_the_checkers_words(
     said = complaint(capsys, "convert", source, tmp_path / "ds", "--check", "none")
     assert "'none' is not one of 'decode', 'header'" in said
     assert "Value error" not in said
+
+
+def test_a_full_disk_names_what_was_written_and_leaves_nothing_half(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    assert run_app(app, ["sample-data", str(tmp_path / "photographs"), "--tiles", "1", "--size", "8"]) == 1
+    said = capsys.readouterr().err
+    assert f"{tmp_path / 'photographs'}: No space left on device; free some space" in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_write_leaves_the_older_file_as_it_was(tmp_path: Path) -> None:
+    target = tmp_path / "page.html"
+    target.write_text("older")
+
+    def write() -> None:
+        with written_aside(target) as aside:
+            aside.write_text("half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match=r"page\.html"):
+        write()
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("page.html", "older")]
