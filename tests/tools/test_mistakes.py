@@ -139,3 +139,14 @@ def test_a_failed_write_leaves_the_older_file_as_it_was(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"page\.html"):
         write()
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("page.html", "older")]
+
+
+@pytest.mark.parametrize("option", ["--prototypes", "--against"])
+def test_a_prior_is_not_written_over_one_that_it_reads(
+    tmp_path: Path, dataset: Path, option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = tmp_path / "prior.safetensors"
+    kept.write_text("of a long pass")
+    words = ("prior", tmp_path, "--data", dataset, "--temperature", 0.07, option, kept, "--out", kept)
+    assert "give --out another file" in complaint(capsys, *words)
+    assert kept.read_text() == "of a long pass"
