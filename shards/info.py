@@ -10,6 +10,7 @@ from typing import Any
 from viewmill.shards.errors import ShardError
 
 FILE_NAME = "dataset.json"
+UNFINISHED = ".convert.json"  # the plan of a conversion, there until its end
 FORMAT_VERSION = 1
 # Of the order that gives samples their ids: ascending xxh64 of the key with the seed, then the key itself.
 ORDER_VERSION = 1
@@ -104,9 +105,7 @@ def read_info(folder: Path) -> DataSetInfo:
     """
     path = folder / FILE_NAME
     if not path.is_file():
-        raise FileNotFoundError(
-            f"{folder}: no data set here ({FILE_NAME} is missing); make one with: viewmill convert"
-        )
+        raise FileNotFoundError(f"{folder}: {_why_none(folder)}")
     if path.stat().st_size > MAX_JSON_BYTES:
         raise ShardError(f"{path}: over {MAX_JSON_BYTES} bytes, no data set's description is so long")
     try:
@@ -123,6 +122,15 @@ def read_info(folder: Path) -> DataSetInfo:
     return info
 
 
+def _why_none(folder: Path) -> str:
+    """Why there is no data set in a folder, and what to do."""
+    if folder.is_file():
+        return "is a file; give the folder that holds the data set"
+    if (folder / UNFINISHED).is_file():
+        return f"an unfinished conversion ({FILE_NAME} comes last); run its viewmill convert to the end"
+    return f"no data set here ({FILE_NAME} is missing); make one with: viewmill convert"
+
+
 class _Fields:
     """A JSON object read field by field, each of a known type; anything else is an error that says where."""
 
@@ -133,7 +141,10 @@ class _Fields:
         self._where = where
 
     def refuse(self, name: str, expected: str) -> ShardError:
-        return ShardError(f"{self._where}: '{name}' is {self._tree.get(name)!r:.80}, expected {expected}")
+        return ShardError(
+            f"{self._where}: '{name}' is {self._tree.get(name)!r:.80}, expected {expected}; "
+            "take it from a copy or convert again"
+        )
 
     def text(self, name: str, pattern: re.Pattern[str]) -> str:
         value = self._tree.get(name)

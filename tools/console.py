@@ -1,10 +1,14 @@
 """How commands speak: results on stdout, all else on stderr, an exception as one line and an exit code."""
 
 import contextlib
+import errno
 import json
 import os
+import re
+import shutil
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -15,6 +19,8 @@ SUCCESS, FAILED, USAGE, FAULTS, INTERRUPTED = 0, 1, 2, 3, 130
 # The extra that brings a package which not every installation has.
 EXTRAS = {"lightly": "baselines", "nvidia": "dali-cuda13"}
 MAX_LINE = 2000  # characters of an error: a library's message may hold a page
+_PROTOCOL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")  # how a URL begins as a path
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 # First match counts. ImageError is a ValueError, but of bytes and not of a setting.
 EXIT_CODES: tuple[tuple[tuple[type[BaseException], ...], int], ...] = (
     ((Requeue,), REQUEUE_EXIT_CODE),
@@ -48,7 +54,8 @@ def describe(error: BaseException) -> tuple[int, str]:
     """Exit code and one line of an exception."""
     # Typer's own errors (an unknown option, a missing argument) carry a text and a code.
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):
-        text = one_line(error.format_message()).rstrip(".")
+        # Typer repeats what its checker calls the kind of an error: of no use to who typed the value.
+        text = one_line(error.format_message()).rstrip(".").replace(": Value error, ", ": ")
         return error.exit_code, f"error: {text}; see --help"
     for kinds, code in EXIT_CODES:
         if isinstance(error, kinds):
@@ -60,7 +67,8 @@ def describe(error: BaseException) -> tuple[int, str]:
 def text_of(error: BaseException) -> str:
     """What an exception says; the operating system's names the file."""
     if isinstance(error, OSError) and error.strerror and error.filename:
-        return f"{error.filename}: {error.strerror}; check the path"
+        remedy = "free some space and run it again" if error.errno in NO_SPACE else "check the path"
+        return f"{error.filename}: {error.strerror}; {remedy}"
     if isinstance(error, ModuleNotFoundError) and (extra := EXTRAS.get((error.name or "").split(".")[0])):
         return f"{error.name} is not installed; run: pip install 'viewmill[{extra}]'"
     if isinstance(error, MemoryError):
@@ -81,6 +89,17 @@ def rank_prefix() -> str:
     return f"[rank {os.environ.get('RANK', '?')}] " if several else ""
 
 
+def refuse_url(path: Path, remedy: str) -> None:
+    """Refuses a URL where a path of this machine is wanted: as a path it would name a folder `s3:`.
+
+    Raises:
+        ValueError: the path begins like a URL; the message ends in the remedy.
+    """
+    first, *others = path.parts or ("",)
+    if _PROTOCOL.fullmatch(first):
+        raise ValueError(f"{first}//{'/'.join(others)}: a URL, and no folder of this machine; {remedy}")
+
+
 def print_json(result: Any) -> None:
     """The result of a command, for other programs."""
     print(json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False))
@@ -89,6 +108,24 @@ def print_json(result: Any) -> None:
 def print_line(text: str) -> None:
     """The result of a command, for people."""
     print(text)
+
+
+@contextlib.contextmanager
+def written_aside(target: Path) -> Iterator[Path]:
+    """Gives what is to be written, a file or folder; it then takes the target's name. A failure removes it.
+
+    Raises:
+        OSError: with the target's name, where the system's error has none: a full disk is told at a write.
+    """
+    aside = target.with_name(target.name + ".partial")
+    shutil.rmtree(aside, ignore_errors=True)  # of a command that was killed
+    try:
+        yield aside
+        aside.replace(target)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            shutil.rmtree(aside) if aside.is_dir() else aside.unlink()
+        raise OSError(error.errno, error.strerror or str(error), str(target)) from error
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from viewmill.tools.console import FAULTS, print_json, print_line, progress_bar
+from viewmill.tools.console import FAULTS, print_json, print_line, progress_bar, refuse_url
 from viewmill.tools.convert_in_place import index, refuse_in_place
 from viewmill.tools.convert_progress import Speed
 
@@ -158,6 +158,8 @@ def command(
 
     if keep and (resize is not None or beton_images != "mixed"):
         raise ValueError("--keep leaves images as they are: leave it out to --resize or re-encode them")
+    if dataset is not None:
+        refuse_url(dataset, "convert into a folder, then copy it to the store")
     if in_place:
         refuse_in_place(
             {
@@ -185,6 +187,8 @@ def command(
         return
     if dataset is None:
         raise ValueError("Missing argument 'DATASET': a new folder for the data set; see --help")
+    if quality is not None and resize is None and beton_images != "jpeg":
+        raise ValueError("--quality is for the JPEGs of --resize or --beton-images jpeg: give one of them")
     if sum((split is not None, part is not None, merge)) > 1:
         raise ValueError("--split, --part and --merge exclude each other: give one of them")
     options = Options(

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from viewmill.tools.console import written_aside
+
 if TYPE_CHECKING:
     from jinja2 import Environment
 
@@ -40,9 +42,8 @@ def check_target(target: Path) -> None:
 def write_page(target: Path, html: str) -> int:
     """Writes the page whole or not at all; returns its bytes."""
     data = html.encode()
-    aside = target.with_name(target.name + ".partial")
-    aside.write_bytes(data)
-    aside.replace(target)
+    with written_aside(target) as aside:
+        aside.write_bytes(data)
     return len(data)
 
 

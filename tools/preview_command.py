@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from viewmill.tools.console import print_json, print_line
+from viewmill.tools.console import print_json, print_line, refuse_url
 
 if TYPE_CHECKING:
     from viewmill.shards.manifest import Dataset
@@ -28,6 +28,7 @@ def command(
     from viewmill.shards.manifest import Dataset
     from viewmill.tools.contact_sheet import contact_sheet, save_picture
 
+    refuse_url(dataset, "copy the data set to a folder, or draw from its source")
     spec = view_spec(preset)
     with Dataset.open(dataset) as opened:
         sample = id_of_key(opened, key)

@@ -61,6 +61,7 @@ def command(
 
     read_info_at(data)  # a wrong path is told before torch is imported
     check_options(out, clusters, prototypes, temperature)
+    refuse_overwriting(out, [*([] if prototypes is None else [prototypes]), *(against or [])])
     import shutil
 
     from viewmill.engine.agreement import from_rank_zero
@@ -110,6 +111,16 @@ def command(
     for line in agreement_lines(figures):
         print_line(line)
     print_line(f"prior: {out}")
+
+
+def refuse_overwriting(out: Path, read: list[Path]) -> None:
+    """A prior that took a pass over a data set is not replaced by one that is compared with it.
+
+    Raises:
+        ValueError: --out is a file that --prototypes or --against reads.
+    """
+    if any(out.resolve() == path.resolve() for path in read):
+        raise ValueError(f"--out {out}: --prototypes or --against reads it; give --out another file")
 
 
 def check_options(

@@ -1,12 +1,11 @@
 """`viewmill sample-data`: a small labelled data set of real photographs, without a network."""
 
 import itertools
-import shutil
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from viewmill.tools.console import print_json, print_line, progress_bar
+from viewmill.tools.console import print_json, print_line, progress_bar, written_aside
 
 EXAMPLE = "viewmill sample-data photographs --size 96 --tiles 150"
 
@@ -38,17 +37,22 @@ def write_sample_data(
 
     Raises:
         ValueError: an option out of its range, or a folder that is not empty.
-        RuntimeError: a photograph is not installed.
+        RuntimeError: a photograph is not installed. OSError: it cannot be written; names the folder.
     """
     from viewmill.tools.photographs import PHOTOGRAPHS, SPLITS, cut_tiles, encode_jpeg
 
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} is not empty; give a new folder")
-    aside = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(aside, ignore_errors=True)  # of a run that was killed
+    options = {
+        "size": size,
+        "tiles": tiles,
+        "test_tiles": test_tiles,
+        "variation": variation,
+        "seed": seed,
+    }
     counts = dict(zip(SPLITS, (tiles, test_tiles), strict=True))
     done, total = 0, len(PHOTOGRAPHS) * (tiles + test_tiles)
-    with progress_bar("tiles") as show:
+    with written_aside(folder) as aside, progress_bar("tiles") as show:
         for name, split in itertools.product(PHOTOGRAPHS, SPLITS):
             (aside / split / name).mkdir(parents=True)
             cut = cut_tiles(name, split, counts[split], size=size, variation=variation, seed=seed)
@@ -57,17 +61,9 @@ def write_sample_data(
                 (aside / split / name / file).write_bytes(encode_jpeg(tile))
                 done += 1
                 show(done, total)
-    options = {
-        "size": size,
-        "tiles": tiles,
-        "test_tiles": test_tiles,
-        "variation": variation,
-        "seed": seed,
-    }
-    (aside / "README.txt").write_text(
-        README.format(num_classes=len(PHOTOGRAPHS), **options), encoding="utf-8"
-    )
-    aside.replace(folder)
+        (aside / "README.txt").write_text(
+            README.format(num_classes=len(PHOTOGRAPHS), **options), encoding="utf-8"
+        )
     return {
         "folder": str(folder),
         "classes": list(PHOTOGRAPHS),

@@ -1,12 +1,13 @@
 """`viewmill inspect`: what is in a data set."""
 
 import shlex
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from viewmill.tools.console import print_json, print_line
+from viewmill.tools.console import print_json, print_line, refuse_url
 from viewmill.tools.tables import new_table
 
 if TYPE_CHECKING:
@@ -31,17 +32,32 @@ def command(
         Path | None, typer.Option(metavar="FILE", help="Write a contact sheet of images and their views.")
     ] = None,
     preset: Annotated[
-        str, typer.Option(help="Views of the contact sheet and the page: NAME or NAME@SIZE.")
-    ] = "hydes@96",
-    images: Annotated[int, typer.Option(min=1, max=200, help="Images whose views are drawn.")] = 12,
-    seed: Annotated[int, typer.Option(min=0, help="Of views and order, as in a recipe.")] = 0,
+        str | None,
+        typer.Option(
+            help="Views of the contact sheet and the page: NAME or NAME@SIZE.", show_default="hydes@96"
+        ),
+    ] = None,
+    images: Annotated[
+        int | None, typer.Option(min=1, max=200, help="Images whose views are drawn.", show_default="12")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Of views and order, as in a recipe.", show_default="0")
+    ] = None,
     shuffle: Annotated[
         bool, typer.Option("--shuffle", help="Compare the order of training with a perfect shuffle.")
     ] = False,
-    batch_size: Annotated[int, typer.Option(min=2, help="Of the order that --shuffle measures.")] = 256,
-    block: Annotated[int, typer.Option(min=1, help="Its samples that stay neighbours.")] = 1,
-    window: Annotated[int, typer.Option(min=0, help="Its positions that are mixed; 0: none.")] = 0,
-    epochs: Annotated[int, typer.Option(min=2, help="Its epochs that are measured.")] = 3,
+    batch_size: Annotated[
+        int | None, typer.Option(min=2, help="Of the order that --shuffle measures.", show_default="256")
+    ] = None,
+    block: Annotated[
+        int | None, typer.Option(min=1, help="Its samples that stay neighbours.", show_default="1")
+    ] = None,
+    window: Annotated[
+        int | None, typer.Option(min=0, help="Its positions that are mixed; 0: none.", show_default="0")
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=2, help="Its epochs that are measured.", show_default="3")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print counts and statistics as JSON.")] = False,
 ) -> None:
     """Show counts, sizes, classes, duplicates and refused inputs of a data set.
@@ -53,11 +69,22 @@ def command(
     from viewmill.shards.survey import survey
     from viewmill.tools.html_page import check_target
 
+    refuse_url(dataset, "copy the data set to a folder and inspect that")
+    draws = html is not None or png is not None
+    order_options = {"--batch-size": batch_size, "--block": block, "--window": window, "--epochs": epochs}
+    refuse_unused({"--preset": preset, "--images": images}, draws, "--html or --png")
+    refuse_unused(order_options, shuffle, "--shuffle")
+    refuse_unused({"--seed": seed}, draws or shuffle, "--html, --png or --shuffle")
     if html is not None:
         check_target(html)
+    preset, images, seed = preset or "hydes@96", images or 12, seed or 0
     with Dataset.open(dataset) as opened:
         found = survey(opened)
-        report = shuffle_report(opened, batch_size, block, window, seed, epochs) if shuffle else None
+        report = (
+            shuffle_report(opened, batch_size or 256, block or 1, window or 0, seed, epochs or 3)
+            if shuffle
+            else None
+        )
         written: dict[str, object] = {}
         if png is not None:
             write_sheet(opened, png, preset, images, seed)
@@ -73,6 +100,17 @@ def command(
                 print_shuffle(report)
     if not json:
         print_written(written)
+
+
+def refuse_unused(options: Mapping[str, object], used: bool, by: str) -> None:
+    """No option is accepted and ignored.
+
+    Raises:
+        ValueError: one is given, and nothing that uses it.
+    """
+    given = [name for name, value in options.items() if value is not None]
+    if given and not used:
+        raise ValueError(f"{', '.join(given)}: only for {by}; add it, or leave the option out")
 
 
 def shuffle_report(

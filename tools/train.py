@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from viewmill.tools.console import new_app, print_json, print_line, run_app
+from viewmill.tools.console import new_app, print_json, print_line, refuse_url, run_app
 
 EXAMPLE = "viewmill train hydes_tiny --data DATASET --out RUN epochs=5 optimizer.lr=5e-4"
 
@@ -39,6 +39,7 @@ def command(
     from viewmill.shards.storage.mirror import read_info_at
 
     check_local_rank(local_rank)
+    refuse_url(out, "train into a folder, then copy it to the store")
     config = load_config(recipe, overrides)
     read_info_at(data)  # a wrong path is told before the seconds that torch and deepspeed take to import
     from viewmill.engine.train import train

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from viewmill.tools.console import FAULTS, print_json, print_line, progress_bar
+from viewmill.tools.console import FAULTS, print_json, print_line, progress_bar, refuse_url
 
 EXAMPLE = "viewmill verify DATASET --repair"
 
@@ -39,6 +39,7 @@ def command(
     """
     from viewmill.shards.verify import Source, verify
 
+    refuse_url(dataset, "copy the data set to a folder and verify that")
     if source is None and (root is not None or labels is not None):
         raise ValueError("--root and --labels say how a source is read; give --source SOURCE as well")
     origin = None
@@ -52,6 +53,7 @@ def command(
     else:
         for fault in faults:
             print_line(str(fault))
-        print_line(f"{dataset}: {len(left)} faults" if left else f"{dataset}: whole")
+        number = f"{len(left)} fault{'s' if len(left) > 1 else ''}"
+        print_line(f"{dataset}: {number if left else 'whole'}")
     if left:
         raise typer.Exit(FAULTS)

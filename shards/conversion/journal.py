@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from viewmill.shards.info import KINDS
+from viewmill.shards.info import KINDS, UNFINISHED
 
 FOLDER = ".convert"
-PLAN = ".convert.json"
+PLAN = UNFINISHED
 
 
 class SampleRow(NamedTuple):

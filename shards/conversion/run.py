@@ -119,9 +119,12 @@ def nothing_usable(source: str | Path, plan: Plan, records: list[ShardRecord]) -
         )
     kinds = Counter(reason.partition(":")[0] for reason in reasons)
     counts = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+    remedy = "give a source with images"
+    if set(kinds) == {"unreadable"}:
+        remedy = "check its paths and permissions; those of a table start from --root"
     return RuntimeError(
         f"{source}: none of {len(reasons)} files is a usable image ({counts}; the first: {reasons[0]}); "
-        "nothing was written: give a folder with images"
+        f"nothing was written: {remedy}"
     )
 
 

@@ -36,7 +36,7 @@ def parse_splits(text: str) -> list[Split]:
         except ValueError:
             shares[name] = float("nan")
         if not equals or not _NAME.fullmatch(name) or not 0 < shares[name] < 1:
-            raise ValueError(f"--split is like train=0.9,val=0.1, got '{text}'; see '{part.strip()}'")
+            raise ValueError(f"--split is like train=0.9,val=0.1, got '{text}': wrong is '{part.strip()}'")
     if abs(sum(shares.values()) - 1) > 1e-9:
         raise ValueError(f"--split {text}: the shares add up to {sum(shares.values()):g}, expected 1")
     ends = [sum(list(shares.values())[: number + 1]) for number in range(len(shares))]

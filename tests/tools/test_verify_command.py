@@ -48,7 +48,7 @@ def test_a_source_that_changed_leaves_the_fault_and_exit_code_3(
     (dataset / "train-000001.tar").unlink()
     (source / "class_0" / "0.jpg").unlink()
     code, lines, _ = run(capsys, dataset, "--repair", "--source", source)
-    assert (code, lines[1]) == (3, f"{dataset}: 1 faults")
+    assert (code, lines[1]) == (3, f"{dataset}: 1 fault")
     assert "has 14 inputs now, dataset.json states 15" in lines[0]
 
 
