@@ -9,6 +9,7 @@ from tests.methods.accumulated import (
     ACCUMULATORS,
     SAMPLES,
     TEMPERATURE,
+    add,
     expected_of,
     found_by,
     rows_of_all,
@@ -23,18 +24,18 @@ EVEN = 36  # samples that all of these world sizes divide
 def results_of_rank(rank: int, world_size: int) -> dict[str, Any]:
     counts = COUNTS[world_size]
     start = sum(counts[:rank])
-    own = rows_of_all()[start : start + counts[rank]]
+    stop = start + counts[rank]
     results: dict[str, Any] = {}
     for name, make in ACCUMULATORS.items():
         accumulator = make()
-        for batch in own.split(4) if len(own) else ():
-            accumulator.update(batch)
+        for first in range(start, stop, 4):
+            add(accumulator, slice(first, min(first + 4, stop)))
         alone = accumulator.count
         accumulator.pool()
         pooled = accumulator.count
         found = found_by(accumulator)
         # After an update it stands for this rank alone again, and a second pool counts nobody twice.
-        accumulator.update(own[:0])
+        add(accumulator, slice(0, 0))
         again = accumulator.count
         accumulator.pool()
         results[name] = {"counts": [alone, pooled, again], "found": found, "twice": found_by(accumulator)}

@@ -38,7 +38,6 @@ RUNS: dict[str, tuple[dict[str, Any], int]] = {
     "decaying prior": ({**DISTILL, "scope": "ema"}, 1),
     "streaming centre": ({**DISTILL, **COPY, "normalization": "center", "scope": "streaming"}, 2),
     "prior of the data set": ({**DISTILL, "scope": "dataset"}, 1),
-    "prototypes by EM": ({**DISTILL, "scope": "dataset", "refresh": "em"}, 2),
     "batchnorm": ({**DISTILL, "normalization": "batchnorm"}, 2),
     "sinkhorn": ({**DISTILL, "normalization": "sinkhorn"}, 1),
 }
@@ -95,7 +94,7 @@ def test_two_ranks_give_the_loss_curve_of_one(runs: Path, name: str) -> None:
     assert two == pytest.approx(one, rel=TOLERANCE)
 
 
-@pytest.mark.parametrize("name", ["decaying prior", "streaming centre", "prototypes by EM"])
+@pytest.mark.parametrize("name", ["decaying prior", "streaming centre"])
 def test_teacher_and_statistics_are_those_of_one_rank(runs: Path, name: str) -> None:
     one, two = (
         checkpoint.Checkpoint.open(runs / f"{name} W={ranks}" / "checkpoints" / "step_00000010").buffers()
