@@ -89,7 +89,8 @@ class Trainer:
                 guard.settle(applied=True)
             self.engine.set_lr(self.learning_rate(self.step))
             views = [view.to(self.world.device) for view in batch.views]
-            step = train_step(self.engine, self.teacher, views, values)
+            in_float32 = self.config.loss_precision == "float32"
+            step = train_step(self.engine, self.teacher, views, values, loss_in_float32=in_float32)
             self.step += 1
             guard.settle(step.applied)
             clock.count(self.config.batch_size)
