@@ -13,6 +13,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
     "loader": (pipelines.loader, pipelines.LOADER_EXAMPLE),
     "gpu": (pipelines.gpu, pipelines.GPU_EXAMPLE),
     "prior": (passes.prior, passes.PRIOR_EXAMPLE),
+    "sentinels": (passes.sentinels, passes.SENTINELS_EXAMPLE),
     "manifest": (shards.manifest, shards.MANIFEST_EXAMPLE),
     "parity": (pipelines.parity, pipelines.PARITY_EXAMPLE),
     "order": (pipelines.order, pipelines.ORDER_EXAMPLE),
