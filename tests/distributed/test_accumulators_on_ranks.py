@@ -17,8 +17,8 @@ from tests.methods.accumulated import (
 from tests.support import run_ranks
 
 # Samples of every rank, by world size: uneven, with ranks that have none.
-COUNTS = {1: [37], 2: [37, 0], 4: [5, 0, 31, 1]}
-EVEN = 36  # samples that all of these world sizes divide
+COUNTS = {1: [37], 2: [37, 0], 4: [5, 0, 31, 1], 8: [0, 3, 9, 1, 0, 20, 4, 0]}
+EVEN = 32  # samples that all of these world sizes divide
 
 
 def results_of_rank(rank: int, world_size: int) -> dict[str, Any]:
@@ -44,7 +44,10 @@ def results_of_rank(rank: int, world_size: int) -> dict[str, Any]:
     return results
 
 
-@pytest.fixture(scope="module", params=[1, 2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.fixture(
+    scope="module",
+    params=[1, 2, pytest.param(4, marks=pytest.mark.slow), pytest.param(8, marks=pytest.mark.slow)],
+)
 def ranks(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
     if request.param == 1:
         return [results_of_rank(0, 1)]
