@@ -242,6 +242,21 @@ def test_the_prototypes_of_a_pass_are_those_of_every_sample_once(
     assert float((old - found).abs().max()) > 0.05
 
 
+def test_prototypes_made_anew_come_to_fit_spread_out_and_share_the_images(
+    data: Path, tmp_path: Path, world: World
+) -> None:
+    method = {**DISTILL, "num_clusters": 4, "refresh": "kmeans", "scope": "dataset"}
+    train(config(method=method, epochs=16, optimizer={"lr": 3e-3}), data, tmp_path / "run", world=world)
+    passes = events(tmp_path / "run", "full_pass")[1:]  # the first is for the prior alone
+    assert passes[-1]["prototype_fit"] > passes[0]["prototype_fit"] + 0.3
+    # A network that has learned nothing gives all images nearly one direction, and so all prototypes.
+    assert passes[0]["prototype_overlap"] > 0.9
+    assert passes[-1]["prototype_overlap"] < 0.85
+    assert passes[-1]["empty_prototypes"] == 0
+    last = metrics(tmp_path / "run")[-1]
+    assert last["prior_entropy"] > 1.25 > last["student_entropy"]  # of log 4 = 1.386: even, and decided
+
+
 def test_imsvd_learns_with_sgd_and_logs_its_terms(data: Path, tmp_path: Path, world: World) -> None:
     train(config(method=IMSVD, optimizer=SGD, epochs=16), data, tmp_path / "run", world=world)
     lines = metrics(tmp_path / "run")
