@@ -116,6 +116,8 @@ class RunConfig(StrictModel):
     accumulation: int = Field(default=1, ge=1)  # A, micro-batches of a rank in one step
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["fp32", "bf16"] = "fp32"  # bf16 keeps float32 master weights
+    # What the loss takes embeddings in: float32, or the network's own type, which Triton's kernels multiply.
+    loss_precision: Literal["float32", "model"] = "float32"
     torch_threads: int | None = Field(
         default=None, ge=1
     )  # of a rank's torch operators; None: as the launcher set it
@@ -130,6 +132,15 @@ class RunConfig(StrictModel):
     zero: ZeroConfig = ZeroConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     log: LogConfig = LogConfig()
+
+    @model_validator(mode="after")
+    def loss_precision_has_an_effect(self) -> "RunConfig":
+        if self.loss_precision == "model" and (self.precision == "fp32" or self.method.name == "distill"):
+            why = "precision=fp32" if self.precision == "fp32" else "the head of method.name=distill"
+            raise ValueError(
+                f"loss_precision=model changes nothing: {why} gives float32 already; leave it at float32"
+            )
+        return self
 
 
 def load_config(recipe: Path | str, overrides: list[str] | None = None) -> RunConfig:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import rmtree
+from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -14,11 +15,18 @@ from viewmill.engine.passes.reading import Reading
 from viewmill.engine.passes.run import PassReport, run_pass
 from viewmill.engine.teacher import Teacher
 from viewmill.engine.world import World
-from viewmill.methods.method import Method, Values
+from viewmill.methods.method import Method, PassOutcome, Values
 from viewmill.pipelines.orders.interface import Order
 from viewmill.pipelines.orders.subset import SubsetOrder
 from viewmill.pipelines.views import ViewSpec
 from viewmill.shards.manifest import Dataset
+
+
+class DonePass(NamedTuple):
+    """What a pass read, and what is to change with it."""
+
+    report: PassReport
+    outcome: PassOutcome
 
 
 @dataclass(frozen=True)
@@ -36,23 +44,24 @@ class FullPass:
     world: World
     folder: Path  # exists during a pass alone
 
-    def before_epoch(self, method: Method, teacher: Teacher, epoch: int, values: Values) -> PassReport | None:
+    def before_epoch(self, method: Method, teacher: Teacher, epoch: int, values: Values) -> DonePass | None:
         """The pass that the method asks for before this epoch; None: it asks for none. All ranks call it."""
-        sums = method.pass_sums(epoch, values)
-        if sums is None:
+        sums = method.pass_sums(teacher.head, epoch, values)
+        if not sums:
             return None
         teacher.eval()
         # Named after the weights: what a pass of others has left, as before a resume elsewhere, is no use.
         name = weights_hash(teacher)[:16]
 
         def embed(images: Tensor) -> dict[str, Tensor]:
-            return {"teacher": method.pass_rows(teacher.head, teacher([images])[0])}
+            rows = method.pass_rows(teacher.head, teacher([images])[0])
+            return {name: rows[name] for name in sums}
 
         try:
             report = run_pass(
                 embed,
                 self.dataset,
-                {"teacher": sums},
+                sums,
                 views=evaluation_views(self.spec.sizes[0], self.spec.mean, self.spec.std),
                 reading=self._reading(),
                 ids=self._members(),
@@ -62,9 +71,9 @@ class FullPass:
             )
         finally:
             teacher.train()
-        method.take_pass(sums)
+        outcome = method.take_pass(teacher.head, sums)
         from_rank_zero(self.world, lambda: rmtree(self.folder))
-        return report
+        return DonePass(report, outcome)
 
     def _reading(self) -> Reading:
         views, world = self.config.views, self.world

@@ -104,9 +104,23 @@ class DatasetScope(StrictModel):
     every_epochs: int = Field(default=1, ge=1)
 
 
+class RefreshConfig(StrictModel):
+    """Before every so many epochs but the first, a pass of the teacher over every sample makes the clusters'
+    directions anew, by one step of spherical k-means or of EM.
+    """
+
+    kind: Literal["kmeans", "em"]
+    every_epochs: int = Field(default=1, ge=1)
+
+
 def _named(value: Any) -> Any:
     """`scope: ema` is short for `scope: {kind: ema}`."""
     return {"kind": value} if isinstance(value, str) else value
+
+
+def _named_or_none(value: Any) -> Any:
+    """`refresh: none` is the word for None."""
+    return None if value == "none" else _named(value)
 
 
 TeacherConfig = Annotated[
@@ -131,6 +145,7 @@ class DistillConfig(StrictModel):
     num_clusters: int = Field(default=1024, ge=2)  # K
     clusters: Literal["learned", "fixed"] = "learned"  # fixed: as drawn from the seed
     center_clusters: bool = False  # the clusters' vectors sum to zero
+    refresh: Annotated[RefreshConfig | None, BeforeValidator(_named_or_none)] = None  # none, kmeans or em
     feature_norm: Literal["l2", "std", "none"] = "l2"
     projector: ProjectorConfig = ProjectorConfig()
     normalization: Literal["prior", "center", "batchnorm", "sinkhorn", "none"] = "prior"
@@ -155,6 +170,15 @@ class DistillConfig(StrictModel):
             raise ValueError(
                 f"prior_iterations={self.prior_iterations} iterates on the batch: it needs "
                 "normalization=prior and scope=batch"
+            )
+        if self.refresh is not None and self.normalization == "batchnorm":
+            raise ValueError(
+                f"refresh={self.refresh.kind} makes prototypes of features that student and teacher share, "
+                "and normalization=batchnorm changes the teacher's; leave one of the two out"
+            )
+        if self.refresh is not None and (self.refresh.kind, self.feature_norm) == ("em", "none"):
+            raise ValueError(
+                "refresh=em needs features of one length: set feature_norm to l2 or std, or refresh=kmeans"
             )
         return self
 

@@ -22,6 +22,7 @@ from viewmill.methods.families.imsvd import IMSVD
 from viewmill.methods.families.supervised import Supervised
 from viewmill.methods.heads import Projector
 from viewmill.methods.method import Method
+from viewmill.methods.refresh import Refresh
 
 
 class Student(nn.Module):
@@ -100,6 +101,7 @@ def _distill(config: DistillConfig, representation_dim: int) -> Method:
         scope=config.scope.kind,
         prior_iterations=config.prior_iterations,
         kind=config.kind,
+        refresh=None if config.refresh is None else Refresh(**config.refresh.model_dump()),
         **scope,
     )
 

@@ -41,6 +41,11 @@ class TrainingProgress:
         """New numbers to show, as often as they are measured."""
         self._figures = {"loss": loss, "images_per_s": images_per_s, "wait": data_wait_fraction}
 
+    def tell(self, text: str) -> None:
+        """A line of its own, beside the bar."""
+        if self._is_shown:
+            self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
     def advance(self) -> None:
         """One more step is done."""
         self._done += 1

@@ -24,10 +24,12 @@ def train_step(
     values: Values,
     *,
     labels: Tensor,
+    loss_in_float32: bool = True,
 ) -> Step:
     """One optimiser step on this rank's views, with the method's numbers of this step.
 
     The `labels` (n,) of this rank's images reach a method that declares that it needs them, and no other.
+    The loss takes embeddings in float32, or in the type that the network gives, and sums in float32 at least.
     A step whose loss or gradient is not finite is skipped on every rank alike, and the teacher stays.
     """
     method: Method = engine.module.method
@@ -36,7 +38,8 @@ def train_step(
         targets = method.targets(teacher.head, teacher(views), values)
     elif method.needs_labels:
         targets = labels.to(views[0].device)
-    embeddings = engine(views).float()  # (V, n, D)
+    embeddings = engine(views)  # (V, n, D)
+    embeddings = embeddings.float() if loss_in_float32 else embeddings
     result = method.loss(embeddings, values, targets)
     # 0 x loss is 0, or NaN where the loss is not finite: such a gradient fails the engine's own check, on
     # every rank, without reading the loss back from the device.

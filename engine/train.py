@@ -12,6 +12,7 @@ from viewmill.engine.checkpoints import checkpoint
 from viewmill.engine.checks import check_batch, check_labels, resolve_views
 from viewmill.engine.config import RunConfig
 from viewmill.engine.full_pass import FullPass
+from viewmill.engine.hardware import capability_of, old_gpu_notice
 from viewmill.engine.ledger import Ledger
 from viewmill.engine.loading import loader_options
 from viewmill.engine.model import Student, build_student
@@ -78,6 +79,10 @@ def train(
         trainer = Trainer(
             config, world, run_dir, spec, loader, engine, teacher, full_pass, log, progress, signals, ledger
         )
+        notice = old_gpu_notice(capability_of(world.device), config.precision)
+        if notice is not None:
+            log.event("notice", step, message=notice)
+            progress.tell(notice)
         if past is not None:
             trainer.restore(past, passed_over=start[1])
         else:

@@ -12,11 +12,12 @@ from viewmill.engine.agreement import from_rank_zero, gather_json, largest, rais
 from viewmill.engine.checkpoints import checkpoint
 from viewmill.engine.config import RunConfig
 from viewmill.engine.export import TEACHER_PREFIX, backbone_prefix, export_backbone
-from viewmill.engine.full_pass import FullPass
+from viewmill.engine.full_pass import DonePass, FullPass
 from viewmill.engine.ledger import Ledger
 from viewmill.engine.nonfinite import BufferGuard, SkipCount
 from viewmill.engine.preemption import Requeue, SignalWatch, write_requeue
 from viewmill.engine.progress import TrainingProgress
+from viewmill.engine.refresh import replace_in_head
 from viewmill.engine.schedules import learning_rate, method_values, scheduled_names
 from viewmill.engine.sentinels import Sentinels
 from viewmill.engine.step import Step, train_step
@@ -88,7 +89,14 @@ class Trainer:
                 guard.settle(applied=True)
             self.engine.set_lr(self.learning_rate(self.step))
             views = [view.to(self.world.device) for view in batch.views]
-            step = train_step(self.engine, self.teacher, views, values, labels=batch.labels)
+            step = train_step(
+                self.engine,
+                self.teacher,
+                views,
+                values,
+                labels=batch.labels,
+                loss_in_float32=self.config.loss_precision == "float32",
+            )
             self.step += 1
             guard.settle(step.applied)
             clock.count(self.config.batch_size)
@@ -117,9 +125,20 @@ class Trainer:
         self.teacher.before_epoch(student, epoch)
         done = self.full_pass.before_epoch(student.method, self.teacher, epoch, values)
         if done is not None:
-            left_out = {str(sample): reason for sample, reason in done.left_out.items()}
-            figures = {"seconds": round(done.seconds, 3), "resumed_at": done.resumed_at}
-            self.log.event("full_pass", self.step, counted=done.counted, left_out=left_out, **figures)
+            replace_in_head(self.engine, self.teacher, done.outcome.head)
+            self.note_pass(done)
+
+    def note_pass(self, done: DonePass) -> None:
+        report = done.report
+        self.log.event(
+            "full_pass",
+            self.step,
+            counted=report.counted,
+            left_out={str(sample): reason for sample, reason in report.left_out.items()},
+            seconds=round(report.seconds, 3),
+            resumed_at=report.resumed_at,
+            **done.outcome.figures,
+        )
 
     def teacher_state(self) -> dict[str, Tensor]:
         """The teacher's tensors under the names that a checkpoint gives them."""

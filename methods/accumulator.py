@@ -1,8 +1,9 @@
 """What a pass over a data set adds up: the interface of every accumulator, and the sums that they share."""
 
 from collections.abc import Collection
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
@@ -36,11 +37,24 @@ class Accumulator(Protocol):
         ...
 
     def state_dict(self) -> dict[str, Tensor]:
-        """This rank's own sums. States of several ranks, or of parts of a pass, add up tensor by tensor."""
+        """This rank's own sums."""
         ...
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Goes on from a state, or a sum of states. Raises ValueError for one of other settings."""
+        """Goes on from a state. Raises ValueError for one of other settings."""
+        ...
+
+    def add_state(self, state: dict[str, Tensor]) -> None:
+        """Takes in a state beside its own, of another rank or part of a pass. Raises ValueError as above."""
+        ...
+
+
+@runtime_checkable
+class SampleAccumulator(Accumulator, Protocol):
+    """One that wants to know which samples the rows are of."""
+
+    def of_samples(self, ids: np.ndarray, /) -> None:
+        """The ids (n,) of the rows of the next `update`."""
         ...
 
 
@@ -109,6 +123,12 @@ class Sums:
         if found != expected or any(total.dtype != torch.float64 for total in state.values()):
             raise ValueError(f"{self._owner}: its state has float64 sums {expected}, got {found}")
         self._own = self._pooled = {name: total.clone() for name, total in state.items()}
+
+    def add_state(self, state: dict[str, Tensor]) -> None:
+        """Add the sums of a state. Raises ValueError as `load_state_dict`."""
+        own = self.state_dict()
+        self.load_state_dict(state)
+        self._own = self._pooled = {name: total + own[name] for name, total in self._own.items()}
 
 
 def check_rows(rows: Tensor, width: int, what: str) -> None:

@@ -52,7 +52,11 @@ class ClusterHead(nn.Module):
 
     def prototypes(self) -> Tensor:
         """(K, D): the clusters' directions, at least in float32."""
-        unit_KD = F.normalize(_at_least_float32(self.directions), dim=1)
+        return self.prototypes_of(self.directions)
+
+    def prototypes_of(self, directions: Tensor) -> Tensor:
+        """(K, D): what the prototypes are with these directions, of any length but zero."""
+        unit_KD = F.normalize(_at_least_float32(directions), dim=1)
         return unit_KD - unit_KD.mean(dim=0) if self.centered else unit_KD
 
     def features(self, representation: Tensor) -> Tensor:
@@ -60,16 +64,18 @@ class ClusterHead(nn.Module):
         features: Tensor = self.projector(representation)
         return features
 
+    def normalized(self, features: Tensor) -> Tensor:
+        """(m, D) -> (m, D) by `feature_norm`, at least in float32."""
+        features = _at_least_float32(features)
+        if self.feature_norm == "l2":
+            return F.normalize(features, dim=1)
+        return F.layer_norm(features, features.shape[1:]) if self.feature_norm == "std" else features
+
     def logits(self, features: Tensor) -> Tensor:
         """(m, D) -> (m, K), at least in float32."""
         # Divided by a temperature of 0.04, bfloat16's 8 bits would be errors of a tenth of a nat.
         with torch.autocast(features.device.type, enabled=False):
-            features = _at_least_float32(features)
-            if self.feature_norm == "l2":
-                features = F.normalize(features, dim=1)
-            elif self.feature_norm == "std":
-                features = F.layer_norm(features, features.shape[1:])
-            return F.linear(features, self.prototypes())
+            return F.linear(self.normalized(features), self.prototypes())
 
     def forward(self, representation: Tensor) -> Tensor:
         """(m, R) -> (m, K)."""

@@ -53,6 +53,7 @@ class JointAccumulator:
         shapes = {"joint": (dim, dim), "marginal": (dim,), "above": (len(ABOVE),)}
         self._sums = Sums("JointAccumulator", shapes)
         self._statistics: JointStatistics | None = None
+        self._information_MM: Tensor | None = None
 
     @torch.no_grad()
     def update(self, rows: Tensor) -> None:
@@ -87,13 +88,26 @@ class JointAccumulator:
             raise ValueError("JointAccumulator: no statistics; add samples and call pool()")
         return self._statistics
 
+    def pair_information(self) -> Tensor:
+        """H(m1) + H(m2) - H(m1, m2) of every pair: (M, M) float64, 0 on the diagonal.
+
+        Raises:
+            ValueError: as `statistics`.
+        """
+        if self._statistics is None or self._information_MM is None:
+            raise ValueError("JointAccumulator: no statistics; add samples and call pool()")
+        return self._information_MM
+
     def _pooled_statistics(self, group: ProcessGroup | None) -> JointStatistics:
         """Entropies from P, block by block; on all ranks alike."""
         num_variables, units = self.dim // self.units, self.units
         pairs = num_variables * (num_variables - 1)
-        p_MU = self._sums.mean("marginal").view(num_variables, units)
-        marginal = float(-torch.xlogy(p_MU, p_MU).sum(dim=1).mean())
-        joint = sum(self._pair_entropies(columns, group) for columns in self._blocks()) / pairs
+        p_MU = self._sums.mean("marginal").view(num_variables, units).cpu()
+        single_M = -torch.xlogy(p_MU, p_MU).sum(dim=1)
+        marginal = float(single_M.mean())
+        entropy_MM = torch.cat([self._pair_entropies(columns, group) for columns in self._blocks()], dim=1)
+        self._information_MM = (single_M[:, None] + single_M - entropy_MM).fill_diagonal_(0)
+        joint = float(entropy_MM.fill_diagonal_(0).sum()) / pairs
         shares = (self._sums.mean("above") / num_variables).tolist()
         return JointStatistics(marginal, joint, 2 * marginal - joint, dict(zip(ABOVE, shares, strict=True)))
 
@@ -103,14 +117,12 @@ class JointAccumulator:
         for start in range(0, self.dim, width):
             yield range(start, min(start + width, self.dim))
 
-    def _pair_entropies(self, columns: range, group: ProcessGroup | None) -> float:
-        """Sum of H(m1, m2) over m1 != m2 with m2 among these columns, of all ranks' samples."""
+    def _pair_entropies(self, columns: range, group: ProcessGroup | None) -> Tensor:
+        """H(m1, m2) of all m1 and of the m2 of these columns, of all ranks' samples: (M, m)."""
         own_DK = self._sums["joint"][:, columns.start : columns.stop].cpu().clone()
         p_DK = all_sum(own_DK, group) / self.count
         p_MUmU = p_DK.view(self.dim // self.units, self.units, -1, self.units)
-        entropy_Mm = -torch.xlogy(p_MUmU, p_MUmU).sum(dim=(1, 3))
-        itself = entropy_Mm.diagonal(-(columns.start // self.units))
-        return float(entropy_Mm.sum() - itself.sum())
+        return -torch.xlogy(p_MUmU, p_MUmU).sum(dim=(1, 3))
 
     def settings(self) -> dict[str, Any]:
         """What the sums depend on."""
@@ -129,4 +141,9 @@ class JointAccumulator:
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Go on from a state. Raises ValueError for another width."""
         self._sums.load_state_dict(state)
+        self._statistics = None
+
+    def add_state(self, state: dict[str, Tensor]) -> None:
+        """Takes in a state of another rank or part. Raises ValueError as `load_state_dict`."""
+        self._sums.add_state(state)
         self._statistics = None

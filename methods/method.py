@@ -18,6 +18,13 @@ class MethodLoss(NamedTuple):
     metrics: dict[str, Tensor]
 
 
+class PassOutcome(NamedTuple):
+    """What a pass over the data set changes beside the method's own buffers."""
+
+    head: dict[str, Tensor]  # new values of the head's tensors by name, for student and teacher
+    figures: dict[str, float]  # for the log
+
+
 class Method(nn.Module):
     """A loss with the head in front of it.
 
@@ -68,16 +75,20 @@ class Method(nn.Module):
     def before_epoch(self, epoch: int) -> None:
         """Called on every rank before the first step of each epoch, also of the first."""
 
-    def pass_sums(self, epoch: int, values: Values) -> Accumulator | None:
-        """What a pass of the teacher over all samples should add up before this epoch; None: no pass."""
-        return None
+    def pass_sums(self, head: nn.Module, epoch: int, values: Values) -> dict[str, Accumulator]:
+        """What a pass of the teacher over all samples should add up before this epoch; {}: no pass.
 
-    def pass_rows(self, head: nn.Module, representation: Tensor) -> Tensor:
-        """What the sums take of the teacher's representations (n, F) of n samples."""
+        Args:
+            head: the teacher's, as in `pass_rows` and `take_pass`.
+        """
+        return {}
+
+    def pass_rows(self, head: nn.Module, representation: Tensor) -> dict[str, Tensor]:
+        """Rows for sums by name, of the teacher's representations (n, F) of n samples; all that it knows."""
         raise NotImplementedError
 
-    def take_pass(self, sums: Accumulator) -> None:
-        """The pass is over, and its sums are pooled over all ranks."""
+    def take_pass(self, head: nn.Module, sums: Mapping[str, Accumulator]) -> PassOutcome:
+        """The pass is over, and its sums are pooled over all ranks; every rank gives the same."""
         raise NotImplementedError
 
     def diagnostics(

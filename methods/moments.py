@@ -78,3 +78,7 @@ class MomentsAccumulator:
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Go on from a state. Raises ValueError for another width."""
         self._sums.load_state_dict(state)
+
+    def add_state(self, state: dict[str, Tensor]) -> None:
+        """Takes in a state of another rank or part. Raises ValueError as `load_state_dict`."""
+        self._sums.add_state(state)

@@ -3,7 +3,7 @@
 # n images of this rank, K clusters
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -71,7 +71,7 @@ def agreement(log_p: Tensor, log_q: Tensor, standard_error: Tensor | None = None
 
 
 class JensenGap(NamedTuple):
-    """Targets divided by the prior beside centred ones, over the batch of all ranks; equal on all ranks."""
+    """Targets divided by the prior beside centred ones, over the images of all ranks; equal on all ranks."""
 
     temperature: float
     largest_difference: float  # max |q_prior - q_center|; as tau grows it falls as 1/tau^2
@@ -81,7 +81,14 @@ class JensenGap(NamedTuple):
     distance_to_uniform: float  # max |q_prior - 1/K|; falls as 1/tau only
 
 
-def jensen_gap(logits: Tensor, temperature: float, group: ProcessGroup | None = None) -> JensenGap:
+def jensen_gap(
+    logits: Tensor,
+    temperature: float,
+    group: ProcessGroup | None = None,
+    *,
+    log_prior: Tensor | None = None,
+    center: Tensor | None = None,
+) -> JensenGap:
     """How far centring is from what it approximates, at one temperature.
 
     q_prior and q_center are those of `teacher_targets`. Centring replaces log P_k, the logarithm of a mean of
@@ -90,15 +97,18 @@ def jensen_gap(logits: Tensor, temperature: float, group: ProcessGroup | None = 
 
     Args:
         logits: (n, K), before the temperature; n equal on all ranks.
+        log_prior, center: (K,), the prior at this temperature and the mean logit, of a data set that the
+            images are part of; None: those of the batch of all ranks.
 
     Raises:
         ValueError: see `teacher_targets`.
     """
     logits = logits.detach().double()
-    by_prior, by_center = (
-        teacher_targets(logits, temperature=temperature, normalization=name, group=group)
-        for name in ("prior", "center")
-    )
+    log_prior = _log_prior(logits, temperature, group) if log_prior is None else log_prior.to(logits)
+    center = batch_mean(logits, group) if center is None else center.to(logits)
+    options: dict[str, Any] = {"temperature": temperature, "group": group}
+    by_prior = teacher_targets(logits, normalization="prior", log_prior=log_prior, **options)
+    by_center = teacher_targets(logits, normalization="center", center=center, **options)
     differences = (by_prior - by_center).abs()
     # 0 log 0 = 0; where the centred target underflows, its smallest number stands in.
     log_ratio = by_prior.clamp(min=1e-300).log() - by_center.clamp(min=1e-300).log()
@@ -106,7 +116,7 @@ def jensen_gap(logits: Tensor, temperature: float, group: ProcessGroup | None = 
     uniform = (by_prior - 1 / logits.shape[1]).abs().max()
     most = all_gather_rows(torch.stack([differences.max(), uniform])[None], group).amax(dim=0)
     total_variation, divergence = mean_over_ranks(means, group).tolist()
-    left_out = _log_prior(logits, temperature, group) - batch_mean(logits, group) / temperature
+    left_out = log_prior - center / temperature
     return JensenGap(
         temperature,
         float(most[0]),

@@ -115,3 +115,9 @@ class PriorAccumulator:
                 f"{2 * self.num_clusters + 1} numbers, got {None if sums is None else tuple(sums.shape)}"
             )
         self._sums = self._pooled = sums.double().clone()
+
+    def add_state(self, state: dict[str, Tensor]) -> None:
+        """Takes in a state of another rank or part. Raises ValueError as `load_state_dict`."""
+        own = self._sums.cpu()
+        self.load_state_dict(state)
+        self._sums = self._pooled = self._sums + own

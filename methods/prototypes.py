@@ -40,10 +40,11 @@ class PrototypeAccumulator:
             raise ValueError(f"prototypes must be (K >= 2, D), got {tuple(prototypes.shape)}")
         if temperature is not None and not temperature > 0:
             raise ValueError(f"temperature must be > 0 or None, got {temperature}")
+        prototypes = prototypes.detach()
         lengths = prototypes.double().norm(dim=1, keepdim=True)
         if not (torch.isfinite(lengths) & (lengths > 0)).all():
             raise ValueError("a prototype is zero or not finite, and has no direction")
-        self.prototypes = prototypes.detach().double() / lengths  # (K, D)
+        self.prototypes = prototypes.double() / lengths  # (K, D)
         self.temperature = temperature
         clusters, dim = prototypes.shape
         shapes = {"sums": (clusters, dim), "weights": (clusters,), "fit": ()}
@@ -100,13 +101,17 @@ class PrototypeAccumulator:
         sums, old = self._sums["sums"].cpu(), self.prototypes.cpu()
         lengths = sums.norm(dim=1, keepdim=True)
         new = torch.where(lengths > 0, sums / lengths.clamp(min=1e-300), old)
-        empty = self.empty().nonzero().flatten().tolist()
-        by_weight = self.weights().argsort(descending=True, stable=True).tolist()
-        for free, full in zip(empty, by_weight, strict=False):
-            if self.weights()[full] < 2 * _EMPTY:
-                break  # nobody has anything to share
+        for free, full in self.splits():
             new[free], new[full] = new[full] + _SPLIT * old[free], new[full] - _SPLIT * old[free]
         return torch.nn.functional.normalize(new, dim=1)
+
+    def splits(self) -> list[tuple[int, int]]:
+        """(empty, full): the empty clusters that take half of another in `refresh`, and that other."""
+        weights, empty = self.weights(), self.empty().nonzero().flatten().tolist()
+        by_weight = weights.argsort(descending=True, stable=True).tolist()
+        pairs = zip(empty, by_weight, strict=False)
+        # A cluster with less than one sample has nothing to share.
+        return [(free, full) for free, full in pairs if weights[full] >= 2 * _EMPTY]
 
     def settings(self) -> dict[str, Any]:
         """What the sums depend on: the temperature, and the prototypes by their hash."""
@@ -125,3 +130,7 @@ class PrototypeAccumulator:
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Go on from a state. Raises ValueError for other shapes."""
         self._sums.load_state_dict(state)
+
+    def add_state(self, state: dict[str, Tensor]) -> None:
+        """Takes in a state of another rank or part. Raises ValueError as `load_state_dict`."""
+        self._sums.add_state(state)

@@ -85,9 +85,12 @@ class RunningMean(nn.Module):
 
     @torch.no_grad()
     def fill(self, mean_D: Tensor, rows: int) -> None:
-        """The mean over so many rows, from a pass over the data set."""
+        """The mean over so many rows, from a pass over the data set; "streaming" begins its sums anew."""
         self.mean.copy_(mean_D)
         self.rows.fill_(rows)
+        if self.scope == "streaming":
+            self.sums.zero_()
+            self.summed.zero_()
 
     @torch.no_grad()
     def before_epoch(self, epoch: int) -> None:

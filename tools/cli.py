@@ -7,6 +7,7 @@ import typer
 from viewmill.tools import (
     config_command,
     convert,
+    diagnose_command,
     environment_command,
     evaluate,
     preview_command,
@@ -38,6 +39,7 @@ COMMANDS = {
     "train": train,
     "evaluate": evaluate,
     "prior": prior_command,
+    "diagnose": diagnose_command,
     "replay": replay_command,
     "report": report,
     "env": environment_command,

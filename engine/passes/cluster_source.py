@@ -59,7 +59,7 @@ def clusters_of_checkpoint(
         )
     spec = resolve_views(config)
     buffers = checkpoint.buffers()
-    teacher = _teacher_of(config, spec.sizes[0], buffers, where).to(device).eval()
+    teacher = teacher_of(config, spec.sizes[0], buffers, where).to(device).eval()
     views = evaluation_views(image_size or spec.sizes[0], spec.mean, spec.std)
     check_image_sizes(teacher.backbone, views.sizes)
     epoch = int(checkpoint.state["loader"]["epoch"])
@@ -70,11 +70,12 @@ def clusters_of_checkpoint(
         views=views,
         about={"teacher": weights_hash(teacher), "backbone": config.model.backbone},
         temperature=value_at(config.method.teacher_temperature, epoch, config.epochs),
-        streaming=_streaming(config.method, buffers),
+        streaming=streaming_prior(config.method, buffers),
     )
 
 
-def _teacher_of(config: RunConfig, image_size: int, buffers: dict[str, Tensor], where: str) -> Teacher:
+def teacher_of(config: RunConfig, image_size: int, buffers: dict[str, Tensor], where: str) -> Teacher:
+    """The teacher of a distillation's checkpoint, on the CPU. Raises CheckpointError where a part lacks."""
     assert isinstance(config.method, DistillConfig)  # the caller has asked
     student = build_student(config.model, config.method, image_size=image_size, seed=0)
     teacher = Teacher(student, config.method.teacher, config.precision)
@@ -88,7 +89,7 @@ def _teacher_of(config: RunConfig, image_size: int, buffers: dict[str, Tensor], 
     return teacher
 
 
-def _streaming(method: DistillConfig, buffers: dict[str, Tensor]) -> Streaming | None:
+def streaming_prior(method: DistillConfig, buffers: dict[str, Tensor]) -> Streaming | None:
     """The prior of the last whole window of epochs, or of what was summed so far; None: none is kept."""
     found = {name: buffers.get(STATISTIC_PREFIX + name) for name in ("mean", "rows", "sums", "summed")}
     if method.normalization != "prior" or method.scope.kind != "streaming":

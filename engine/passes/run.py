@@ -16,7 +16,7 @@ from viewmill.engine.identity import content_hash
 from viewmill.engine.passes.reading import Reading, together
 from viewmill.engine.passes.saved import SavedPass
 from viewmill.engine.passes.visits import Visits
-from viewmill.methods.accumulator import Accumulator
+from viewmill.methods.accumulator import Accumulator, SampleAccumulator
 from viewmill.pipelines.flow.batches import Batch
 from viewmill.pipelines.flow.left_out import LeftOut, too_many
 from viewmill.pipelines.orders.subset import checked_members, hash_of_numbers
@@ -131,6 +131,8 @@ class _Visitor:
                 raise ValueError(
                     f"embed gives {len(rows[name])} rows of '{name}' for {len(batch.ids)} images"
                 )
+            if isinstance(accumulator, SampleAccumulator):
+                accumulator.of_samples(batch.ids)
             try:
                 accumulator.update(rows[name])
             except ValueError as error:

@@ -206,8 +206,7 @@ def _load(paths: list[Path], accumulators: Mapping[str, Accumulator]) -> None:
         except (OSError, SafetensorError) as error:
             raise ValueError(f"{path}: {error}; remove the folder to begin the pass anew") from error
         for name, accumulator in accumulators.items():
-            prefix, own = f"{name}/", accumulator.state_dict()
+            prefix = f"{name}/"
             state = {key.removeprefix(prefix): v for key, v in found.items() if key.startswith(prefix)}
-            if path != paths[0] and state.keys() == own.keys():
-                state = {key: value + own[key] for key, value in state.items()}
-            accumulator.load_state_dict(state)
+            take = accumulator.load_state_dict if path == paths[0] else accumulator.add_state
+            take(state)

@@ -14,9 +14,11 @@ from viewmill.methods.cluster_head import ClusterHead
 from viewmill.methods.collapse import entropy, mean_over_all
 from viewmill.methods.collectives import world_size
 from viewmill.methods.distill import distillation_loss
-from viewmill.methods.method import Method, MethodLoss, Values
+from viewmill.methods.method import Method, MethodLoss, PassOutcome, Values
 from viewmill.methods.moments import MomentsAccumulator
 from viewmill.methods.priors import PriorAccumulator
+from viewmill.methods.prototypes import PrototypeAccumulator
+from viewmill.methods.refresh import Refresh, figures_of, shares_after
 from viewmill.methods.running_mean import RunningMean
 from viewmill.methods.targets import teacher_targets
 
@@ -36,6 +38,7 @@ class Distillation(Method):
             moments of the features are taken; see `RunningMean`. Rows of all the teacher's views count.
         prior_iterations: see `teacher_targets`.
         kind: see `distillation_loss`.
+        refresh: when a pass makes the prototypes anew, not with "batchnorm"; None: never.
     """
 
     views: ClassVar[str] = "dino"
@@ -51,9 +54,11 @@ class Distillation(Method):
         every_epochs: int = 1,
         prior_iterations: int = 1,
         kind: str = "kl",
+        refresh: Refresh | None = None,
     ) -> None:
         super().__init__()
         self.head: ClusterHead = head
+        self.refresh = refresh
         self.normalization, self.prior_iterations, self.kind = normalization, prior_iterations, kind
         clusters, features = len(head.directions), head.feature_dim
         widths = {"prior": clusters, "center": clusters, "batchnorm": 2 * features}
@@ -117,30 +122,58 @@ class Distillation(Method):
         if self.statistic is not None:
             self.statistic.before_epoch(epoch)
 
-    def pass_sums(self, epoch: int, values: Values) -> Accumulator | None:
-        """Of scope "dataset", every so many epochs: posteriors, logits or features of the teacher."""
-        if self.statistic is None or not self.statistic.wants_fill(epoch):
-            return None
-        if self.normalization == "prior":
-            return PriorAccumulator(len(self.statistic.mean), values["teacher_temperature"])
-        is_center = self.normalization == "center"
-        return MomentsAccumulator(len(self.statistic.mean) if is_center else self.head.feature_dim)
+    def pass_sums(self, head: nn.Module, epoch: int, values: Values) -> dict[str, Accumulator]:
+        """Of scope "dataset", every so many epochs: posteriors or features of the teacher, for the statistic.
 
-    def pass_rows(self, head: nn.Module, representation: Tensor) -> Tensor:
+        Where prototypes are made anew, the sums for that, and those for the statistic of any scope: what it
+        has seen so far was of the old prototypes, and the pass is read anyway.
+        """
+        sums: dict[str, Accumulator] = {}
+        temperature = values["teacher_temperature"]
+        is_refreshed = self.refresh is not None and self.refresh.is_due(epoch)
+        if self.refresh is not None and is_refreshed:
+            sums["prototypes"] = self.refresh.sums(cast(ClusterHead, head), temperature)
+        if self.statistic is not None and (is_refreshed or self.statistic.wants_fill(epoch)):
+            is_prior = self.normalization == "prior"
+            sums["statistic"] = (
+                PriorAccumulator(len(self.head.directions), temperature)
+                if is_prior
+                else MomentsAccumulator(self.head.feature_dim)
+            )
+        return sums
+
+    def pass_rows(self, head: nn.Module, representation: Tensor) -> dict[str, Tensor]:
         teacher = cast(ClusterHead, head)
         features = teacher.features(representation)
-        return features if self.normalization == "batchnorm" else teacher.logits(features)
+        normalized = teacher.normalized(features)
+        # The centre is linear in the features: their mean gives it for any prototypes.
+        rows = {"center": normalized, "batchnorm": features}.get(self.normalization)
+        return {
+            "prototypes": normalized,
+            "statistic": teacher.logits(features) if rows is None else rows,
+        }
 
-    def take_pass(self, sums: Accumulator) -> None:
-        assert self.statistic is not None
-        if isinstance(sums, PriorAccumulator):
-            mean = sums.log_prior().exp()
+    def take_pass(self, head: nn.Module, sums: Mapping[str, Accumulator]) -> PassOutcome:
+        directions, outcome = cast(ClusterHead, head).directions, PassOutcome({}, {})
+        prototypes = cast(PrototypeAccumulator | None, sums.get("prototypes"))
+        if prototypes is not None:
+            directions = prototypes.refresh().to(directions)
+            outcome = PassOutcome({"directions": directions}, figures_of(prototypes))
+        statistic = sums.get("statistic")
+        if self.statistic is None or statistic is None:
+            return outcome
+        if isinstance(statistic, PriorAccumulator):
+            mean = statistic.log_prior().exp()
+            mean = mean if prototypes is None else shares_after(prototypes, mean)
         else:
-            assert isinstance(sums, MomentsAccumulator)
-            mean = sums.mean()
-            if self.normalization == "batchnorm":
-                mean = torch.cat([mean, sums.variance() + mean.square()])
-        self.statistic.fill(mean, sums.count)
+            assert isinstance(statistic, MomentsAccumulator)
+            mean = statistic.mean()
+            if self.normalization == "center":
+                mean = self.head.prototypes_of(directions).double().to(mean.device) @ mean
+            else:
+                mean = torch.cat([mean, statistic.variance() + mean.square()])
+        self.statistic.fill(mean, statistic.count)
+        return outcome
 
     def loss(
         self, z: Tensor, values: Values, targets: Tensor | None = None, group: ProcessGroup | None = None

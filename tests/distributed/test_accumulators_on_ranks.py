@@ -9,6 +9,7 @@ from tests.methods.accumulated import (
     ACCUMULATORS,
     SAMPLES,
     TEMPERATURE,
+    add,
     expected_of,
     found_by,
     rows_of_all,
@@ -16,25 +17,25 @@ from tests.methods.accumulated import (
 from tests.support import run_ranks
 
 # Samples of every rank, by world size: uneven, with ranks that have none.
-COUNTS = {1: [37], 2: [37, 0], 4: [5, 0, 31, 1]}
-EVEN = 36  # samples that all of these world sizes divide
+COUNTS = {1: [37], 2: [37, 0], 4: [5, 0, 31, 1], 8: [0, 3, 9, 1, 0, 20, 4, 0]}
+EVEN = 32  # samples that all of these world sizes divide
 
 
 def results_of_rank(rank: int, world_size: int) -> dict[str, Any]:
     counts = COUNTS[world_size]
     start = sum(counts[:rank])
-    own = rows_of_all()[start : start + counts[rank]]
+    stop = start + counts[rank]
     results: dict[str, Any] = {}
     for name, make in ACCUMULATORS.items():
         accumulator = make()
-        for batch in own.split(4) if len(own) else ():
-            accumulator.update(batch)
+        for first in range(start, stop, 4):
+            add(accumulator, slice(first, min(first + 4, stop)))
         alone = accumulator.count
         accumulator.pool()
         pooled = accumulator.count
         found = found_by(accumulator)
         # After an update it stands for this rank alone again, and a second pool counts nobody twice.
-        accumulator.update(own[:0])
+        add(accumulator, slice(0, 0))
         again = accumulator.count
         accumulator.pool()
         results[name] = {"counts": [alone, pooled, again], "found": found, "twice": found_by(accumulator)}
@@ -43,7 +44,10 @@ def results_of_rank(rank: int, world_size: int) -> dict[str, Any]:
     return results
 
 
-@pytest.fixture(scope="module", params=[1, 2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.fixture(
+    scope="module",
+    params=[1, 2, pytest.param(4, marks=pytest.mark.slow), pytest.param(8, marks=pytest.mark.slow)],
+)
 def ranks(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
     if request.param == 1:
         return [results_of_rank(0, 1)]

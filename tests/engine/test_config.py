@@ -55,6 +55,10 @@ def test_a_config_cannot_be_changed_after_construction() -> None:
         ("optimizer.lr=fast", "optimizer.lr: input should be a valid number, got 'fast'"),
         ("seed=true", "seed: input should be a valid integer, got True"),
         ("zero.stage=3", "zero.stage: input should be less than or equal to 2, got 3"),
+        (
+            "loss_precision=model",
+            "loss_precision=model changes nothing: precision=fp32 gives float32",
+        ),
         ("precision=fp16", "precision: input should be 'fp32' or 'bf16', got 'fp16'"),
         ("method.kappa=.nan", "method.kappa: input should be a finite number, got nan"),
         ("schedule={constant: true, final_lr_fraction: 0.1}", "leave one of the two out"),

@@ -30,6 +30,11 @@ def test_a_word_is_short_for_a_group_of_one_kind() -> None:
     short = config(method={"name": "distill", "scope": "ema", "teacher": "copy"})
     long = config(method={"name": "distill", "scope": {"kind": "ema"}, "teacher": {"kind": "copy"}})
     assert short == long
+    em = {"kind": "em", "every_epochs": 1}
+    assert config(method={"name": "distill", "refresh": "em"}) == config(
+        method={"name": "distill", "refresh": em}
+    )
+    assert config(method={"name": "distill", "refresh": "none"}) == config(method={"name": "distill"})
 
 
 @pytest.mark.parametrize(
@@ -42,6 +47,7 @@ def test_a_word_is_short_for_a_group_of_one_kind() -> None:
         },
         {"name": "distill", "scope": "streaming", "teacher": "copy"},
         {"name": "distill", "normalization": "sinkhorn"},
+        {"name": "distill", "refresh": {"kind": "kmeans", "every_epochs": 5}},
     ],
 )
 def test_a_saved_config_of_every_method_reads_back_equal(tmp_path: Path, method: dict[str, Any]) -> None:
@@ -77,6 +83,22 @@ def test_a_saved_config_of_every_method_reads_back_equal(tmp_path: Path, method:
         (
             {"method": {"name": "distill", "scope": {"kind": "batch", "momentum": 0.9}}},
             "method.scope.momentum is no setting of batch",
+        ),
+        (
+            {"method": {"name": "distill", "refresh": "kmean"}},
+            "method.refresh.kind: input should be",
+        ),
+        (
+            {"method": {"name": "distill", "refresh": "em", "normalization": "batchnorm"}},
+            "normalization=batchnorm changes the teacher's; leave one of the two out",
+        ),
+        (
+            {"method": {"name": "distill", "refresh": "em", "feature_norm": "none"}},
+            "refresh=em needs features of one length",
+        ),
+        (
+            {"method": {"name": "distill"}, "precision": "bf16", "loss_precision": "model"},
+            "loss_precision=model changes nothing: the head of method.name=distill gives float32",
         ),
         (
             {"optimizer": {"name": "sgd", "lr": 0.1, "betas": [0.9, 0.9]}},

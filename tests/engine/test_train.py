@@ -253,6 +253,26 @@ def test_too_many_skipped_steps_in_a_row_end_the_run_and_name_the_samples(
     assert str(skipped[-1]["ids"]) in str(caught.value)
 
 
+def test_bf16_embeddings_reach_the_loss_where_they_are_asked_for(
+    data: Path, tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, seen = HyDeS.loss, []
+
+    def recorded(self: HyDeS, z: torch.Tensor, *others: Any) -> Any:
+        seen.append(z.dtype)
+        return real(self, z, *others)
+
+    monkeypatch.setattr(HyDeS, "loss", recorded)
+    losses = {}
+    for choice in ("float32", "model"):
+        chosen = tiny_config(precision="bf16", loss_precision=choice, max_steps=1)
+        train(chosen, data, tmp_path / choice, world=world)
+        losses[choice] = read_lines(tmp_path / choice / "metrics.jsonl")[0]["loss"]
+    assert seen == [torch.float32, torch.bfloat16]
+    # methods/README.md: unit vectors rounded to bfloat16, as Triton has them, move a loss by less than this.
+    assert losses["model"] == pytest.approx(losses["float32"], abs=2e-3)
+
+
 def test_bf16_trains_and_exports_float32_masters(data: Path, tmp_path: Path, world: World) -> None:
     train(tiny_config(precision="bf16", epochs=1, zero={"stage": 1}), data, tmp_path / "run", world=world)
     exported = [value for value in weights(tmp_path / "run").values() if value.is_floating_point()]

@@ -2,6 +2,7 @@
 nothing.
 """
 
+import copy
 import json
 from collections.abc import Iterator
 from functools import partial
@@ -12,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from viewmill.engine import full_pass
+from viewmill.engine import full_pass, trainer
 from viewmill.engine.checkpoints import checkpoint
 from viewmill.engine.checkpoints.checkpoint import CheckpointError
 from viewmill.engine.config import ConfigError, RunConfig
@@ -20,7 +21,9 @@ from viewmill.engine.evaluation.backbone_source import load_source
 from viewmill.engine.evaluation.features import extract
 from viewmill.engine.model import build_student
 from viewmill.engine.passes.run import run_pass
+from viewmill.engine.refresh import replace_in_head
 from viewmill.engine.replay import replay
+from viewmill.engine.teacher import Teacher
 from viewmill.engine.telemetry import read_lines
 from viewmill.engine.train import train
 from viewmill.engine.world import World, start_world, stop_world
@@ -59,6 +62,10 @@ RUNS: dict[str, dict[str, Any]] = {
             "scope": "streaming",
             "clusters": "fixed",
         }
+    },
+    "prototypes by EM": {"method": {**DISTILL, "scope": "streaming", "refresh": "em"}, "zero": {"stage": 1}},
+    "fixed prototypes by k-means": {
+        "method": {**DISTILL, "clusters": "fixed", "refresh": {"kind": "kmeans", "every_epochs": 2}},
     },
     "the prior of the data set": {
         "method": {**DISTILL, "scope": {"kind": "dataset", "every_epochs": 2}},
@@ -161,7 +168,7 @@ def test_the_moments_of_the_data_set_replace_those_of_the_batch(
 def test_a_pass_that_was_killed_goes_on_where_it_stood(
     data: Path, tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    chosen = config(method={**DISTILL, "scope": "dataset"}, epochs=2)
+    chosen = config(method={**DISTILL, "scope": "dataset", "refresh": "em"}, epochs=2)
     train(chosen, data, tmp_path / "whole", world=world)
     real, calls = Distillation.pass_rows, []
 
@@ -179,6 +186,77 @@ def test_a_pass_that_was_killed_goes_on_where_it_stood(
     assert [event["resumed_at"] for event in events(tmp_path / "run", "full_pass")] == [0, 16]
     assert len(calls) == 4 + 3 + 2
     assert metrics(tmp_path / "run") == metrics(tmp_path / "whole")
+    ours, theirs = held(tmp_path / "run"), held(tmp_path / "whole")
+    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+
+
+@pytest.mark.parametrize(
+    ("precision", "clusters", "stage"),
+    [("fp32", "learned", 0), ("fp32", "learned", 2), ("bf16", "learned", 1), ("fp32", "fixed", 0)],
+)
+def test_student_and_teacher_go_on_with_the_prototypes_of_one_pass(
+    data: Path, tmp_path: Path, world: World, precision: str, clusters: str, stage: int
+) -> None:
+    # Nothing moves but by the pass: what stands after a step is what the pass has made.
+    still = {"lr": 1e-30, "weight_decay": 0.0}
+    changes: dict[str, Any] = {"precision": precision, "zero": {"stage": stage}, "optimizer": still}
+    plain = {**DISTILL, "clusters": clusters, "teacher_temperature": 0.2}
+    train(config(method=plain, max_steps=4, **changes), data, tmp_path / "plain", world=world)
+    train(
+        config(method={**plain, "refresh": "em"}, max_steps=4, **changes), data, tmp_path / "run", world=world
+    )
+    (event,) = events(tmp_path / "run", "full_pass")
+    assert (event["step"], event["counted"]) == (3, 26)
+    before, after = held(tmp_path / "plain"), held(tmp_path / "run")
+    own = "method.head.directions" if clusters == "fixed" else "weight method.head.directions"
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert {own, "teacher.head.directions"} <= moved
+    new = after[own]
+    torch.testing.assert_close(
+        after["teacher.head.directions"], new, rtol=0, atol=1e-2 * (precision == "bf16")
+    )
+    torch.testing.assert_close(new.norm(dim=1), torch.ones(24))
+    cosine = (new * torch.nn.functional.normalize(before[own], dim=1)).sum(dim=1).mean()
+    assert event["prototype_cosine"] == pytest.approx(float(cosine), abs=1e-3)
+
+
+def test_the_prototypes_of_a_pass_are_those_of_every_sample_once(
+    data: Path, tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Few clusters: none is empty, so all of them are means.
+    method = {**DISTILL, "num_clusters": 3, "teacher_temperature": 0.2, "refresh": "em"}
+    seen: list[tuple[Teacher, Tensor]] = []
+
+    def recorded(engine: Any, teacher: Teacher, new: dict[str, Tensor]) -> None:
+        seen.append((copy.deepcopy(teacher).eval(), new["directions"]))
+        replace_in_head(engine, teacher, new)
+
+    monkeypatch.setattr(trainer, "replace_in_head", recorded)
+    train(config(method=method, max_steps=4), data, tmp_path / "run", world=world)
+    ((teacher, found),) = seen
+    with Dataset.open(data) as dataset:
+        said = extract(teacher.backbone, dataset, image_size=32, world=world, executor="reference").features
+    with torch.no_grad():
+        unit = torch.nn.functional.normalize(teacher.head.features(said).double(), dim=1)
+        old = torch.nn.functional.normalize(teacher.head.directions.double(), dim=1)
+    sums = (unit @ old.T / 0.2).softmax(dim=1).T @ unit
+    torch.testing.assert_close(found, torch.nn.functional.normalize(sums, dim=1).float())
+    assert float((old - found).abs().max()) > 0.05
+
+
+def test_prototypes_made_anew_come_to_fit_spread_out_and_share_the_images(
+    data: Path, tmp_path: Path, world: World
+) -> None:
+    method = {**DISTILL, "num_clusters": 4, "refresh": "kmeans", "scope": "dataset"}
+    train(config(method=method, epochs=16, optimizer={"lr": 3e-3}), data, tmp_path / "run", world=world)
+    passes = events(tmp_path / "run", "full_pass")[1:]  # the first is for the prior alone
+    assert passes[-1]["prototype_fit"] > passes[0]["prototype_fit"] + 0.3
+    # A network that has learned nothing gives all images nearly one direction, and so all prototypes.
+    assert passes[0]["prototype_overlap"] > 0.9
+    assert passes[-1]["prototype_overlap"] < 0.85
+    assert passes[-1]["empty_prototypes"] == 0
+    last = metrics(tmp_path / "run")[-1]
+    assert last["prior_entropy"] > 1.25 > last["student_entropy"]  # of log 4 = 1.386: even, and decided
 
 
 def test_imsvd_learns_with_sgd_and_logs_its_terms(data: Path, tmp_path: Path, world: World) -> None:

@@ -7,13 +7,15 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from viewmill.methods.accumulator import Accumulator
+from viewmill.methods.accumulator import Accumulator, SampleAccumulator
+from viewmill.methods.exemplars import Exemplars, KeptRows
 from viewmill.methods.joint_matrix import JointAccumulator
 from viewmill.methods.moments import MomentsAccumulator
 from viewmill.methods.priors import PriorAccumulator
 from viewmill.methods.prototypes import PrototypeAccumulator
 
-SAMPLES, DIM, UNITS, TEMPERATURE = 37, 12, 3, 0.5
+SAMPLES, DIM, UNITS, TEMPERATURE, KEEP = 37, 12, 3, 0.5, 4
+CHOSEN = np.array([30, 2, 11, 36])
 
 
 def rows_of_all() -> Tensor:
@@ -36,7 +38,16 @@ ACCUMULATORS: dict[str, Callable[[], Accumulator]] = {
     "joint": lambda: JointAccumulator(DIM, UNITS, TEMPERATURE),
     "k-means": lambda: PrototypeAccumulator(first_prototypes()),
     "em": lambda: PrototypeAccumulator(first_prototypes(), TEMPERATURE),
+    "exemplars": lambda: Exemplars(DIM, KEEP),
+    "kept rows": lambda: KeptRows(CHOSEN, DIM),
 }
+
+
+def add(accumulator: Accumulator, part: slice) -> None:
+    """Adds these of `rows_of_all`; the id of a sample is its place."""
+    if isinstance(accumulator, SampleAccumulator):
+        accumulator.of_samples(np.arange(SAMPLES)[part])
+    accumulator.update(rows_of_all()[part])
 
 
 def found_by(accumulator: Any) -> dict[str, list[float]]:
@@ -55,7 +66,12 @@ def found_by(accumulator: Any) -> dict[str, list[float]]:
         found = {
             "entropies": torch.tensor(told[:3], dtype=torch.float64),
             "above": torch.tensor(list(told.share_above.values()), dtype=torch.float64),
+            "pairs": accumulator.pair_information().flatten(),
         }
+    elif isinstance(accumulator, Exemplars):
+        found = {"ids": accumulator.ids().T.flatten(), "scores": accumulator.scores().T.flatten()}
+    elif isinstance(accumulator, KeptRows):
+        found = {"rows": accumulator.rows().flatten()}
     else:
         found = {
             "weights": accumulator.weights(),
@@ -80,6 +96,12 @@ def expected_of(name: str) -> dict[str, list[float]]:
             "trace": [float(((x - x.mean(axis=0)) ** 2).sum() / SAMPLES)],
             "standard_error": (x.std(axis=0, ddof=1) / math.sqrt(SAMPLES)).tolist(),
         }
+    if name == "exemplars":
+        ids = [sorted(range(SAMPLES), key=lambda i: (-x[i, d], i))[:KEEP] for d in range(DIM)]
+        scores = [x[i, d] for d, best in enumerate(ids) for i in best]
+        return {"ids": [float(i) for best in ids for i in best], "scores": scores}
+    if name == "kept rows":
+        return {"rows": x[sorted(CHOSEN)].flatten().tolist()}
     return joint_of(x) if name == "joint" else prototypes_of(x, soft=name == "em")
 
 
@@ -92,16 +114,17 @@ def joint_of(x: np.ndarray) -> dict[str, list[float]]:
         return -sum(float(value) * math.log(value) for value in p.flatten())
 
     single = [entropy(q[:, m].mean(axis=0)) for m in range(num_variables)]
-    pairs, informations = [], []
+    pairs, informations, matrix = [], [], np.zeros((num_variables, num_variables))
     for m1 in range(num_variables):
         for m2 in range(num_variables):
             if m1 != m2:
                 joint = entropy(sum(np.outer(sample[m1], sample[m2]) for sample in q) / SAMPLES)
                 pairs.append(joint)
                 informations.append(single[m1] + single[m2] - joint)
+                matrix[m1, m2] = informations[-1]
     above = [float((q.max(axis=2) > bound).mean()) for bound in (0.9, 0.99)]
     means = [sum(numbers) / len(numbers) for numbers in (single, pairs, informations)]
-    return {"entropies": means, "above": above}
+    return {"entropies": means, "above": above, "pairs": matrix.flatten().tolist()}
 
 
 def prototypes_of(x: np.ndarray, soft: bool) -> dict[str, list[float]]:

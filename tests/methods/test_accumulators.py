@@ -3,26 +3,26 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
+from viewmill.methods.exemplars import NOBODY, Exemplars, KeptRows
 from viewmill.methods.joint_matrix import JointAccumulator
 from viewmill.methods.moments import MomentsAccumulator
 from viewmill.methods.priors import PriorAccumulator
 from viewmill.methods.prototypes import PrototypeAccumulator
 
-from tests.methods.accumulated import ACCUMULATORS, DIM, SAMPLES, found_by, rows_of_all
+from tests.methods.accumulated import ACCUMULATORS, CHOSEN, DIM, SAMPLES, add, found_by, rows_of_all
 
 
 @pytest.mark.parametrize("name", ACCUMULATORS)
 def test_states_of_parts_add_up_to_the_whole(name: str) -> None:
     whole, resumed = ACCUMULATORS[name](), ACCUMULATORS[name]()
-    whole.update(rows_of_all())
-    states = []
+    add(whole, slice(0, SAMPLES))
     for part in (slice(0, 20), slice(20, 20), slice(20, SAMPLES)):
         alone = ACCUMULATORS[name]()
-        alone.update(rows_of_all()[part])
-        states.append(alone.state_dict())
-    resumed.load_state_dict({key: sum(state[key] for state in states) for key in states[0]})
+        add(alone, part)
+        resumed.add_state(alone.state_dict())
     for accumulator in (whole, resumed):
         accumulator.pool()
     assert resumed.count == whole.count == SAMPLES
@@ -33,7 +33,7 @@ def test_states_of_parts_add_up_to_the_whole(name: str) -> None:
 @pytest.mark.parametrize("name", ACCUMULATORS)
 def test_a_batch_that_would_spoil_the_sums_is_refused_and_leaves_them(name: str) -> None:
     accumulator = ACCUMULATORS[name]()
-    accumulator.update(rows_of_all())
+    add(accumulator, slice(0, SAMPLES))
     before = accumulator.state_dict()
     with pytest.raises(ValueError, match="not finite"):
         accumulator.update(rows_of_all().index_fill(0, torch.tensor([7]), math.inf))
@@ -46,6 +46,34 @@ def test_a_batch_that_would_spoil_the_sums_is_refused_and_leaves_them(name: str)
 def test_a_state_of_another_kind_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="state"):
         ACCUMULATORS[name]().load_state_dict({"sums": torch.zeros(3, dtype=torch.float64)})
+    with pytest.raises(ValueError, match="state"):
+        ACCUMULATORS[name]().add_state({"sums": torch.zeros(3, dtype=torch.float64)})
+
+
+def test_of_equal_scores_the_smaller_id_is_the_exemplar_in_any_order() -> None:
+    rows = torch.tensor([[1.0], [2.0], [2.0], [2.0]])
+    for order in itertools.permutations(range(4)):
+        best = Exemplars(1, keep=2)
+        for place in order:
+            best.of_samples(np.array([10 + place]))
+            best.update(rows[[place]])
+        assert best.ids().flatten().tolist() == [11, 12]
+
+
+def test_places_without_a_sample_are_nobodys() -> None:
+    best = Exemplars(2, keep=3)
+    best.of_samples(np.array([7]))
+    best.update(torch.zeros(1, 2))
+    assert best.ids().tolist() == [[7, 7], [NOBODY, NOBODY], [NOBODY, NOBODY]]
+
+
+def test_rows_of_unknown_samples_are_refused() -> None:
+    for accumulator in (Exemplars(2, 1), KeptRows(CHOSEN, 2)):
+        with pytest.raises(ValueError, match="2 rows of unknown samples"):
+            accumulator.update(torch.zeros(2, 2))
+        accumulator.of_samples(np.array([1]))
+        with pytest.raises(ValueError, match="2 rows of 1 samples"):
+            accumulator.update(torch.zeros(2, 2))
 
 
 def test_settings_tell_apart_what_does_not_add_up() -> None:

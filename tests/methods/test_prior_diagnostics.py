@@ -101,6 +101,22 @@ def test_jensens_gap_is_the_distance_of_the_two_targets() -> None:
     assert found.distance_to_uniform == pytest.approx(np.abs(by_prior - 1 / 8).max(), rel=1e-9)
 
 
+def test_jensens_gap_of_a_data_set_is_told_by_some_of_its_images() -> None:
+    rows = logits().numpy()
+    t = np.exp(rows / 0.4)
+    prior = (t / t.sum(axis=1, keepdims=True)).mean(axis=0)
+    center, few = rows.mean(axis=0), rows[:5]
+    by_prior, by_center = np.exp(few / 0.4) / prior, np.exp((few - center) / 0.4)
+    by_prior, by_center = (q / q.sum(axis=1, keepdims=True) for q in (by_prior, by_center))
+    told = {"log_prior": torch.from_numpy(prior).log(), "center": torch.from_numpy(center)}
+    found = jensen_gap(logits()[:5], 0.4, **told)
+    assert found.largest_difference == pytest.approx(np.abs(by_prior - by_center).max(), rel=1e-9)
+    left_out = np.log(prior) - center / 0.4
+    assert found.log_prior_gap == pytest.approx(left_out.max() - left_out.min(), rel=1e-9)
+    whole = jensen_gap(logits(), 0.4, **told)
+    assert list(whole) == pytest.approx(list(jensen_gap(logits(), 0.4)), rel=1e-9)
+
+
 def test_jensens_gap_falls_with_the_square_of_the_temperature_and_the_targets_only_with_it() -> None:
     found = [jensen_gap(logits(), temperature) for temperature in (10.0, 100.0, 1000.0)]
     scaled = [gap.largest_difference * gap.temperature**2 for gap in found]

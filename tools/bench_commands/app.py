@@ -14,6 +14,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
     "gpu": (pipelines.gpu, pipelines.GPU_EXAMPLE),
     "prior": (passes.prior, passes.PRIOR_EXAMPLE),
     "methods": (methods.methods, methods.EXAMPLE),
+    "sentinels": (passes.sentinels, passes.SENTINELS_EXAMPLE),
     "manifest": (shards.manifest, shards.MANIFEST_EXAMPLE),
     "parity": (pipelines.parity, pipelines.PARITY_EXAMPLE),
     "order": (pipelines.order, pipelines.ORDER_EXAMPLE),

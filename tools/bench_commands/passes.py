@@ -1,4 +1,4 @@
-"""`viewmill bench` of passes over a whole data set."""
+"""`viewmill bench` of what training does beside its steps: passes over a whole data set, and sentinels."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,6 +7,7 @@ import typer
 from viewmill.tools.bench_commands.figures import check_folder, keep, told
 
 PRIOR_EXAMPLE = "viewmill bench prior --data DATASET --images 64 --out prior.json"
+SENTINELS_EXAMPLE = "viewmill bench sentinels --out sentinels.json"
 
 
 def prior(
@@ -44,5 +45,36 @@ def prior(
             view_preset=preset,
             pass_sizes=tuple(pass_size or (224, 160)),
             progress=tell,
+        )
+    keep(figures, out, table, json)
+
+
+def sentinels(
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Where the figures go, as JSON.")] = Path(
+        "bench-sentinels.json"
+    ),
+    recipe: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="May be given several times.", show_default="hydes_cifar10, imsvd_cifar10, distill_prior"
+        ),
+    ] = None,
+    override: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="For every recipe; several times.")
+    ] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Rounds; the figures are medians over them.")] = 3,
+    threads: Annotated[int, typer.Option(min=1, help="Of torch.")] = 1,
+    json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Measure what looking for a collapse costs, as a share of the training step it looks at, on the CPU.
+
+    A step and its sentinels in turn, in CPU time, for each recipe, on random views.
+    """
+    from viewmill.tools.bench.sentinels import RECIPES, run, table
+
+    check_folder(out)
+    with told() as tell:
+        figures = run(
+            recipe or RECIPES, overrides=override or (), repeats=repeats, threads=threads, progress=tell
         )
     keep(figures, out, table, json)

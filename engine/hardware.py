@@ -1,0 +1,27 @@
+"""What a GPU cannot do, told once when a run starts."""
+
+import torch
+from viewmill.methods.kernel_sums import LEAST_CAPABILITY
+
+
+def old_gpu_notice(capability: tuple[int, int] | None, precision: str) -> str | None:
+    """A line about a GPU of this compute capability; None: nothing is amiss, or there is no GPU.
+
+    Args:
+        precision: the run's.
+    """
+    if capability is None or capability >= LEAST_CAPABILITY:
+        return None
+    found, least = (".".join(map(str, version)) for version in (capability, LEAST_CAPABILITY))
+    bf16 = "precision=bf16 is" if precision == "bf16" else "bf16 would be"
+    return (
+        f"the GPU has compute capability {found}, below {least}: HyDeS runs on blockwise torch instead of "
+        f"the Triton kernels, and {bf16} without hardware of its own; precision=fp32 is the one to take"
+    )
+
+
+def capability_of(device: torch.device) -> tuple[int, int] | None:
+    """Of a GPU by NVIDIA; None for all else."""
+    if device.type != "cuda" or torch.version.hip is not None:
+        return None
+    return torch.cuda.get_device_capability(device)
