@@ -104,7 +104,8 @@ def _write_in_processes(
     # Read and set here without a lock: a worker that is killed while it holds one never gives it back.
     totals: Any = context.Array("q", 3)
     stop = context.RawValue("b", 0)
-    with ProcessPoolExecutor(workers, context, initializer=_start, initargs=(totals, stop)) as pool:
+    given = (totals, stop, dict(os.environ))
+    with ProcessPoolExecutor(workers, context, initializer=_start, initargs=given) as pool:
         futures: list[Future[None]] = []
         try:
             for job in jobs:
@@ -153,9 +154,11 @@ def _collect(pending: "set[Future[None]]") -> "set[Future[None]]":
     return pending
 
 
-def _start(totals: Any, stop: Any) -> None:
+def _start(totals: Any, stop: Any, variables: dict[str, str]) -> None:
     """First act of a worker process."""
     _shared.update(totals=totals, stop=stop)
+    os.environ.clear()
+    os.environ.update(variables)  # not those of the moment when the process that it is a fork of began
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which calls the workers off
     _hush_decoders()
     threading.Thread(target=_exit_with_parent, daemon=True).start()

@@ -32,7 +32,7 @@ def losses_and_gradients(rank: int) -> dict[str, Any]:
         loss.backward()
     figures = Supervised(4, CLASSES).diagnostics(z.detach(), {}, LABELS[mine])
     try:
-        supervised_loss(z.detach()[:, : rank + 1], LABELS[mine][: rank + 1])
+        supervised_loss(global_batch()[:, : rank + 1], LABELS[: rank + 1])
         refusal = ""
     except ValueError as error:
         refusal = str(error)

@@ -9,6 +9,7 @@ import sys
 import tarfile
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,8 @@ import pyarrow.parquet as pq
 import pytest
 from viewmill.shards.containers import slabs
 from viewmill.shards.conversion.journal import FOLDER, PLAN
+from viewmill.shards.conversion.shard_job import Tell
+from viewmill.shards.conversion.workers import write_shards
 from viewmill.shards.convert import Progress, convert
 from viewmill.shards.errors import ConvertError
 from viewmill.shards.images import decode_rgb
@@ -190,6 +193,29 @@ def test_a_worker_that_dies_is_an_error_and_a_rerun_goes_on(slow_source: Path, t
     with pytest.raises(RuntimeError, match=r"a conversion worker died .* run the same command again"):
         convert(slow_source, tmp_path / "d", workers=2, shard_bytes=SLOW_SHARD_BYTES, progress=kill_a_worker)
     assert convert(slow_source, tmp_path / "d", shard_bytes=SLOW_SHARD_BYTES).samples == 60
+
+
+@dataclass(frozen=True)
+class Note:
+    """What a worker is to write down: a variable of its environment."""
+
+    number: int
+    path: Path
+    local_paths: tuple[str, ...] = ()
+
+
+def write_down(note: Note, tell: Tell) -> None:
+    note.path.write_text(os.environ.get("VIEWMILL_TEST_WORD", "nothing"))
+
+
+def test_workers_have_the_environment_of_their_conversion(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for word in ("first", "second"):
+        monkeypatch.setenv("VIEWMILL_TEST_WORD", word)
+        notes = [Note(number, tmp_path / f"{word}{number}") for number in range(2)]
+        write_shards(notes, write_down, 2, lambda *totals: None)
+        assert [note.path.read_text() for note in notes] == [word, word]
 
 
 def test_worker_processes_import_little() -> None:
