@@ -57,6 +57,18 @@ def test_a_row_that_is_there_is_not_made_again(
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.slow
+def test_a_row_of_other_data_is_made_again(
+    found: tuple[Path, dict[str, Any]], paths: list[str], tmp_path: Path
+) -> None:
+    folder, result = found
+    (tmp_path / "figures.json").write_text((folder / "figures.json").read_text())
+    one = SMALL | {"names": NAMES[:1]}
+    again = methods.run(*reversed(paths), tmp_path / "runs", tmp_path / "figures.json", **one)
+    assert again["rows"]["hydes"]["data"] == list(reversed(result["rows"]["hydes"]["data"]))
+    assert (tmp_path / "runs" / "hydes").is_dir()
+
+
 def test_a_name_that_is_no_run_is_told(
     paths: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.table import Table
+from viewmill.shards.storage.mirror import read_info_at
 from viewmill.tools.bench.fingerprint import fingerprint
 
 # By name: the recipe, and the preset of its views. What differs is the method; the rest is set for all alike.
@@ -44,7 +45,7 @@ def run(
 ) -> dict[str, Any]:
     """Trains and evaluates each with the commands that anyone would type, one after another.
 
-    `out` is written after every run; a run that stands there with the same command is not made again.
+    `out` is written after every run; one that stands there, of the same settings and data, is not made again.
 
     Args:
         data: what is trained on, and the labelled bank of k-NN. on: what is classified.
@@ -61,6 +62,7 @@ def run(
     """
     if unknown := [name for name in names if name not in RUNS]:
         raise ValueError(f"no run '{unknown[0]}'; there are {', '.join(RUNS)}")
+    hashes = [read_info_at(path).data_set_hash for path in (data, on)]
     common = [f"batch_size={batch_size}", f"epochs={epochs}", f"seed={seed}"]
     common += ["checkpoint.every_epochs=null", "log.every_steps=1"]
     common += [f"torch_threads={threads}", f"views.num_threads={threads}"]
@@ -75,9 +77,11 @@ def run(
     for number, name in enumerate(names):
         recipe, preset = RUNS[name]
         chosen = [recipe, f"views.preset={preset}@{size}", *common, *settings]
-        if result["rows"].get(name, {}).get("train") != chosen:
+        made_of = {"train": chosen, "data": hashes}
+        there = result["rows"].get(name, {})
+        if any(there.get(key) != value for key, value in made_of.items()):
             (progress or (lambda _: None))(f"{number + 1} of {len(names)}: {name}")
-            result["rows"][name] = _measured(chosen, data, on, folder / name, threads)
+            result["rows"][name] = made_of | _measured(chosen, data, on, folder / name, threads)
             out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     return result
 
@@ -103,7 +107,6 @@ def _measured(chosen: list[str], data: str, on: str, run_folder: Path, threads: 
     alarms = [line for line in _lines(run_folder / "events.jsonl") if line.get("event") == "alarm"]
     last = metrics[-1]
     return {
-        "train": chosen,
         "steps": last["step"],
         "seconds": seconds,
         "load_average": load,
