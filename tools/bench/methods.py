@@ -7,21 +7,29 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.table import Table
 from viewmill.shards.storage.mirror import read_info_at
 from viewmill.tools.bench.fingerprint import fingerprint
 
-# By name: the recipe, and the preset of its views. What differs is the method; the rest is set for all alike.
+
+class MethodRun(NamedTuple):
+    """What differs between the runs; the rest is set for all alike."""
+
+    recipe: str
+    views: str = "hydes"
+    images: int = 1  # times the images of a step, and times the epochs: as many steps, of about as much work
+
+
 RUNS = {
-    "hydes": ("hydes_imagenette", "hydes"),
-    "imsvd": ("imsvd_imagenette", "imsvd"),
-    "distill_prior": ("distill_prior", "hydes"),
-    "distill_streaming": ("distill_streaming", "hydes"),
-    "distill_center": ("distill_center", "hydes"),
-    "distill_batchnorm": ("distill_batchnorm", "hydes"),
-    "distill_sinkhorn": ("distill_sinkhorn", "hydes"),
+    "hydes": MethodRun("hydes_imagenette"),
+    "imsvd": MethodRun("imsvd_imagenette", "imsvd", 2),  # 2 views and not 8
+    "distill_prior": MethodRun("distill_prior"),
+    "distill_streaming": MethodRun("distill_streaming"),
+    "distill_center": MethodRun("distill_center"),
+    "distill_batchnorm": MethodRun("distill_batchnorm"),
+    "distill_sinkhorn": MethodRun("distill_sinkhorn"),
 }
 TASK = "knn@20"
 LEAST_Z = 3.0  # standard errors above the untrained backbone, below which a method has not learnt
@@ -50,7 +58,8 @@ def run(
     Args:
         data: what is trained on, and the labelled bank of k-NN. on: what is classified.
         folder: where the runs' folders go. names: of `RUNS`.
-        size: side of the global views, pixels. epochs: the schedule's; max_steps: fewer steps of it.
+        size: side of the global views, pixels. batch_size, epochs: of 8 views, the schedule's; IMSVD, with 2,
+            has twice as many of both, and so as many steps. max_steps: fewer steps of it.
         settings: `key=value` on top of every recipe.
 
     Returns:
@@ -63,8 +72,7 @@ def run(
     if unknown := [name for name in names if name not in RUNS]:
         raise ValueError(f"no run '{unknown[0]}'; there are {', '.join(RUNS)}")
     hashes = [read_info_at(path).data_set_hash for path in (data, on)]
-    common = [f"batch_size={batch_size}", f"epochs={epochs}", f"seed={seed}"]
-    common += ["checkpoint.every_epochs=null", "log.every_steps=1"]
+    common = [f"seed={seed}", "checkpoint.every_epochs=null", "log.every_steps=1"]
     common += [f"torch_threads={threads}", f"views.num_threads={threads}"]
     common += [f"max_steps={max_steps}"] if max_steps else []
     result: dict[str, Any] = {
@@ -75,8 +83,9 @@ def run(
         "fingerprint": fingerprint("timm"),
     }
     for number, name in enumerate(names):
-        recipe, preset = RUNS[name]
-        chosen = [recipe, f"views.preset={preset}@{size}", *common, *settings]
+        method = RUNS[name]
+        work = [f"batch_size={batch_size * method.images}", f"epochs={epochs * method.images}"]
+        chosen = [method.recipe, f"views.preset={method.views}@{size}", *work, *common, *settings]
         made_of = {"train": chosen, "data": hashes}
         there = result["rows"].get(name, {})
         if any(there.get(key) != value for key, value in made_of.items()):

@@ -20,8 +20,10 @@ def methods(
         str | None, typer.Option(help="Some of them, with commas between.", show_default="all")
     ] = None,
     size: Annotated[int, typer.Option(min=8, help="Side of the global views, pixels.")] = 32,
-    batch_size: Annotated[int, typer.Option(min=2, help="Images of a step.")] = 128,
-    epochs: Annotated[int, typer.Option(min=1, help="Of the schedules.")] = 8,
+    batch_size: Annotated[
+        int, typer.Option(min=2, help="Images of a step; IMSVD, of 2 views: twice as many.")
+    ] = 128,
+    epochs: Annotated[int, typer.Option(min=1, help="Of the schedules; IMSVD: twice as many.")] = 8,
     max_steps: Annotated[
         int | None, typer.Option(min=1, help="Stop before the schedule ends.", show_default="its end")
     ] = None,
