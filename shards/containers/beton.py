@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
-from viewmill.shards.durable import sha256_of_open
+from viewmill.shards.durable import Writeback, sha256_of_open
 from viewmill.shards.errors import ShardError
 from viewmill.shards.jpeg_header import plain_jpeg_header
 
@@ -88,6 +88,7 @@ class BetonWriter:
         self._page = PAGE_BYTES
         self._position = _aligned(_METADATA_AT + capacity * _METADATA.itemsize, self._page)
         self._file.seek(self._position)
+        self._writeback = Writeback(file)
         self._columns = {name: array("q") for name in ("offset", "size", "mode", "width", "height", "label")}
 
     def add(self, data: bytes | memoryview, *, width: int, height: int, label: int) -> int:
@@ -113,6 +114,7 @@ class BetonWriter:
         offset = self._position
         self._file.write(data)
         self._position += size
+        self._writeback.reaches(self._position)
         mode = RAW if is_raw(size, width, height) else JPEG
         for column, value in zip(
             self._columns.values(), (offset, size, mode, width, height, label), strict=True

@@ -7,6 +7,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import accumulate
 from typing import BinaryIO, NamedTuple
 
+from viewmill.shards.durable import Writeback
+
 # So much costs one hand-over to the thread and one call of the system; more would leave the cache between.
 SLAB_BYTES = 1 << 20
 _MOST_PENDING = 3 * SLAB_BYTES  # handed over and not written yet; a single slab may be larger
@@ -37,7 +39,7 @@ class _Pending(NamedTuple):
 
 
 class SlabFile:
-    """Appends to a file and hashes what it appends.
+    """Writes a new file from its beginning, and hashes what it writes.
 
     behind: a thread of its own writes a slab while the next one is filled, which is quicker where a core is
     free for it. What is at most a slab long in all, every piece in its room, is written by the caller's
@@ -46,7 +48,8 @@ class SlabFile:
 
     def __init__(self, file: BinaryIO, *, behind: bool = False) -> None:
         self._file, self._behind = file, behind
-        self._hash = hashlib.sha256()
+        self._hash, self._written = hashlib.sha256(), 0
+        self._writeback = Writeback(file)
         self._before = 0  # bytes in front of this slab
         self._lent: deque[tuple[memoryview, int]] = deque()  # rooms and their places in this slab
         self._pending: deque[_Pending] = deque()
@@ -171,6 +174,8 @@ class SlabFile:
     def _write(self, data: memoryview) -> None:
         self._hash.update(data)
         self._file.write(data)
+        self._written += len(data)
+        self._writeback.reaches(self._written)
 
 
 def _give_back(slab: bytearray | None) -> None:
