@@ -2,8 +2,10 @@
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 import timm
+from timm.models import group_parameters
 from timm.models.resnet import ResNet
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
@@ -37,6 +39,14 @@ def build_backbone(name: str, *, stem: str = "imagenet", image_size: int) -> nn.
     if backbone.head_hidden_size != backbone.num_features:
         raise ValueError(f"model.backbone={name!r} has a hidden layer after its features; choose another")
     return backbone
+
+
+def layers_of(backbone: Any) -> dict[str, int]:
+    """The layer of each parameter, from 0 at the images; none where timm does not know the layers."""
+    if not hasattr(backbone, "group_matcher"):
+        return {}
+    layers: dict[str, int] = group_parameters(backbone, backbone.group_matcher(coarse=False), reverse=True)
+    return layers
 
 
 def check_image_sizes(backbone: nn.Module, sizes: Iterable[int]) -> None:

@@ -14,7 +14,6 @@ from viewmill.engine.strict import ConfigError, StrictModel
 Measure = Literal[
     "linear_top1", "linear_top5", "knn_top1", "knn_top5", "knn20_top1", "knn200_top1"
 ]  # percent, as printed; `knn` where the paper names no number of neighbours
-Need = Literal["lars"]
 
 
 class RowEntry(StrictModel):
@@ -36,7 +35,6 @@ class TableEntry(StrictModel):
     table: str
     recipe: str
     data: str
-    needs: Need | None = None
     set: tuple[str, ...] = Field(default=(), strict=False)
     note: str | None = None
     rows: dict[str, RowEntry]
@@ -62,7 +60,6 @@ class Row:
     overrides: tuple[str, ...]
     data: str  # the data set to train on; in commands the place of its path
     evaluate: str | None
-    needs: Need | None  # an optimizer that the row cannot do without
     results: dict[Measure, float]  # percent; empty: the text gives none
     note: str | None
 
@@ -79,16 +76,6 @@ class Row:
     def long_command(self) -> str:
         """The same by recipe and overrides."""
         return _train(self.recipe, self.data, list(self.overrides))
-
-    @property
-    def stand_in_command(self) -> str:
-        """The row by the recipe's own optimizer."""
-        return _train(self.recipe, self.data, self.kept_overrides)
-
-    @property
-    def kept_overrides(self) -> list[str]:
-        """Those that do not speak of the optimizer."""
-        return [one for one in self.overrides if not one.startswith("optimizer")]
 
     @property
     def evaluate_command(self) -> str:
@@ -136,7 +123,6 @@ def rows_of(file: Path) -> list[Row]:
             overrides=(*table.set, *entry.set),
             data=entry.data or table.data,
             evaluate=entry.evaluate,
-            needs=table.needs,
             results=entry.results,
             note=" ".join(filter(None, (table.note, entry.note))) or None,
         )

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, Field, Tag, ValidationError, model_validator
-from viewmill.engine.catalogue import Row, catalogue
+from viewmill.engine.catalogue import catalogue
 from viewmill.engine.method_config import HydesConfig, MethodConfig
 from viewmill.engine.optimizer_config import AdamWConfig, OptimizerConfig
 from viewmill.engine.recipe_file import apply_override, find_recipe, read_mapping, shipped_recipes
@@ -32,6 +32,7 @@ TAGS = {
     "supervised",
     "adamw",
     "sgd",
+    "lars",
     "ema",
     "copy",
     "batch",
@@ -77,13 +78,22 @@ class ScheduleConfig(StrictModel):
 
     warmup_epochs: float = Field(default=0.0, ge=0)
     final_lr_fraction: float = Field(default=0.0, ge=0, le=1)  # the floor, as a share of the peak
+    final_lr: float | None = Field(default=None, ge=0)  # or as it is
     constant: bool = False  # stay at the peak after the warm-up
 
     @model_validator(mode="after")
-    def constant_has_no_floor(self) -> "ScheduleConfig":
-        if self.constant and self.final_lr_fraction:
-            raise ValueError("a constant schedule has no final_lr_fraction; leave one of the two out")
+    def one_end(self) -> "ScheduleConfig":
+        given = {"final_lr_fraction": self.final_lr_fraction, "final_lr": self.final_lr is not None}
+        ends = [name for name, is_given in (given | {"constant": self.constant}).items() if is_given]
+        if len(ends) > 1:
+            raise ValueError(f"{ends[0]} and {ends[1]} are two ends of one schedule; leave one of them out")
         return self
+
+    def floor(self, peak: float) -> float:
+        """Where the learning rate ends."""
+        if self.constant:
+            return peak
+        return peak * self.final_lr_fraction if self.final_lr is None else self.final_lr
 
 
 class ZeroConfig(StrictModel):
@@ -134,6 +144,13 @@ class RunConfig(StrictModel):
     log: LogConfig = LogConfig()
 
     @model_validator(mode="after")
+    def the_floor_lies_below_the_peak(self) -> "RunConfig":
+        end, peak = self.schedule.final_lr, self.optimizer.lr
+        if end is not None and end > peak:
+            raise ValueError(f"schedule.final_lr {end} is above optimizer.lr {peak}; the rate falls to it")
+        return self
+
+    @model_validator(mode="after")
     def loss_precision_has_an_effect(self) -> "RunConfig":
         if self.loss_precision == "model" and (self.precision == "fp32" or self.method.name == "distill"):
             why = "precision=fp32" if self.precision == "fp32" else "the head of method.name=distill"
@@ -152,8 +169,7 @@ def load_config(recipe: Path | str, overrides: list[str] | None = None) -> RunCo
         overrides: `optimizer.lr=1e-3` and the like; values are YAML, the last one wins.
 
     Raises:
-        ConfigError: the recipe is not there or no mapping, a key or value is wrong (all are listed), or the
-            row needs what this version lacks.
+        ConfigError: the recipe is not there or no mapping, or a key or value is wrong (all are listed).
     """
     path, own = resolve_recipe(recipe)
     tree = read_mapping(path)
@@ -166,18 +182,12 @@ def resolve_recipe(recipe: Path | str) -> tuple[Path, tuple[str, ...]]:
     """The file behind a path, a recipe's name or a row's name, and the row's overrides.
 
     Raises:
-        ConfigError: there is none, or the row cannot be trained by this version.
+        ConfigError: there is none.
     """
     path = find_recipe(recipe)
     if path is not None:
         return path, ()
     row = catalogue().get(str(recipe))
-    if row is not None and unmet(row):
-        raise ConfigError(
-            f"{row.name}: {row.source} was trained by the optimizer {row.needs}, which is not here yet; "
-            f"recipe {row.recipe} has another one in its place, at a rate that is not the paper's: "
-            f"{row.stand_in_command}"
-        )
     if row is not None:
         return shipped_recipes()[row.recipe], row.overrides
     known = ", ".join(shipped_recipes())
@@ -187,12 +197,6 @@ def resolve_recipe(recipe: Path | str) -> tuple[Path, tuple[str, ...]]:
         f"{recipe}: no such recipe; give the path of a YAML file, or one of: {known}; "
         f"or a row of the papers' tables{hint}, which viewmill recipes lists"
     )
-
-
-def unmet(row: Row) -> str | None:
-    """The optimizer that a row needs and this version does not have; None: it can be trained."""
-    has = members_of(RunConfig.model_fields["optimizer"].annotation)
-    return row.needs if row.needs not in has else None
 
 
 def config_from(tree: dict[str, Any], where: str) -> RunConfig:

@@ -108,3 +108,4 @@ def _all(is_good: Callable[[float], bool], what: str) -> AfterValidator:
 PositiveScheduled = Annotated[Scheduled, _all(lambda number: number > 0, "greater than 0")]
 WeightScheduled = Annotated[Scheduled, _all(lambda number: number >= 0, "0 or more")]
 ShareScheduled = Annotated[Scheduled, _all(lambda number: 0 <= number <= 1, "from 0 to 1")]
+MomentumScheduled = Annotated[Scheduled, _all(lambda number: 0 <= number < 1, "from 0 to less than 1")]

@@ -3,6 +3,8 @@
 import math
 
 from viewmill.engine.config import RunConfig
+from viewmill.engine.optimizer_config import AdamWConfig
+from viewmill.engine.optimizers import Rates
 from viewmill.engine.scheduled import value_at, varies
 
 
@@ -28,10 +30,20 @@ def learning_rate(step: int, config: RunConfig, steps_per_epoch: int) -> float:
     return warmup_cosine(
         step,
         peak=peak,
-        floor=peak if schedule.constant else peak * schedule.final_lr_fraction,
+        floor=schedule.floor(peak),
         warmup_steps=round(schedule.warmup_epochs * steps_per_epoch),
         total_steps=config.epochs * steps_per_epoch,
     )
+
+
+def rates(step: int, config: RunConfig, steps_per_epoch: int) -> Rates:
+    """What the optimiser is told for this step."""
+    optimizer, epoch = config.optimizer, step / steps_per_epoch
+    momentum = None
+    if not isinstance(optimizer, AdamWConfig):
+        momentum = value_at(optimizer.momentum, epoch, config.epochs)
+    decay = value_at(optimizer.weight_decay, epoch, config.epochs)
+    return Rates(learning_rate(step, config, steps_per_epoch), decay, momentum)
 
 
 def method_values(step: int, config: RunConfig, steps_per_epoch: int) -> dict[str, float]:
@@ -40,6 +52,10 @@ def method_values(step: int, config: RunConfig, steps_per_epoch: int) -> dict[st
     return {name: value_at(one, epoch, config.epochs) for name, one in config.method.scheduled().items()}
 
 
-def scheduled_names(config: RunConfig) -> list[str]:
-    """Which of them change in the course of training."""
-    return [name for name, one in config.method.scheduled().items() if varies(one)]
+def scheduled_values(step: int, config: RunConfig, steps_per_epoch: int) -> dict[str, float]:
+    """The numbers of this step that change in the course of training, for the log; `lr` always."""
+    of_method = method_values(step, config, steps_per_epoch)
+    changing = {name: of_method[name] for name, one in config.method.scheduled().items() if varies(one)}
+    told = rates(step, config, steps_per_epoch)._asdict()
+    moving = [name for name in ("weight_decay", "momentum") if varies(getattr(config.optimizer, name, 0.0))]
+    return changing | {name: told[name] for name in ("lr", *moving)}

@@ -18,7 +18,7 @@ from viewmill.engine.nonfinite import BufferGuard, SkipCount
 from viewmill.engine.preemption import Requeue, SignalWatch, write_requeue
 from viewmill.engine.progress import TrainingProgress
 from viewmill.engine.refresh import replace_in_head
-from viewmill.engine.schedules import learning_rate, method_values, scheduled_names
+from viewmill.engine.schedules import method_values, rates, scheduled_values
 from viewmill.engine.sentinels import Sentinels
 from viewmill.engine.step import Step, train_step
 from viewmill.engine.teacher import Teacher
@@ -87,7 +87,7 @@ class Trainer:
             if self.step % self.steps_per_epoch == 0:
                 self.begin_epoch(values)
                 guard.settle(applied=True)
-            self.engine.set_lr(self.learning_rate(self.step))
+            self.engine.set_rates(rates(self.step, self.config, self.steps_per_epoch))
             views = [view.to(self.world.device) for view in batch.views]
             step = train_step(
                 self.engine,
@@ -172,9 +172,6 @@ class Trainer:
         self.ledger.add(made)
         self.log.event("substitutes", self.step, samples=made)
 
-    def learning_rate(self, step: int) -> float:
-        return learning_rate(step, self.config, self.steps_per_epoch)
-
     def note(self, applied: bool, batch: Batch) -> None:
         """Counts a skipped step; event and error name the samples of all ranks."""
         if applied:
@@ -204,8 +201,7 @@ class Trainer:
             "loss": loss,
             **{name: value.item() for name, value in step.result.metrics.items()},
             **diagnostics,
-            **{name: values[name] for name in scheduled_names(self.config)},
-            "lr": self.learning_rate(self.step - 1),
+            **scheduled_values(self.step - 1, self.config, self.steps_per_epoch),
             "grad_norm": self.engine.grad_norm(),
             **figures,
         }

@@ -5,24 +5,27 @@ that a laptop or a cluster node need not have, and then does the same arithmetic
 """
 
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from viewmill.engine.config import RunConfig
-from viewmill.engine.optimizer_config import AdamWConfig, OptimizerConfig
+from viewmill.engine.lars import LARS, Share, Stretch
+from viewmill.engine.optimizers import (
+    Optimizer,
+    Rates,
+    build_optimizer,
+    first_rates,
+    reset_state,
+    set_rates,
+    state_kinds,
+)
 from viewmill.engine.world import World
 
 # Elements reduced at once at stages 1 and 2. DeepSpeed's own 5e8 holds 2 GB for a model of any size.
 REDUCE_BUCKET = 50_000_000
-
-
-def state_kinds(config: OptimizerConfig) -> dict[str, str]:
-    """What the optimiser keeps of a parameter: a number for each of its own, or one for all of them."""
-    if isinstance(config, AdamWConfig):
-        return {"exp_avg": "elementwise", "exp_avg_sq": "elementwise", "step": "scalar"}
-    return {"momentum_buffer": "elementwise"} if config.momentum else {}
 
 
 def deepspeed_config(config: RunConfig, world_size: int) -> dict[str, Any]:
@@ -56,27 +59,6 @@ def deepspeed_config(config: RunConfig, world_size: int) -> dict[str, Any]:
         # Sums over ranks keep float32: with bfloat16's 8 bits a mean over many ranks would lose small parts.
         told["communication_data_type"] = "fp32"
     return told
-
-
-class SkippingAdamW(torch.optim.AdamW):
-    """AdamW that does nothing while `overflow` is set, which DeepSpeed counts as a skipped step."""
-
-    overflow = False
-
-    def step(self, closure: Any = None) -> Any:
-        return None if self.overflow else super().step(closure)
-
-
-class SkippingSGD(torch.optim.SGD):
-    """SGD that does nothing while `overflow` is set, which DeepSpeed counts as a skipped step."""
-
-    overflow = False
-
-    def step(self, closure: Any = None) -> Any:
-        return None if self.overflow else super().step(closure)
-
-
-Optimizer = SkippingAdamW | SkippingSGD
 
 
 class ZeroEngine:
@@ -131,10 +113,9 @@ class ZeroEngine:
         norm = float(self._norm)
         return norm if norm < float("inf") else float("inf")
 
-    def set_lr(self, lr: float) -> None:
-        """The learning rate of the steps to come."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+    def set_rates(self, rates: Rates) -> None:
+        """Learning rate, weight decay and momentum of the steps to come."""
+        set_rates(self.optimizer, rates)
 
     @torch.no_grad()
     def publish_weights(self) -> None:
@@ -171,9 +152,25 @@ def initialize(module: nn.Module, config: RunConfig, world: World) -> ZeroEngine
     for buffer in module.buffers():
         dist.broadcast(buffer, src=0)
     reset_state(optimizer, config.optimizer)
-    zero_engine = ZeroEngine(engine, optimizer, config, world)
-    zero_engine.set_lr(config.optimizer.lr)
-    return zero_engine
+    if isinstance(optimizer, LARS) and config.zero.stage:
+        optimizer.divide(shares_of(engine.optimizer), dist.all_reduce)
+    set_rates(optimizer, first_rates(config.optimizer))
+    return ZeroEngine(engine, optimizer, config, world)
+
+
+def shares_of(wrapper: Any) -> dict[Tensor, Share]:
+    """Stages 1 and 2: what this rank's flat tensor of each group holds, by DeepSpeed's map."""
+    groups = wrapper.bit16_groups, wrapper.single_partition_of_fp32_groups
+    return {
+        flat: Share(len(weights), tuple(_stretches(weights))) for weights, flat in zip(*groups, strict=True)
+    }
+
+
+def _stretches(weights: list[Any]) -> Iterator[Stretch]:
+    for number, weight in enumerate(weights):
+        if weight._hp_mapping is not None:  # else no number of it is here
+            address = weight._hp_mapping.hp_fragment_address
+            yield Stretch(number, address.start, address.numel)
 
 
 def import_deepspeed(world: World) -> Any:
@@ -202,37 +199,6 @@ def _forget_ended_groups() -> None:
         dist.get_global_rank(groups._WORLD_GROUP, 0)
     except ValueError:  # torch no longer knows it
         groups._release_process_group_references()
-
-
-def build_optimizer(module: nn.Module, config: OptimizerConfig) -> Optimizer:
-    """Over the trainable parameters; weight decay on matrices and kernels, not on biases and norms."""
-    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [weight for weight in trained if weight.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [weight for weight in trained if weight.ndim < 2], "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
-    # DeepSpeed's bf16 stage 0 takes a step while it is set up: at lr 0 that leaves the weights alone.
-    if isinstance(config, AdamWConfig):
-        return SkippingAdamW(groups, lr=0.0, betas=config.betas, eps=config.eps)
-    return SkippingSGD(groups, lr=0.0, momentum=config.momentum, nesterov=config.nesterov)
-
-
-@torch.no_grad()
-def reset_state(optimizer: Optimizer, config: OptimizerConfig) -> None:
-    """The state before the first step, there from the start: a checkpoint of step 0 is then like any.
-
-    SGD's momentum of zero is none: the first step adds its gradient to it.
-    """
-    optimizer.state.clear()
-    for group in optimizer.param_groups:
-        for weight in group["params"]:
-            optimizer.state[weight] = {
-                kind: torch.zeros_like(weight, memory_format=torch.preserve_format)
-                if extent == "elementwise"
-                else torch.zeros((), dtype=torch.float32)
-                for kind, extent in state_kinds(config).items()
-            }
 
 
 def gradient_norm(module: nn.Module) -> Tensor:

@@ -101,10 +101,9 @@ def rows_like(paper: str | None, table: str | None) -> "list[Row]":
 
 def told(row: "Row") -> dict[str, Any]:
     """All that the catalogue knows of a row; accuracies in percent, of the paper."""
-    from viewmill.engine.config import load_config, unmet
+    from viewmill.engine.config import load_config
 
-    missing = unmet(row)
-    config = load_config(row.recipe, row.kept_overrides if missing else list(row.overrides))
+    config = load_config(row.recipe, list(row.overrides))
     return {
         "name": row.name,
         "source": row.source,
@@ -117,9 +116,8 @@ def told(row: "Row") -> dict[str, Any]:
         "overrides": list(row.overrides),
         "epochs": config.epochs,
         "batch_size": config.batch_size,
-        "needs": missing,
-        "command": row.stand_in_command if missing else row.command,
-        "the_same_as": None if missing else row.long_command,
+        "command": row.command,
+        "the_same_as": row.long_command,
         "then": row.evaluate_command,
         "note": row.note,
     }

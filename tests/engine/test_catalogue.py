@@ -8,7 +8,7 @@ from viewmill.engine import catalogue as catalogue_module
 from viewmill.engine.backbones import build_backbone, check_image_sizes
 from viewmill.engine.catalogue import Row, catalogue, rows_of
 from viewmill.engine.checks import resolve_views
-from viewmill.engine.config import ConfigError, load_config, unmet
+from viewmill.engine.config import ConfigError, load_config
 from viewmill.engine.recipe_file import shipped_recipes
 
 ROWS = list(catalogue().values())
@@ -20,37 +20,21 @@ def words_of(command: str) -> list[str]:
     return [recipe, *overrides]
 
 
-def has_optimizer(row: Row) -> bool:
-    return unmet(row) is None
-
-
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_every_row_is_a_run_by_its_name_and_by_its_long_command(row: Row) -> None:
-    recipe, *overrides = words_of(row.long_command if has_optimizer(row) else row.stand_in_command)
+    recipe, *overrides = words_of(row.long_command)
     by_recipe = load_config(recipe, overrides)
     resolve_views(by_recipe)
-    if has_optimizer(row):
-        assert words_of(row.command) == [row.name]
-        assert load_config(row.name) == by_recipe
+    assert words_of(row.command) == [row.name]
+    assert load_config(row.name) == by_recipe
 
 
 def test_the_backbones_of_all_rows_take_the_sizes_of_their_views() -> None:
-    runs = [load_config(*_split(row.stand_in_command)) for row in ROWS]
+    runs = [load_config(row.name) for row in ROWS]
     kinds = {(run.model.backbone, run.model.stem, resolve_views(run).sizes) for run in runs}
     assert ("vit_tiny_patch16_224", "imagenet", (96, 96, *[48] * 6)) in kinds
     for name, stem, sizes in kinds:
         check_image_sizes(build_backbone(name, stem=stem, image_size=sizes[0]), sizes)
-
-
-@pytest.mark.parametrize("row", [row for row in ROWS if row.needs], ids=lambda row: row.name)
-def test_a_row_without_its_optimizer_is_refused_with_what_to_use_instead(row: Row) -> None:
-    if has_optimizer(row):
-        pytest.skip(f"this version has {row.needs}")
-    with pytest.raises(ConfigError) as caught:
-        load_config(row.name)
-    assert f"trained by the optimizer {row.needs}" in str(caught.value)
-    assert row.stand_in_command in str(caught.value)
-    assert any(override.startswith(f"optimizer={{name: {row.needs},") for override in row.overrides)
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
@@ -73,16 +57,13 @@ def test_overrides_come_behind_those_of_the_row() -> None:
     assert load_config("hydes_stl10_kappa_10", ["method.kappa=5"]).method.kappa == 5
 
 
-def test_the_rates_of_batches_are_the_papers_rule() -> None:
+def test_imsvds_rows_are_trained_as_the_paper_says() -> None:
     for row in ROWS:
-        if row.name.startswith("imsvd_batch_"):
-            batch = load_config(*_split(row.stand_in_command)).batch_size
-            assert any(f"lr: {0.6 * batch / 256:.1f}," in override for override in row.overrides)
-
-
-def _split(command: str) -> tuple[str, list[str]]:
-    recipe, *overrides = words_of(command)
-    return recipe, overrides
+        if row.recipe == "imsvd_imagenet":
+            run = load_config(row.name)
+            assert run.optimizer.name == "lars"
+            assert run.optimizer.lr == pytest.approx(0.6 * run.batch_size / 256)
+            assert (run.optimizer.weight_decay, run.schedule.warmup_epochs) == (1e-6, 10)
 
 
 def test_the_evaluation_asks_for_what_the_paper_measured() -> None:

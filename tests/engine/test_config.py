@@ -61,7 +61,10 @@ def test_a_config_cannot_be_changed_after_construction() -> None:
         ),
         ("precision=fp16", "precision: input should be 'fp32' or 'bf16', got 'fp16'"),
         ("method.kappa=.nan", "method.kappa: input should be a finite number, got nan"),
-        ("schedule={constant: true, final_lr_fraction: 0.1}", "leave one of the two out"),
+        (
+            "schedule={constant: true, final_lr_fraction: 0.1}",
+            "final_lr_fraction and constant are two ends of one schedule",
+        ),
         ("epochs", "override 'epochs': expected key=value"),
         ("seed.x=1", "override 'seed.x=1': seed is a value, not a group of settings"),
         ("model=[", "override 'model=[': not valid YAML"),

@@ -5,7 +5,7 @@ import math
 import pytest
 from viewmill.engine.config import ConfigError, RunConfig, config_from
 from viewmill.engine.scheduled import Ramp, Steps, value_at, varies
-from viewmill.engine.schedules import method_values, scheduled_names
+from viewmill.engine.schedules import method_values, scheduled_values
 
 
 def config(**method: object) -> RunConfig:
@@ -32,7 +32,7 @@ def test_steps_jump_at_their_epochs() -> None:
 def test_values_are_a_function_of_the_step_alone() -> None:
     chosen = config(kappa={"kind": "linear", "start": 20, "end": 1}, beta=0.5)
     assert method_values(6, chosen, 3) == {"kappa": 10.5, "alpha": 1.0, "beta": 0.5}
-    assert scheduled_names(chosen) == ["kappa"]
+    assert scheduled_values(6, chosen, 3).keys() == {"kappa", "lr"}
     assert not varies(1.0)
 
 

@@ -5,7 +5,7 @@ import math
 import pytest
 from viewmill.engine.config import RunConfig, ScheduleConfig
 from viewmill.engine.optimizer_config import AdamWConfig
-from viewmill.engine.schedules import learning_rate, warmup_cosine
+from viewmill.engine.schedules import learning_rate, rates, scheduled_values, warmup_cosine
 
 
 def curve(warmup_steps: int, total_steps: int, floor: float = 0.1) -> list[float]:
@@ -50,6 +50,27 @@ def config(**schedule: object) -> RunConfig:
 def test_a_constant_rate_stays_at_the_peak_after_the_warm_up() -> None:
     constant = config(constant=True, warmup_epochs=0.5)
     assert [learning_rate(step, constant, 4) for step in (0, 1, 2, 15)] == [0.25, 0.5, 0.5, 0.5]
+
+
+def test_the_floor_is_a_share_of_the_peak_or_a_rate() -> None:
+    for schedule in ({"final_lr_fraction": 0.5}, {"final_lr": 0.25}):
+        chosen = config(**schedule)
+        assert learning_rate(16, chosen, 4) == pytest.approx(0.25)
+        assert learning_rate(8, chosen, 4) == pytest.approx(0.375)
+
+
+def test_a_floor_above_the_peak_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"schedule.final_lr 0.75 is above optimizer.lr 0.5"):
+        config(final_lr=0.75)
+
+
+def test_weight_decay_and_momentum_follow_their_schedules() -> None:
+    line = {"kind": "linear", "start": 0.0, "end": 0.8}
+    optimizer = {"name": "sgd", "lr": 0.5, "momentum": line, "weight_decay": line | {"end": 0.4}}
+    chosen = RunConfig.model_validate({"epochs": 4, "batch_size": 8, "optimizer": optimizer})
+    assert rates(8, chosen, 4) == pytest.approx((0.25, 0.2, 0.4))
+    assert scheduled_values(8, chosen, 4) == pytest.approx({"lr": 0.25, "weight_decay": 0.2, "momentum": 0.4})
+    assert rates(8, config(), 4).momentum is None
 
 
 def test_stopping_early_does_not_change_the_schedule() -> None:

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import nn
 from viewmill.engine.checkpoints.checkpoint import Checkpoint, restore
+from viewmill.engine.optimizers import Rates, build_optimizer, first_rates, set_rates
 from viewmill.engine.world import World, start_world, stop_world
-from viewmill.engine.zero import build_optimizer, deepspeed_config, initialize
+from viewmill.engine.zero import deepspeed_config, initialize
 
 from tests.engine.small_training import (
     STAGES,
@@ -23,7 +24,7 @@ from tests.engine.small_training import (
     train,
     weights_of,
 )
-from tests.engine.two_ranks import held, without_norms
+from tests.engine.two_ranks import LARS, after_lars, held, without_norms
 
 
 @pytest.fixture(scope="module")
@@ -60,10 +61,10 @@ def test_bf16_sums_gradients_over_ranks_in_float32() -> None:
 
 def test_biases_and_norms_do_not_decay() -> None:
     module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 2))
+    optimizer = build_optimizer(module, settings().optimizer)
+    set_rates(optimizer, first_rates(settings().optimizer))
     decay = {
-        id(weight): group["weight_decay"]
-        for group in build_optimizer(module, settings().optimizer).param_groups
-        for weight in group["params"]
+        id(weight): group["weight_decay"] for group in optimizer.param_groups for weight in group["params"]
     }
     found = {name: decay[id(weight)] for name, weight in module.named_parameters()}
     rate = settings().optimizer.weight_decay
@@ -81,7 +82,7 @@ def test_initialize_without_a_process_group_says_what_to_call() -> None:
 def test_a_step_is_torchs_adamw(world: World, stage: int) -> None:
     engine, plain = engine_of(world, stage), network()
     optimizer = build_optimizer(plain, settings().optimizer)
-    optimizer.param_groups[0]["lr"] = optimizer.param_groups[1]["lr"] = settings().optimizer.lr
+    set_rates(optimizer, first_rates(settings().optimizer))
     for step in range(4):
         optimizer.zero_grad()
         plain(images(step)).square().mean().backward()
@@ -148,7 +149,7 @@ def test_no_norm_before_the_first_step(world: World) -> None:
 def test_the_learning_rate_is_the_one_that_was_set(world: World, stage: int) -> None:
     engine = engine_of(world, stage)
     before = weights_of(engine)
-    engine.set_lr(0.0)
+    engine.set_rates(Rates(0.0, 0.1, None))
     train(engine, range(1))
     parameters = [name for name, _ in engine.module.named_parameters()]
     assert all(torch.equal(before[name], weights_of(engine)[name]) for name in parameters)
@@ -223,10 +224,37 @@ def test_sgd_is_torchs_own_with_momentum_from_the_first_step(world: World, stage
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-7)
 
 
+def lars_alone() -> dict[str, torch.Tensor]:
+    """Four steps of LARS over whole batches and whole parameters, without DeepSpeed."""
+    module, config = without_norms(), settings(optimizer=LARS).optimizer
+    optimizer = build_optimizer(module, config)
+    set_rates(optimizer, first_rates(config))
+    for step in range(4):
+        optimizer.zero_grad()
+        module(images(step)).square().mean().backward()
+        optimizer.step()
+    return {name: weight.detach() for name, weight in module.state_dict().items()}
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("stage", STAGES)
+def test_lars_on_one_and_two_ranks_is_lars_of_whole_parameters(
+    world: World, ranks: list[dict[str, Any]], stage: int
+) -> None:
+    expected = lars_alone()
+    assert not torch.equal(expected["0.weight"], without_norms().state_dict()["0.weight"])
+    for found in (after_lars(world, stage), ranks[0]["lars"][stage], ranks[1]["lars"][stage]):
+        for name, weight in expected.items():
+            torch.testing.assert_close(found[name], weight, rtol=1e-6, atol=1e-6 * float(weight.norm()))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["sgd", "lars"])
 @pytest.mark.parametrize(("old", "new"), [(2, 0), (0, 1)])
-def test_sgds_momentum_is_restored_at_another_stage(world: World, tmp_path: Path, old: int, new: int) -> None:
-    told = {"name": "sgd", "lr": 1e-2}
+def test_momentum_is_restored_at_another_stage(
+    world: World, tmp_path: Path, name: str, old: int, new: int
+) -> None:
+    told = {"name": name, "lr": 1e-2 if name == "sgd" else 1.0}
     before, after = (engine_of(world, stage, without_norms(), optimizer=told) for stage in (old, new))
     train(before, range(3))
     restore(after, Checkpoint.open(save(before, tmp_path, 3)))

@@ -32,6 +32,7 @@ def two_ranks(rank: int, folder: str) -> dict[str, Any]:
     for source in [f"W={size} stage {stage}" for size in (1, 2) for stage in STAGES]:
         for stage in STAGES:
             restore_and_go_on(world, source, stage, Path(folder), seen)
+    seen["lars"] = {stage: after_lars(world, stage) for stage in STAGES}
     seen["buffers"] = buffers_after_initialize(world)
     seen["failure"] = one_rank_fails(world, Path(folder))
     return seen
@@ -61,6 +62,16 @@ def without_norms() -> nn.Module:
     module = network()
     module[1] = nn.Identity()
     return module
+
+
+LARS = {"name": "lars", "lr": 3.0, "weight_decay": 0.01, "trust": 0.02}
+
+
+def after_lars(world: World, stage: int) -> dict[str, torch.Tensor]:
+    """What there is of the weights after some steps, by its name in the module."""
+    engine = engine_of(world, stage, without_norms(), optimizer=LARS)
+    train(engine, range(4))
+    return weights_of(engine)
 
 
 def held(engine: Any) -> dict[str, torch.Tensor]:
