@@ -107,7 +107,10 @@ class CheckpointConfig(StrictModel):
 
     every_epochs: int | None = Field(default=1, ge=1)
     every_steps: int | None = Field(default=None, ge=1)
-    keep: int = Field(default=2, ge=1)
+    keep: int = Field(default=2, ge=1)  # the newest ones
+    keep_every_epochs: int | None = Field(default=None, ge=1)  # and, for good, those of every so many epochs
+    keep_every_steps: int | None = Field(default=None, ge=1)
+    background: bool = True  # written out of a copy while training goes on; the last one is not
 
 
 class LogConfig(StrictModel):

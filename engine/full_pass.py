@@ -1,5 +1,6 @@
 """The teacher's pass over all samples before an epoch, for a method whose statistics cover the data set."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import rmtree
@@ -44,11 +45,22 @@ class FullPass:
     world: World
     folder: Path  # exists during a pass alone
 
-    def before_epoch(self, method: Method, teacher: Teacher, epoch: int, values: Values) -> DonePass | None:
-        """The pass that the method asks for before this epoch; None: it asks for none. All ranks call it."""
+    def before_epoch(
+        self,
+        method: Method,
+        teacher: Teacher,
+        epoch: int,
+        values: Values,
+        prepare: Callable[[], None] = lambda: None,
+    ) -> DonePass | None:
+        """The pass that the method asks for before this epoch; None: it asks for none. All ranks call it.
+
+        prepare: called before a pass is made.
+        """
         sums = method.pass_sums(teacher.head, epoch, values)
         if not sums:
             return None
+        prepare()
         teacher.eval()
         # Named after the weights: what a pass of others has left, as before a resume elsewhere, is no use.
         name = weights_hash(teacher)[:16]

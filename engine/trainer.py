@@ -10,11 +10,13 @@ from typing import Any
 from torch import Tensor, nn
 from viewmill.engine.agreement import from_rank_zero, gather_json, largest, raise_everywhere
 from viewmill.engine.checkpoints import checkpoint
+from viewmill.engine.checkpoints.behind import HostCopies
+from viewmill.engine.checkpoints.retention import Retention
 from viewmill.engine.config import RunConfig
 from viewmill.engine.export import TEACHER_PREFIX, backbone_prefix, export_backbone
 from viewmill.engine.full_pass import DonePass, FullPass
 from viewmill.engine.ledger import Ledger
-from viewmill.engine.nonfinite import BufferGuard, SkipCount
+from viewmill.engine.nonfinite import BufferGuard, NonFiniteError, SkipCount
 from viewmill.engine.preemption import Requeue, SignalWatch, write_requeue
 from viewmill.engine.progress import TrainingProgress
 from viewmill.engine.refresh import replace_in_head
@@ -61,6 +63,9 @@ class Trainer:
     trained_s: float = 0.0  # wall time of the sessions before this one
     skips: SkipCount = field(default_factory=SkipCount)
     sentinels: Sentinels = field(default_factory=Sentinels)
+    copies: HostCopies = field(default_factory=HostCopies)
+    saving: checkpoint.Saving | None = None  # the checkpoint that is being written meanwhile
+    stalled_s: float = 0.0  # what beginning it has taken
     began_s: float = field(default_factory=time.monotonic)
 
     @property
@@ -108,7 +113,7 @@ class Trainer:
                 self.log.event("epoch", self.step, **self.ledger.close(batch.epoch))
             self.progress.advance()
             if stop or self.saves_now():
-                self.save()
+                self.save(wait=bool(stop) or self.step == self.last_step)
             if stop:
                 raise self.requeue(stop)
 
@@ -123,7 +128,8 @@ class Trainer:
         if self.teacher is None:
             return
         self.teacher.before_epoch(student, epoch)
-        done = self.full_pass.before_epoch(student.method, self.teacher, epoch, values)
+        # A pass is long: killed in it, a run goes on from the checkpoint before it.
+        done = self.full_pass.before_epoch(student.method, self.teacher, epoch, values, self.end_save)
         if done is not None:
             replace_in_head(self.engine, self.teacher, done.outcome.head)
             self.note_pass(done)
@@ -155,7 +161,11 @@ class Trainer:
             while True:
                 batch, error = fetch(epoch)
                 new = self.loader.substituted - self.known_substitutions
-                stop, failed, any_new = largest(self.world, [self.signals.seen, error is not None, new])
+                unwritten = self.saving is not None and not self.saving.is_written
+                told = [self.signals.seen, error is not None, new, unwritten]
+                stop, failed, any_new, any_unwritten = largest(self.world, told)
+                if not any_unwritten:
+                    self.end_save()
                 if any_new:
                     self.note_substitutions()
                 if failed:
@@ -179,7 +189,11 @@ class Trainer:
             return
         ids = [sample for ids in gather_json(self.world, batch.ids.tolist()) for sample in ids]
         self.log.event("skipped_step", self.step, reason="loss or gradient is not finite", ids=ids)
-        self.skips.skipped(self.step, ids, self.config.nonfinite_limit)
+        try:
+            self.skips.skipped(self.step, ids, self.config.nonfinite_limit)
+        except NonFiniteError:
+            self.end_save()  # the run ends here; what is on its way to disk is good
+            raise
 
     def logs_now(self) -> bool:
         # Not at max_steps: a run continued from there would have one line more than one that never stopped.
@@ -231,8 +245,9 @@ class Trainer:
         by_epochs = policy.every_epochs is not None and self.step % (policy.every_epochs * epoch) == 0
         return by_steps or by_epochs or self.step == self.last_step
 
-    def save(self) -> None:
-        """Writes a checkpoint of everything that a resumed run needs."""
+    def save(self, wait: bool) -> None:
+        """Writes a checkpoint of everything that a resumed run needs, or begins to, and training goes on."""
+        self.end_save()
         began_s = time.monotonic()
         state = {
             "config": self.config.model_dump(mode="json"),
@@ -241,16 +256,34 @@ class Trainer:
             "skipped": {"total": self.skips.total, "in_row": self.skips.in_row},
             "substituted": self.ledger.state(),
         }
-        checkpoint.save(
+        wait = wait or not self.config.checkpoint.background
+        self.saving = checkpoint.begin(
             self.run_dir / "checkpoints",
             self.step,
             self.engine,
             self.world,
             state,
             {**dict(self.engine.module.named_buffers()), **self.teacher_state()},
-            keep=self.config.checkpoint.keep,
+            retention=self.retention(),
+            copies=None if wait else self.copies,
         )
-        self.log.event("checkpoint", self.step, save_s=round(time.monotonic() - began_s, 3))
+        self.stalled_s = time.monotonic() - began_s
+        if wait:
+            self.end_save()
+
+    def end_save(self) -> None:
+        """Waits for the checkpoint that is being written, if there is one, and gives it its name."""
+        if self.saving is None:
+            return
+        saving, began_s, self.saving = self.saving, time.monotonic(), None
+        saving.finish()
+        stalled_s = self.stalled_s + time.monotonic() - began_s
+        self.log.event("checkpoint", saving.step, stalled_s=round(stalled_s, 3))
+
+    def retention(self) -> Retention:
+        policy = self.config.checkpoint
+        by_epochs = policy.keep_every_epochs and policy.keep_every_epochs * self.steps_per_epoch
+        return Retention(policy.keep, tuple(filter(None, (by_epochs, policy.keep_every_steps))))
 
     def restore(self, past: checkpoint.Checkpoint, passed_over: list[str]) -> None:
         """Takes weights, optimiser state and counts from a checkpoint; the loader is there already."""

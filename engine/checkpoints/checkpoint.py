@@ -4,27 +4,27 @@ Each rank writes its own fragments; no rank ever gathers the model. What lies on
 folder.py, the way back in restore.py.
 """
 
+import copy
 import json
 import platform
-import re
 import secrets
 import shutil
+from concurrent.futures import Future
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 from viewmill.engine.agreement import gather_json
+from viewmill.engine.checkpoints.behind import HostCopies, done, in_a_thread
 from viewmill.engine.checkpoints.errors import CheckpointError, everywhere, on_first
 from viewmill.engine.checkpoints.folder import (
     COMMIT_FILE,
     HINT_FILE,
     MANIFEST_FILE,
     Checkpoint,
-    candidates,
     commit_line,
     newest,
-    step_of,
 )
 from viewmill.engine.checkpoints.manifest import (
     BUFFERS_FILE,
@@ -34,16 +34,60 @@ from viewmill.engine.checkpoints.manifest import (
     rank_file,
 )
 from viewmill.engine.checkpoints.restore import restore
+from viewmill.engine.checkpoints.retention import KEEP_TWO, LEFTOVER, Retention, grave, remove
 from viewmill.engine.checkpoints.tensor_file import write_tensors, write_text
-from viewmill.engine.fragments import Fragment, owned
+from viewmill.engine.fragments import owned
 from viewmill.engine.world import World
 from viewmill.engine.zero import ZeroEngine
 from viewmill.shards.durable import sync_folder
 
-__all__ = ["Checkpoint", "CheckpointError", "newest", "restore", "save"]
+__all__ = ["Checkpoint", "CheckpointError", "Saving", "begin", "newest", "restore", "save"]
 
-# What a killed save or deletion leaves behind: never read, and cleared by the next save.
-LEFTOVER = re.compile(r"\.(step_\d{8,15}|latest)\.(new|old)-[0-9a-f]{16}")
+
+class Saving:
+    """A checkpoint on its way: this rank's file is being written, and nothing has its final name yet.
+
+    Attributes:
+        step: the one that it is of.
+    """
+
+    def __init__(
+        self,
+        final: Path,
+        aside: Path,
+        world: World,
+        written: "Future[dict[str, FileRecord]]",
+        manifest: dict[str, Any],
+        retention: Retention,
+    ) -> None:
+        self.step: int = manifest["step"]
+        self._final, self._aside, self._world, self._written = final, aside, world, written
+        self._manifest, self._retention = manifest, retention
+
+    @property
+    def is_written(self) -> bool:
+        """Whether this rank has done its part, well or not."""
+        return self._written.done()
+
+    def finish(self) -> Path:
+        """Waits for all parts, commits and gives the folder its name; every rank calls it.
+
+        Raises:
+            As `save`.
+        """
+        try:
+            files = everywhere(self._world, self._written.result)
+            mine = {name: record.model_dump() for name, record in files.items()}
+            for found in gather_json(self._world, mine):
+                self._manifest["files"] |= found
+            on_first(self._world, lambda: _commit(self._aside, self._manifest))
+            on_first(self._world, lambda: _publish(self._aside, self._final))
+        except BaseException:
+            if self._world.rank == 0:
+                shutil.rmtree(self._aside, ignore_errors=True)
+            raise
+        on_first(self._world, lambda: self._retention.retire(self._final.parent, self.step))
+        return self._final
 
 
 def save(
@@ -54,9 +98,9 @@ def save(
     state: dict[str, Any],
     buffers: dict[str, Tensor],
     *,
-    keep: int = 2,
+    retention: Retention = KEEP_TWO,
 ) -> Path:
-    """Writes folder/step_NNNNNNNN and removes all but the newest `keep`; every rank calls it.
+    """Writes folder/step_NNNNNNNN and removes those that `retention` does not keep; every rank calls it.
 
     Killed at any moment, it leaves the earlier checkpoints as they were: the folder gets its name after all
     in it is on disk, and older ones go after the new one was read back.
@@ -71,21 +115,49 @@ def save(
             rank (RankError where another rank failed). Nothing new is left in `folder`, unless the disk fails
             after the new checkpoint is in place: it is then whole, and may be resumed from.
     """
+    return begin(folder, step, engine, world, state, buffers, retention=retention).finish()
+
+
+def begin(
+    folder: Path | str,
+    step: int,
+    engine: ZeroEngine,
+    world: World,
+    state: dict[str, Any],
+    buffers: dict[str, Tensor],
+    *,
+    retention: Retention = KEEP_TWO,
+    copies: HostCopies | None = None,
+) -> Saving:
+    """As `save`, but a thread may go on writing until `finish`, which comes before the next one begins.
+
+    Args:
+        copies: takes what that thread writes, so that training goes on; None: all is written here and now.
+    """
     folder = Path(folder)
     fragments = everywhere(world, lambda: owned(engine))
     sizes = gather_json(world, sum(4 * fragment.numel for fragment in fragments))
     aside = Path(on_first(world, lambda: str(_prepare(folder, step, sum(sizes), buffers))))
-    try:
-        record = everywhere(world, lambda: _write_rank(aside / rank_file(world.rank), fragments))
-        files = {rank_file(rank): saved for rank, saved in enumerate(gather_json(world, record.model_dump()))}
-        on_first(world, lambda: _commit(aside, _manifest(step, engine, files, state), buffers))
-        on_first(world, lambda: _publish(aside, folder / folder_name(step)))
-    except BaseException:
+    pieces = [
+        Piece(kind=fragment.kind, name=fragment.name, offset=fragment.offset, numel=fragment.numel)
+        for fragment in fragments
+    ]
+    mine = {piece.key: one.tensor for piece, one in zip(pieces, fragments, strict=True)}
+    own_buffers = buffers if world.rank == 0 else {}
+    if copies is not None:
+        mine = everywhere(world, lambda: copies.of("rank", mine))
+        own_buffers = everywhere(world, lambda: copies.of("buffers", own_buffers))
+    manifest = _manifest(step, engine, copy.deepcopy(state))
+
+    def write() -> dict[str, FileRecord]:
+        files = {rank_file(world.rank): _write_rank(aside / rank_file(world.rank), pieces, mine)}
         if world.rank == 0:
-            shutil.rmtree(aside, ignore_errors=True)
-        raise
-    on_first(world, lambda: _retire(folder, step, keep))
-    return folder / folder_name(step)
+            size, sha256 = write_tensors(aside / BUFFERS_FILE, list(own_buffers.items()))
+            files[BUFFERS_FILE] = FileRecord(size=size, sha256=sha256)
+        return files
+
+    written = in_a_thread(write) if copies is not None else done(write)
+    return Saving(folder / folder_name(step), aside, world, written, manifest, retention)
 
 
 def folder_name(step: int) -> str:
@@ -101,7 +173,7 @@ def _prepare(folder: Path, step: int, weight_bytes: int, buffers: dict[str, Tens
         _refuse_good(final)
     for entry in folder.iterdir():
         if LEFTOVER.fullmatch(entry.name):
-            _remove(entry)
+            remove(entry)
     needed = weight_bytes + sum(buffer.numel() * buffer.element_size() for buffer in buffers.values())
     needed += needed // 20 + (1 << 20)  # names, manifest, whole blocks
     free = shutil.disk_usage(folder).free
@@ -124,24 +196,19 @@ def _refuse_good(final: Path) -> None:
     raise CheckpointError(f"{final}: is there and verifies; resume from it, or move it away")
 
 
-def _write_rank(path: Path, fragments: list[Fragment]) -> FileRecord:
-    """This rank's file, durable and read back."""
-    pieces = [
-        Piece(kind=fragment.kind, name=fragment.name, offset=fragment.offset, numel=fragment.numel)
-        for fragment in fragments
-    ]
+def _write_rank(path: Path, pieces: list[Piece], tensors: dict[str, Tensor]) -> FileRecord:
+    """This rank's file, durable and read back; the tensors are the pieces' by their keys."""
     if not path.parent.is_dir():
         raise CheckpointError(
             f"{path.parent}: rank 0 made it and this rank does not see it; put the run folder on a "
             "file system that all ranks share"
         )
-    tensors = [(piece.key, fragment.tensor) for piece, fragment in zip(pieces, fragments, strict=True)]
-    size, sha256 = write_tensors(path, tensors)
+    size, sha256 = write_tensors(path, list(tensors.items()))
     return FileRecord(size=size, sha256=sha256, pieces=pieces)
 
 
-def _manifest(step: int, engine: ZeroEngine, files: dict[str, Any], state: dict[str, Any]) -> dict[str, Any]:
-    """MANIFEST.json but for the buffers' file. The same run gives the same bytes: no time, host or path."""
+def _manifest(step: int, engine: ZeroEngine, state: dict[str, Any]) -> dict[str, Any]:
+    """MANIFEST.json but for the files. The same run gives the same bytes: no time, host or path."""
     parameters = {
         name: {"shape": list(parameter.shape), "trained": parameter.requires_grad}
         for name, parameter in engine.module.named_parameters()
@@ -153,16 +220,14 @@ def _manifest(step: int, engine: ZeroEngine, files: dict[str, Any], state: dict[
         "stage": engine.stage,
         "parameters": parameters,
         "kinds": engine.state_kinds,
-        "files": files,
+        "files": {},
         "state": state,
         "software": {"python": platform.python_version(), **software},
     }
 
 
-def _commit(aside: Path, manifest: dict[str, Any], buffers: dict[str, Tensor]) -> None:
-    """Rank 0, after every rank's file is on disk: buffers, manifest, and last the commit."""
-    size, sha256 = write_tensors(aside / BUFFERS_FILE, list(buffers.items()))
-    manifest["files"][BUFFERS_FILE] = {"size": size, "sha256": sha256}
+def _commit(aside: Path, manifest: dict[str, Any]) -> None:
+    """Rank 0, after every rank's file is on disk: the manifest, and last the commit."""
     text = _json(Manifest.model_validate(manifest))
     write_text(aside / MANIFEST_FILE, text)
     write_text(aside / COMMIT_FILE, commit_line(text.encode()).decode())
@@ -182,43 +247,9 @@ def _json(manifest: Manifest) -> str:
 def _publish(aside: Path, final: Path) -> None:
     """Gives the complete folder its name. A damaged checkpoint of that name steps aside first."""
     if final.exists():
-        final.rename(_grave(final))
+        final.rename(grave(final))
     aside.rename(final)
     sync_folder(final.parent)
     hint = final.parent / f".{HINT_FILE}.new-{secrets.token_hex(8)}"
     write_text(hint, f"{final.name}\n")
     hint.replace(final.parent / HINT_FILE)
-
-
-def _retire(folder: Path, step: int, keep: int) -> None:
-    """Removes the checkpoints before the newest `keep` complete ones up to `step`."""
-    complete = 0
-    for path in candidates(folder):
-        if step_of(path) > step:
-            continue  # of a future that was given up when an older one was resumed
-        if complete < keep:
-            complete += _is_complete(path)
-        else:
-            _remove(path)
-
-
-def _is_complete(path: Path) -> bool:
-    try:
-        Checkpoint.open(path, verify=False)
-    except CheckpointError:
-        return False
-    return True
-
-
-def _remove(path: Path) -> None:
-    """Deletes a folder that no reader sees half deleted."""
-    if not LEFTOVER.fullmatch(path.name):
-        path = path.rename(_grave(path))
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink()
-
-
-def _grave(path: Path) -> Path:
-    return path.with_name(f".{path.name}.old-{secrets.token_hex(8)}")

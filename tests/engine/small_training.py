@@ -61,8 +61,12 @@ def train(engine: ZeroEngine, steps: range, spoil: int | None = None) -> tuple[l
 
 
 def save(engine: ZeroEngine, folder: Path | str, step: int, **changes: Any) -> Path:
-    buffers = dict(engine.module.named_buffers())
-    return checkpoint.save(folder, step, engine, engine.world, {"position": step * BATCH}, buffers, **changes)
+    return begin(engine, folder, step, **changes).finish()
+
+
+def begin(engine: ZeroEngine, folder: Path | str, step: int, **changes: Any) -> checkpoint.Saving:
+    state, buffers = {"position": step * BATCH}, dict(engine.module.named_buffers())
+    return checkpoint.begin(folder, step, engine, engine.world, state, buffers, **changes)
 
 
 def everything(path: Path | str) -> dict[str, Tensor]:

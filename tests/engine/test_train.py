@@ -3,8 +3,10 @@
 import json
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -14,10 +16,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 from viewmill.engine import train as train_module
 from viewmill.engine import trainer as trainer_module
+from viewmill.engine.checkpoints import checkpoint
+from viewmill.engine.checkpoints.checkpoint import newest
 from viewmill.engine.config import ConfigError, RunConfig, load_config
 from viewmill.engine.nonfinite import NonFiniteError
 from viewmill.engine.preemption import Requeue
-from viewmill.engine.telemetry import read_lines
+from viewmill.engine.telemetry import RunLog, read_lines
 from viewmill.engine.train import train
 from viewmill.engine.world import World, start_world, stop_world
 from viewmill.methods.families.hydes import HyDeS
@@ -148,6 +152,46 @@ def test_a_resumed_run_equals_the_uninterrupted_one(
     train(long_config(), data, run_dir, resume=True, world=world)
     assert_same_run(run_dir, whole_run)
     assert [event["step"] for event in events(run_dir, "resume")] == [stop]
+
+
+def test_training_goes_on_while_a_checkpoint_is_written(
+    data: Path, tmp_path: Path, world: World, whole_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The writer waits until two more steps are logged, and the run is the same all the same."""
+    real_write, real_line, ahead = checkpoint.write_tensors, RunLog.metrics, Event()
+
+    def slow(path: Path, tensors: Any) -> Any:
+        assert ".step_00000006" not in str(path) or ahead.wait(timeout=120)
+        return real_write(path, tensors)
+
+    def noted(self: RunLog, line: dict[str, Any]) -> None:
+        real_line(self, line)
+        if line["step"] == 8:
+            ahead.set()
+
+    monkeypatch.setattr(checkpoint, "write_tensors", slow)
+    monkeypatch.setattr(RunLog, "metrics", noted)
+    policy = {"every_epochs": 2}
+    train(long_config(log={"every_steps": 1}, checkpoint=policy), data, tmp_path / "run", world=world)
+    assert [event["step"] for event in events(tmp_path / "run", "checkpoint")] == [6, 12]
+    assert metrics(tmp_path / "run") == metrics(whole_run)
+    assert all(map(torch.equal, weights(tmp_path / "run").values(), weights(whole_run).values()))
+
+
+def test_a_run_that_ends_for_bad_numbers_keeps_the_checkpoint_on_its_way(
+    data: Path, tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = checkpoint.write_tensors
+
+    def slow(path: Path, tensors: Any) -> Any:
+        time.sleep(1)
+        return real(path, tensors)
+
+    monkeypatch.setattr(checkpoint, "write_tensors", slow)
+    monkeypatch.setattr(HyDeS, "loss", nan_at({3, 4}))
+    with pytest.raises(NonFiniteError):
+        train(long_config(nonfinite_limit=2), data, tmp_path / "run", world=world)
+    assert newest(tmp_path / "run" / "checkpoints")[0].name == "step_00000003"
 
 
 def test_a_damaged_checkpoint_is_passed_over_and_its_steps_trained_again(

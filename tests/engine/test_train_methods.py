@@ -317,7 +317,7 @@ def test_a_skipped_step_leaves_teacher_and_statistics_as_they_were(
 def test_a_checkpoint_without_a_piece_of_the_methods_state_does_not_load(
     data: Path, tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = checkpoint.save
+    real = checkpoint.begin
 
     def forgetful(*args: Any, **options: Any) -> Path:
         *others, buffers = args
@@ -327,7 +327,7 @@ def test_a_checkpoint_without_a_piece_of_the_methods_state_does_not_load(
     method = {**DISTILL, "scope": "ema"}
     for lost in ("method.statistic.mean", "teacher.head.directions"):
         with monkeypatch.context() as patch:
-            patch.setattr(checkpoint, "save", forgetful)
+            patch.setattr(checkpoint, "begin", forgetful)
             train(config(method=method, max_steps=1), data, tmp_path / lost, world=world)
         with pytest.raises(CheckpointError, match=f"buffers missing: {lost}"):
             train(config(method=method), data, tmp_path / lost, resume=True, world=world)
@@ -336,7 +336,7 @@ def test_a_checkpoint_without_a_piece_of_the_methods_state_does_not_load(
 def test_a_checkpoint_without_a_piece_of_the_runs_state_does_not_load(
     data: Path, tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = checkpoint.save
+    real = checkpoint.begin
 
     def forgetful(
         folder: Path, step: int, engine: Any, world: World, state: dict[str, Any], *rest: Any, **options: Any
@@ -352,7 +352,7 @@ def test_a_checkpoint_without_a_piece_of_the_runs_state_does_not_load(
         )
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save", forgetful)
+        patch.setattr(checkpoint, "begin", forgetful)
         train(config(max_steps=1), data, tmp_path / "run", world=world)
     with pytest.raises(CheckpointError, match="its state lacks skipped"):
         train(config(), data, tmp_path / "run", resume=True, world=world)

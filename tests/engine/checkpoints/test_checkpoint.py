@@ -11,12 +11,15 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 from viewmill.engine.checkpoints import checkpoint
+from viewmill.engine.checkpoints.behind import HostCopies
 from viewmill.engine.checkpoints.checkpoint import Checkpoint, CheckpointError, newest, restore
+from viewmill.engine.checkpoints.retention import Retention
 from viewmill.engine.world import World, start_world, stop_world
 from viewmill.engine.zero import ZeroEngine
 
 from tests.engine.small_training import (
     STAGES,
+    begin,
     engine_of,
     equal,
     everything,
@@ -25,7 +28,7 @@ from tests.engine.small_training import (
     train,
     weights_of,
 )
-from tests.engine.two_ranks import held, without_norms
+from tests.engine.two_ranks import held, no_space, without_norms
 
 pytestmark = pytest.mark.slow
 SOURCES = [f"W={size} stage {stage}" for size in (1, 2) for stage in STAGES]
@@ -150,17 +153,50 @@ def test_step_zero_is_saved_like_any_other(world: World, tmp_path: Path) -> None
 
 def test_the_newest_are_kept(engine: ZeroEngine, tmp_path: Path) -> None:
     for step in (1, 2, 3, 4):
-        save(engine, tmp_path, step, keep=2)
+        save(engine, tmp_path, step, retention=Retention(keep=2))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["latest", "step_00000003", "step_00000004"]
     assert newest(tmp_path) == (tmp_path / "step_00000004", [])
     assert (tmp_path / "latest").read_text() == "step_00000004\n"
 
 
+def test_those_of_every_so_many_steps_stay_for_good(engine: ZeroEngine, tmp_path: Path) -> None:
+    for step in range(1, 10):
+        save(engine, tmp_path, step, retention=Retention(keep=1, every=(4, 3)))
+    left = sorted(int(path.name[-8:]) for path in tmp_path.glob("step_*"))
+    assert left == [3, 4, 6, 8, 9]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_what_is_written_behind_is_what_was_there_when_it_began(
+    world: World, tmp_path: Path, stage: int
+) -> None:
+    engine, copies = engine_of(world, stage), HostCopies()
+    for step in (1, 2):  # the second out of the same memory
+        train(engine, range(1))
+        expected = everything(save(engine, tmp_path / "at once", step))
+        begun = begin(engine, tmp_path / "behind", step, copies=copies)
+        train(engine, range(1, 3))
+        assert equal(everything(begun.finish()), expected)
+        assert not equal(everything(save(engine, tmp_path / "later", step)), expected)
+
+
+def test_a_part_that_could_not_be_written_behind_is_told_at_the_end(
+    engine: ZeroEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(engine, tmp_path, 1)
+    monkeypatch.setattr(checkpoint, "write_tensors", no_space)
+    begun = begin(engine, tmp_path, 2, copies=HostCopies())
+    with pytest.raises(CheckpointError, match="No space left on device"):
+        begun.finish()
+    assert begun.is_written
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["latest", "step_00000001"]
+
+
 def test_a_damaged_checkpoint_does_not_count_as_kept(engine: ZeroEngine, tmp_path: Path) -> None:
     for step in (1, 2):
-        save(engine, tmp_path, step, keep=2)
+        save(engine, tmp_path, step, retention=Retention(keep=2))
     (tmp_path / "step_00000002" / "COMMIT").unlink()
-    save(engine, tmp_path, 3, keep=2)
+    save(engine, tmp_path, 3, retention=Retention(keep=2))
     left = sorted(path.name for path in tmp_path.glob("step_*"))
     assert left == ["step_00000001", "step_00000002", "step_00000003"]
 

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from viewmill.engine.checkpoints.behind import HostCopies
 from viewmill.engine.checkpoints.checkpoint import Checkpoint, CheckpointError, newest
+from viewmill.engine.checkpoints.retention import Retention
 from viewmill.engine.world import World, start_world, stop_world
 from viewmill.engine.zero import ZeroEngine
 
@@ -265,20 +267,23 @@ def killed_at(call: int, work: Callable[[], object]) -> bool:
     return os.WIFSIGNALED(status)
 
 
+@pytest.mark.parametrize("behind", [False, True])
 def test_killed_at_any_moment_the_newest_is_the_old_or_the_new_one(
-    engine: ZeroEngine, intact: Path, tmp_path: Path
+    engine: ZeroEngine, intact: Path, tmp_path: Path, behind: bool
 ) -> None:
+    one = Retention(keep=1)
+    options = {"retention": one, "copies": HostCopies() if behind else None}
     expected = everything(intact / "step_00000002")
     taken, call = [], 0
     while True:
         call += 1
         folder = tmp_path / str(call)
         shutil.copytree(intact, folder)
-        was_killed = killed_at(call, lambda folder=folder: save(engine, folder, 3, keep=1))
+        was_killed = killed_at(call, lambda folder=folder: save(engine, folder, 3, **options))
         path, _ = newest(folder)
         taken.append(path.name)
         assert equal(everything(path), expected)
-        save(engine, folder, 4, keep=1)  # the next save clears what the killed one left
+        save(engine, folder, 4, retention=one)  # the next save clears what the killed one left
         left = {entry.name for entry in folder.iterdir()}
         assert {"latest", "step_00000004"} == left
         if not was_killed:
