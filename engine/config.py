@@ -118,6 +118,8 @@ class LogConfig(StrictModel):
 
     every_steps: int = Field(default=10, ge=1)
     tensorboard: bool = True
+    # A file that is replaced with every line, for Prometheus's collector of text files: it ends in .prom.
+    prometheus: str | None = Field(default=None, pattern=r"\.prom$")
 
 
 class RunConfig(StrictModel):

@@ -1,4 +1,7 @@
-"""What a GPU cannot do, told once when a run starts."""
+"""What a GPU cannot do, told once when a run starts; what a rank has held of its memory."""
+
+import re
+from pathlib import Path
 
 import torch
 from viewmill.methods.kernel_sums import LEAST_CAPABILITY
@@ -25,3 +28,12 @@ def capability_of(device: torch.device) -> tuple[int, int] | None:
     if device.type != "cuda" or torch.version.hip is not None:
         return None
     return torch.cuda.get_device_capability(device)
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most bytes that this process has held: of a GPU's memory by torch's tensors, else of the host's."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    # Not getrusage, which counts what a parent held before it became this process.
+    found = re.search(r"^VmHWM:\s+(\d+) kB$", Path("/proc/self/status").read_text(encoding="utf-8"), re.M)
+    return int(found[1]) * 1024 if found else 0

@@ -1,4 +1,4 @@
-"""What a run writes down while it goes: metrics.jsonl, events.jsonl and TensorBoard, on rank 0."""
+"""What a run writes down while it goes, on rank 0: lines of figures and events, TensorBoard, Prometheus."""
 
 import json
 import os
@@ -15,43 +15,62 @@ INFINITE = (float("inf"), float("-inf"))
 class RunLog:
     """Appends metrics and events of one run; on other ranks it accepts them and writes nothing."""
 
-    def __init__(self, run_dir: Path, *, is_writer: bool, tensorboard: bool, resume_step: int = 0) -> None:
-        """Opens the files; lines after `resume_step` (steps done) are cut, for they are trained again."""
-        self._metrics: TextIO | None = None
-        self._events: TextIO | None = None
+    def __init__(
+        self,
+        run_dir: Path,
+        *,
+        is_writer: bool,
+        tensorboard: bool,
+        prometheus: Path | None = None,
+        resume_step: int = 0,
+    ) -> None:
+        """Opens the files; lines after `resume_step` (steps done) are cut, for they are trained again.
+
+        prometheus: a file that is replaced with every line, for a collector of text files; None: none.
+        """
+        self._files: dict[str, TextIO] = {}
         self._board: SummaryWriter | None = None
+        self._prometheus, self._run = prometheus if is_writer else None, run_dir.name
         if not is_writer:
             return
-        cut_after(run_dir / "metrics.jsonl", resume_step)
-        self._metrics = (run_dir / "metrics.jsonl").open("a", encoding="utf-8")
-        self._events = (run_dir / "events.jsonl").open("a", encoding="utf-8")
+        for name in ("metrics", "ranks"):
+            cut_after(run_dir / f"{name}.jsonl", resume_step)
+        for name in ("metrics", "ranks", "events"):
+            self._files[name] = (run_dir / f"{name}.jsonl").open("a", encoding="utf-8")
         if tensorboard:
             self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=resume_step + 1)
 
     def metrics(self, line: dict[str, Any]) -> None:
-        """One line of metrics.jsonl, its numbers to TensorBoard at `line["step"]`."""
-        if self._metrics is None:
+        """One line of metrics.jsonl, its numbers to TensorBoard at `line["step"]` and to Prometheus."""
+        if not self._files:
             return
         # A skipped step's loss is no number, and JSON has no NaN: null.
         line = {name: None if value != value or value in INFINITE else value for name, value in line.items()}
-        _append(self._metrics, line)
+        _append(self._files["metrics"], line)
+        if self._prometheus is not None:
+            replace_text(self._prometheus, prometheus_text(line, self._run))
         if self._board is not None:
             for name, value in line.items():
                 if name != "step" and value is not None:
                     self._board.add_scalar(name, value, line["step"])
 
+    def ranks(self, step: int, figures: list[dict[str, float]]) -> None:
+        """One line of ranks.jsonl: each figure of all ranks, in their order."""
+        if self._files:
+            columns = {name: [one[name] for one in figures] for name in figures[0]}
+            _append(self._files["ranks"], {"step": step, **columns})
+
     def event(self, kind: str, step: int, **details: Any) -> None:
         """One line of events.jsonl: what happened, after how many steps, and when (UTC)."""
-        if self._events is not None:
+        if self._files:
             stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-            _append(self._events, {"event": kind, "step": step, "time": stamp, **details})
+            _append(self._files["events"], {"event": kind, "step": step, "time": stamp, **details})
 
     def close(self) -> None:
-        for file in (self._metrics, self._events):
-            if file is not None:
-                file.flush()
-                os.fsync(file.fileno())
-                file.close()
+        for file in self._files.values():
+            file.flush()
+            os.fsync(file.fileno())
+            file.close()
         if self._board is not None:
             self._board.close()
 
@@ -82,33 +101,21 @@ def cut_after(path: Path, step: int) -> None:
     if not path.is_file():
         return
     kept = [line for line in read_lines(path) if line["step"] <= step]
-    aside = path.with_suffix(".jsonl.tmp")
-    aside.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+    replace_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Puts a file in place of another at once: whoever reads it finds the old one or the new one."""
+    aside = path.with_name(f"{path.name}.tmp")
+    aside.write_text(text, encoding="utf-8")
     aside.replace(path)
 
 
-class Throughput:
-    """Images, steps, wall time and time spent waiting for data since the last line."""
-
-    def __init__(self, wait_s: float) -> None:
-        """`wait_s`: the loader's total so far."""
-        self._begin(wait_s)
-
-    def _begin(self, wait_s: float) -> None:
-        self._began_s, self._wait_s, self._images, self._steps = time.monotonic(), wait_s, 0, 0
-
-    def count(self, images: int) -> None:
-        """One more step of so many images (of all ranks)."""
-        self._images += images
-        self._steps += 1
-
-    def read(self, wait_s: float) -> dict[str, float]:
-        """images_per_s, data_wait_fraction and step_s of this stretch; the next one begins."""
-        passed = time.monotonic() - self._began_s
-        figures = {
-            "images_per_s": self._images / passed,
-            "data_wait_fraction": min(1.0, (wait_s - self._wait_s) / passed),
-            "step_s": passed / self._steps,
-        }
-        self._begin(wait_s)
-        return figures
+def prometheus_text(line: dict[str, Any], run: str) -> str:
+    """A line's numbers as gauges viewmill_NAME with the label `run`, in Prometheus's text format."""
+    escaped = run.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return "".join(
+        f'# TYPE viewmill_{name} gauge\nviewmill_{name}{{run="{escaped}"}} {value}\n'
+        for name, value in line.items()
+        if value is not None
+    )

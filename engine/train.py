@@ -71,7 +71,13 @@ def train(
         from_rank_zero(world, lambda: write_run_files(run_dir, config, world))
         step, end = past.step if past else 0, last_step(config, loader.steps_per_epoch)
         log = stack.enter_context(
-            RunLog(run_dir, is_writer=is_first, tensorboard=config.log.tensorboard, resume_step=step)
+            RunLog(
+                run_dir,
+                is_writer=is_first,
+                tensorboard=config.log.tensorboard,
+                prometheus=None if config.log.prometheus is None else Path(config.log.prometheus),
+                resume_step=step,
+            )
         )
         progress = stack.enter_context(TrainingProgress(end, step, is_shown=is_first))
         ledger = Ledger(order.num_samples, config.batch_size)

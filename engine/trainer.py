@@ -12,9 +12,11 @@ from viewmill.engine.agreement import from_rank_zero, gather_json, largest, rais
 from viewmill.engine.checkpoints import checkpoint
 from viewmill.engine.checkpoints.behind import HostCopies
 from viewmill.engine.checkpoints.retention import Retention
+from viewmill.engine.clock import StepClock
 from viewmill.engine.config import RunConfig
 from viewmill.engine.export import TEACHER_PREFIX, backbone_prefix, export_backbone
 from viewmill.engine.full_pass import DonePass, FullPass
+from viewmill.engine.hardware import peak_memory
 from viewmill.engine.ledger import Ledger
 from viewmill.engine.nonfinite import BufferGuard, NonFiniteError, SkipCount
 from viewmill.engine.preemption import Requeue, SignalWatch, write_requeue
@@ -24,7 +26,7 @@ from viewmill.engine.schedules import method_values, rates, scheduled_values
 from viewmill.engine.sentinels import Sentinels
 from viewmill.engine.step import Step, train_step
 from viewmill.engine.teacher import Teacher
-from viewmill.engine.telemetry import RunLog, Throughput
+from viewmill.engine.telemetry import RunLog
 from viewmill.engine.world import World
 from viewmill.engine.zero import ZeroEngine
 from viewmill.methods.method import Method, Values
@@ -67,6 +69,7 @@ class Trainer:
     saving: checkpoint.Saving | None = None  # the checkpoint that is being written meanwhile
     stalled_s: float = 0.0  # what beginning it has taken
     began_s: float = field(default_factory=time.monotonic)
+    clock: StepClock = field(default_factory=lambda: StepClock(0.0))
 
     @property
     def steps_per_epoch(self) -> int:
@@ -84,7 +87,8 @@ class Trainer:
             NonFiniteError: too many skipped steps in a row; the last checkpoint is from before.
         """
         student, batches = self.engine.module, self.batches()
-        guard, clock = BufferGuard(*self.modules()), Throughput(self.loader.wait_s)
+        guard = BufferGuard(*self.modules())
+        self.clock = StepClock(self.loader.wait_s)
         student.train()
         while self.step < self.last_step:
             batch, stop = next(batches)
@@ -104,10 +108,10 @@ class Trainer:
             )
             self.step += 1
             guard.settle(step.applied)
-            clock.count(self.config.batch_size)
+            self.clock.count(self.config.batch_size)
             self.note(step.applied, batch)
             if self.logs_now():
-                self.write_metrics(step, values, clock)
+                self.write_metrics(step, values)
             del step  # embeddings and targets make way for the next ones
             if self.step % self.steps_per_epoch == 0:
                 self.log.event("epoch", self.step, **self.ledger.close(batch.epoch))
@@ -163,7 +167,8 @@ class Trainer:
                 new = self.loader.substituted - self.known_substitutions
                 unwritten = self.saving is not None and not self.saving.is_written
                 told = [self.signals.seen, error is not None, new, unwritten]
-                stop, failed, any_new, any_unwritten = largest(self.world, told)
+                with self.clock.meeting():
+                    stop, failed, any_new, any_unwritten = largest(self.world, told)
                 if not any_unwritten:
                     self.end_save()
                 if any_new:
@@ -200,13 +205,15 @@ class Trainer:
         schedule_end = self.config.epochs * self.steps_per_epoch
         return self.step in (1, schedule_end) or self.step % self.config.log.every_steps == 0
 
-    def write_metrics(self, step: Step, values: Values, clock: Throughput) -> None:
+    def write_metrics(self, step: Step, values: Values) -> None:
         """Reads the step's numbers back from the device: the only place that waits for it."""
         loss = step.result.loss.item()
         method: Method = self.engine.module.method
         found = method.diagnostics(step.embeddings, values, step.targets)
         diagnostics = {name: value.item() for name, value in found.items()}
-        figures = clock.read(self.loader.wait_s)
+        figures = self.clock.read(self.loader.wait_s)
+        figures["memory_peak_mib"] = peak_memory(self.world.device) / 2**20
+        self.log.ranks(self.step, gather_json(self.world, figures))
         line = {
             "step": self.step,
             "epoch": (self.step - 1) // self.steps_per_epoch,

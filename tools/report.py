@@ -49,7 +49,11 @@ CURVES = {
     "grad_norm": ("Gradient norm", "", "over all ranks"),
     "images_per_s": ("Throughput", "images/s", "of all ranks"),
     "data_wait_fraction": ("Data wait", "share of time", "spent waiting for views"),
-    "step_s": ("Step time", "s", ""),
+    "rank_wait_fraction": ("Wait for ranks", "share of time", "that rank 0 spent waiting for the slowest"),
+    "step_s": ("Step time", "s", "mean since the line before"),
+    "step_p50_s": ("Step time, median", "s", "since the line before"),
+    "step_p95_s": ("Step time, 95th percentile", "s", "since the line before"),
+    "memory_peak_mib": ("Peak memory", "MiB", "of rank 0, on its device"),
 }
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from viewmill.engine.clock import StepClock
 from viewmill.engine.progress import TrainingProgress
-from viewmill.engine.telemetry import RunLog, Throughput, read_lines
+from viewmill.engine.telemetry import RunLog, prometheus_text, read_lines
 
 
 def log(folder: Path, resume_step: int = 0, tensorboard: bool = False) -> RunLog:
@@ -75,15 +76,61 @@ def test_only_one_rank_writes(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_throughput_counts_from_one_line_to_the_next() -> None:
-    clock = Throughput(wait_s=3.0)
-    clock.count(32)
-    clock.count(32)
-    figures = clock.read(wait_s=3.0)
-    assert figures["data_wait_fraction"] == 0.0
-    assert figures["images_per_s"] * figures["step_s"] == pytest.approx(32)
-    clock.count(32)
-    assert clock.read(wait_s=1e9)["data_wait_fraction"] == 1.0
+def test_a_clock_tells_steps_and_waits_from_one_line_to_the_next() -> None:
+    times = iter([0.0, 1.0, 1.5, 2.0, 4.0, 4.0, 10.0, 10.0])
+    clock = StepClock(3.0, now=lambda: next(times))  # begins at 0
+    with clock.meeting():  # from 1 to 1.5
+        pass
+    clock.count(32)  # at 2
+    clock.count(32)  # at 4
+    figures = clock.read(3.8)  # at 4
+    assert figures == pytest.approx(
+        {"images_per_s": 16, "data_wait_fraction": 0.2, "rank_wait_fraction": 0.125}
+        | {"step_s": 2, "step_p50_s": 2, "step_p95_s": 2}
+    )
+
+
+def test_percentiles_are_those_of_the_steps_since_the_last_line() -> None:
+    now = [0.0]
+    clock = StepClock(0.0, now=lambda: now[0])
+    for seconds in range(1, 22):
+        now[0] += seconds
+        clock.count(1)
+    figures = clock.read(0.0)
+    assert (figures["step_p50_s"], figures["step_p95_s"], figures["step_s"]) == pytest.approx((11, 20, 11))
+    now[0] += 5
+    clock.count(1)
+    again = clock.read(1e9)
+    assert (again["step_p50_s"], again["step_p95_s"], again["data_wait_fraction"]) == (5, 5, 1)
+
+
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "r").mkdir()
+    return tmp_path / "r"
+
+
+def test_prometheus_finds_the_last_line_whole(tmp_path: Path) -> None:
+    file = tmp_path / "viewmill.prom"
+    with RunLog(folder(tmp_path), is_writer=True, tensorboard=False, prometheus=file) as run_log:
+        for step in (1, 2):
+            run_log.metrics({"step": step, "loss": 0.5 * step, "grad_norm": float("nan")})
+    assert file.read_text() == (
+        '# TYPE viewmill_step gauge\nviewmill_step{run="r"} 2\n'
+        '# TYPE viewmill_loss gauge\nviewmill_loss{run="r"} 1.0\n'
+    )
+    assert prometheus_text({"step": 1}, 'a"b\\').endswith('{run="a\\"b\\\\"} 1\n')
+
+
+def test_every_figure_of_every_rank_has_its_place(tmp_path: Path) -> None:
+    (tmp_path / "ranks.jsonl").write_text('{"step": 1}\n{"step": 9}\n')
+    with RunLog(tmp_path, is_writer=True, tensorboard=False, resume_step=4) as run_log:
+        run_log.ranks(
+            5, [{"step_s": 1.0, "rank_wait_fraction": 0.5}, {"step_s": 1.5, "rank_wait_fraction": 0.0}]
+        )
+    assert read_lines(tmp_path / "ranks.jsonl") == [
+        {"step": 1},
+        {"step": 5, "step_s": [1.0, 1.5], "rank_wait_fraction": [0.5, 0.0]},
+    ]
 
 
 def shown(is_terminal: bool, is_shown: bool = True) -> str:

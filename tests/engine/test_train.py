@@ -31,7 +31,8 @@ from viewmill.shards.manifest import Dataset
 from tests.engine.tiny import tiny_config, tiny_data_set
 
 pytestmark = pytest.mark.slow
-CLOCKED = ("time_s", "images_per_s", "step_s", "data_wait_fraction")
+CLOCKED = {"time_s", "images_per_s", "data_wait_fraction", "rank_wait_fraction", "step_s"}
+CLOCKED |= {"step_p50_s", "step_p95_s", "memory_peak_mib"}
 STEPS_PER_EPOCH = 3  # 26 pictures, batches of 8: two are dropped at the end
 
 
@@ -87,8 +88,9 @@ def assert_same_run(run_dir: Path, other: Path) -> None:
 
 
 def test_a_run_leaves_the_files_of_a_run_folder(whole_run: Path) -> None:
-    expected = {"config.yaml", "environment.json", "metrics.jsonl", "events.jsonl"}
+    expected = {"config.yaml", "environment.json", "metrics.jsonl", "ranks.jsonl", "events.jsonl"}
     assert {path.name for path in whole_run.iterdir()} == expected | {"tensorboard", "checkpoints", "export"}
+    assert [line["step"] for line in read_lines(whole_run / "ranks.jsonl")] == list(range(1, 13))
     assert load_config(whole_run / "config.yaml") == long_config(log={"every_steps": 1})
     assert list((whole_run / "tensorboard").iterdir())
 
@@ -107,7 +109,8 @@ def test_every_step_has_a_line_with_every_figure(whole_run: Path) -> None:
     assert [line["step"] for line in lines] == list(range(1, 13))
     assert [line["epoch"] for line in lines] == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
     figures = "step epoch samples time_s loss h_global h_local mutual_information lr grad_norm "
-    figures += "mean_cosine effective_rank images_per_s data_wait_fraction step_s"
+    figures += "mean_cosine effective_rank images_per_s data_wait_fraction step_s "
+    figures += "step_p50_s step_p95_s rank_wait_fraction memory_peak_mib"
     assert all(set(line) == set(figures.split()) for line in lines)
     assert all(isinstance(value, (int, float)) for line in lines for value in line.values())
     assert lines[-1]["samples"] == 96

@@ -33,7 +33,8 @@ from viewmill.shards.manifest import Dataset
 from tests.engine.tiny import tiny_config, tiny_data_set
 
 pytestmark = pytest.mark.slow
-CLOCKED = ("time_s", "images_per_s", "step_s", "data_wait_fraction")
+CLOCKED = {"time_s", "images_per_s", "data_wait_fraction", "rank_wait_fraction", "step_s"}
+CLOCKED |= {"step_p50_s", "step_p95_s", "memory_peak_mib"}
 PROJECTOR = {"layers": 2, "hidden": 32, "dim": 16}
 IMSVD = {"name": "imsvd", "variables": 4, "units": 8, "projector": {"hidden": 32}}
 SUPERVISED = {"name": "supervised", "num_classes": 4}
