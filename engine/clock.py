@@ -27,6 +27,14 @@ class StepClock:
         self._images, self._steps = 0, list[float]()
 
     @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Around what is no part of a step: it does not count."""
+        began_s = self._now()
+        yield
+        passed = self._now() - began_s
+        self._began_s, self._last_s = self._began_s + passed, self._last_s + passed
+
+    @contextmanager
     def meeting(self) -> Iterator[None]:
         """Around what waits for the other ranks."""
         began_s = self._now()

@@ -113,6 +113,14 @@ class CheckpointConfig(StrictModel):
     background: bool = True  # written out of a copy while training goes on; the last one is not
 
 
+class EvaluationConfig(StrictModel):
+    """How the backbone is judged while it is trained, where labelled images to judge it by are given."""
+
+    every_epochs: int = Field(default=1, ge=1)
+    # k-NN first; the first one says which checkpoint is the best. Not strict: YAML gives a list.
+    tasks: tuple[str, ...] = Field(default=("knn@20",), strict=False, min_length=1)
+
+
 class LogConfig(StrictModel):
     """How often a metrics line is written."""
 
@@ -147,6 +155,7 @@ class RunConfig(StrictModel):
     zero: ZeroConfig = ZeroConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     log: LogConfig = LogConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
 
     @model_validator(mode="after")
     def the_floor_lies_below_the_peak(self) -> "RunConfig":

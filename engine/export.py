@@ -14,8 +14,12 @@ TEACHER_PREFIX = "teacher."  # of the teacher's tensors in a checkpoint
 
 def backbone_prefix(method: MethodConfig) -> str:
     """What the names of the backbone to be exported and evaluated begin with in a checkpoint."""
-    is_teachers = isinstance(method, DistillConfig) and method.export == "teacher"
-    return TEACHER_PREFIX + PREFIX if is_teachers else PREFIX
+    return TEACHER_PREFIX + PREFIX if exports_teacher(method) else PREFIX
+
+
+def exports_teacher(method: MethodConfig) -> bool:
+    """Whether the backbone to be exported and evaluated is the teacher's."""
+    return isinstance(method, DistillConfig) and method.export == "teacher"
 
 
 def export_backbone(

@@ -22,6 +22,7 @@ FREE_ON_RESUME = (
     "zero",
     "checkpoint",
     "log",
+    "evaluation",
 )
 MAY_GROW_ON_RESUME = ("epochs", "max_steps")  # more epochs also stretch the cosine from here on
 

@@ -60,6 +60,13 @@ class RunLog:
             columns = {name: [one[name] for one in figures] for name in figures[0]}
             _append(self._files["ranks"], {"step": step, **columns})
 
+    def evaluation(self, step: int, found: dict[str, float], **details: Any) -> None:
+        """An event of the accuracies by task; TensorBoard has them too."""
+        self.event("evaluation", step, **found, **details)
+        if self._board is not None:
+            for task, top1 in found.items():
+                self._board.add_scalar(f"evaluation/{task}", top1, step)
+
     def event(self, kind: str, step: int, **details: Any) -> None:
         """One line of events.jsonl: what happened, after how many steps, and when (UTC)."""
         if self._files:

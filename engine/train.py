@@ -1,21 +1,25 @@
 """Training: from a recipe and a data set to a run folder. The loop itself is in trainer.py."""
 
 import contextlib
+from functools import partial
 from pathlib import Path
 from typing import cast
 
 import torch
 from viewmill.engine.agreement import from_rank_zero
-from viewmill.engine.backbones import check_image_sizes
+from viewmill.engine.backbones import build_backbone, check_image_sizes
 from viewmill.engine.batchnorm import convert_batchnorm
 from viewmill.engine.checkpoints import checkpoint
 from viewmill.engine.checks import check_batch, check_labels, resolve_views
-from viewmill.engine.config import RunConfig
+from viewmill.engine.config import ConfigError, RunConfig
+from viewmill.engine.evaluation.features import evaluation_views
+from viewmill.engine.evaluation.in_training import InTraining
 from viewmill.engine.full_pass import FullPass
 from viewmill.engine.hardware import capability_of, old_gpu_notice
 from viewmill.engine.ledger import Ledger
 from viewmill.engine.loading import loader_options
 from viewmill.engine.model import Student, build_student
+from viewmill.engine.passes.reading import Reading
 from viewmill.engine.preemption import SignalWatch
 from viewmill.engine.progress import TrainingProgress
 from viewmill.engine.run_folder import (
@@ -37,13 +41,23 @@ from viewmill.shards.manifest import Dataset
 
 
 def train(
-    config: RunConfig, dataset_path: Path | str, run_dir: Path | str, *, resume: bool = False, world: World
+    config: RunConfig,
+    dataset_path: Path | str,
+    run_dir: Path | str,
+    *,
+    on: Path | str | None = None,
+    resume: bool = False,
+    world: World,
 ) -> None:
     """Trains to the end of `config`, on all ranks at once, and exports the backbone.
 
     The run folder holds config.yaml, environment.json, metrics.jsonl, events.jsonl, tensorboard/,
     checkpoints/ and at the end export/. With `resume` the newest checkpoint that verifies is continued: on
     the same world size and ZeRO stage bit for bit as if never interrupted.
+
+    Args:
+        on: a labelled data set by which the backbone is judged, see `EvaluationConfig`; its bank is the data
+            set that is trained on, which then needs labels too.
 
     Raises:
         ConfigError: settings, batch, ranks and data set do not fit, the folder is in use, or the resumed run
@@ -59,6 +73,10 @@ def train(
         check_batch(config, order.num_samples, world.world_size)
         check_labels(config, dataset, order)
         spec = resolve_views(config)
+        evaluation = None
+        if on is not None:
+            judges = stack.enter_context(Dataset.open(on))
+            evaluation = prepare_evaluation(config, dataset, judges, spec, world)
         student = prepare_student(config, spec, world)
         loader = stack.enter_context(open_loader(config, dataset, order, spec, world))
         signals = stack.enter_context(SignalWatch())
@@ -85,6 +103,7 @@ def train(
         trainer = Trainer(
             config, world, run_dir, spec, loader, engine, teacher, full_pass, log, progress, signals, ledger
         )
+        trainer.evaluation = evaluation
         notice = old_gpu_notice(capability_of(world.device), config.precision)
         if notice is not None:
             log.event("notice", step, message=notice)
@@ -126,6 +145,26 @@ def prepare_student(config: RunConfig, spec: ViewSpec, world: World) -> Student:
     student = build_student(config.model, config.method, image_size=spec.sizes[0], seed=config.seed)
     check_image_sizes(student.backbone, spec.sizes)
     return cast(Student, convert_batchnorm(student, world.device)).to(world.device)
+
+
+def prepare_evaluation(
+    config: RunConfig, dataset: Dataset, on: Dataset, spec: ViewSpec, world: World
+) -> InTraining:
+    """What judges the backbone between epochs, by the eval view at the size of the largest views.
+
+    Raises:
+        ConfigError: no such task, or the data sets do not fit it.
+    """
+    model, views = config.model, config.views
+    size = spec.sizes[0]
+    reading = Reading(world, views.executor, views.num_threads, config.batch_size // world.world_size)
+    build = partial(build_backbone, model.backbone, stem=model.stem, image_size=size)
+    try:
+        return InTraining(
+            build, config.evaluation.tasks, dataset, on, evaluation_views(size, spec.mean, spec.std), reading
+        )
+    except ValueError as error:
+        raise ConfigError(f"evaluation: {error}") from error
 
 
 def open_loader(config: RunConfig, dataset: Dataset, order: Order, spec: ViewSpec, world: World) -> Loader:

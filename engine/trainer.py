@@ -3,7 +3,7 @@
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ from viewmill.engine.checkpoints.behind import HostCopies
 from viewmill.engine.checkpoints.retention import Retention
 from viewmill.engine.clock import StepClock
 from viewmill.engine.config import RunConfig
-from viewmill.engine.export import TEACHER_PREFIX, backbone_prefix, export_backbone
+from viewmill.engine.evaluation.in_training import Best, InTraining, better
+from viewmill.engine.export import TEACHER_PREFIX, backbone_prefix, export_backbone, exports_teacher
 from viewmill.engine.full_pass import DonePass, FullPass
 from viewmill.engine.hardware import peak_memory
 from viewmill.engine.ledger import Ledger
@@ -41,7 +42,7 @@ def last_step(config: RunConfig, steps_per_epoch: int) -> int:
 
 
 # What the trainer hands to a checkpoint, beside weights, optimiser state and buffers.
-STATE_KEYS = ("config", "loader", "trained_s", "skipped", "substituted")
+STATE_KEYS = ("config", "loader", "trained_s", "skipped", "substituted", "best")
 
 
 @dataclass
@@ -66,6 +67,8 @@ class Trainer:
     skips: SkipCount = field(default_factory=SkipCount)
     sentinels: Sentinels = field(default_factory=Sentinels)
     copies: HostCopies = field(default_factory=HostCopies)
+    evaluation: InTraining | None = None
+    best: Best | None = None
     saving: checkpoint.Saving | None = None  # the checkpoint that is being written meanwhile
     stalled_s: float = 0.0  # what beginning it has taken
     began_s: float = field(default_factory=time.monotonic)
@@ -116,6 +119,8 @@ class Trainer:
             if self.step % self.steps_per_epoch == 0:
                 self.log.event("epoch", self.step, **self.ledger.close(batch.epoch))
             self.progress.advance()
+            if self.evaluates_now() and not stop:
+                self.evaluate()
             if stop or self.saves_now():
                 self.save(wait=bool(stop) or self.step == self.last_step)
             if stop:
@@ -250,7 +255,24 @@ class Trainer:
         policy, epoch = self.config.checkpoint, self.steps_per_epoch
         by_steps = policy.every_steps is not None and self.step % policy.every_steps == 0
         by_epochs = policy.every_epochs is not None and self.step % (policy.every_epochs * epoch) == 0
-        return by_steps or by_epochs or self.step == self.last_step
+        return by_steps or by_epochs or self.evaluates_now() or self.step == self.last_step
+
+    def evaluates_now(self) -> bool:
+        """After every so many epochs, and at the end."""
+        epochs, rest = divmod(self.step, self.steps_per_epoch)
+        due = rest == 0 and epochs % self.config.evaluation.every_epochs == 0
+        return self.evaluation is not None and (due or self.step == self.last_step)
+
+    def evaluate(self) -> None:
+        """Judges the backbone that is exported, and remembers the best step; the loader goes on meanwhile."""
+        assert self.evaluation is not None
+        began_s = time.monotonic()
+        judged: Any = self.teacher if exports_teacher(self.config.method) else self.engine.module
+        with self.clock.aside():
+            found = self.evaluation.measure(judged.backbone)
+        self.best = better(self.best, self.step, found)
+        seconds = round(time.monotonic() - began_s, 3)
+        self.log.evaluation(self.step, found, seconds=seconds, best=self.best.step)
 
     def save(self, wait: bool) -> None:
         """Writes a checkpoint of everything that a resumed run needs, or begins to, and training goes on."""
@@ -262,6 +284,7 @@ class Trainer:
             "trained_s": self.time_s(),
             "skipped": {"total": self.skips.total, "in_row": self.skips.in_row},
             "substituted": self.ledger.state(),
+            "best": None if self.best is None else asdict(self.best),
         }
         wait = wait or not self.config.checkpoint.background
         self.saving = checkpoint.begin(
@@ -290,7 +313,8 @@ class Trainer:
     def retention(self) -> Retention:
         policy = self.config.checkpoint
         by_epochs = policy.keep_every_epochs and policy.keep_every_epochs * self.steps_per_epoch
-        return Retention(policy.keep, tuple(filter(None, (by_epochs, policy.keep_every_steps))))
+        every = tuple(filter(None, (by_epochs, policy.keep_every_steps)))
+        return Retention(policy.keep, every, None if self.best is None else self.best.step)
 
     def restore(self, past: checkpoint.Checkpoint, passed_over: list[str]) -> None:
         """Takes weights, optimiser state and counts from a checkpoint; the loader is there already."""
@@ -298,6 +322,7 @@ class Trainer:
         self.step, self.trained_s = past.step, past.state["trained_s"]
         self.skips = SkipCount(**past.state["skipped"])
         self.ledger.load(past.state["substituted"])
+        self.best = past.state["best"] and Best(**past.state["best"])
         for reason in passed_over:
             self.log.event("checkpoint_passed_over", self.step, reason=reason)
         was = {"world_size": past.world_size, "zero_stage": past.stage}

@@ -19,6 +19,13 @@ def command(
         str, typer.Option(metavar="DATASET", help="The data set, made by viewmill convert, or its URL.")
     ],
     out: Annotated[Path, typer.Option(metavar="RUN", help="The run's folder.")],
+    on: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATASET",
+            help="Labelled images to judge the backbone by, every evaluation.every_epochs epochs.",
+        ),
+    ] = None,
     overrides: Annotated[
         list[str] | None,
         typer.Argument(metavar="KEY=VALUE", help="Settings on top of the recipe, the last one wins."),
@@ -41,13 +48,14 @@ def command(
     check_local_rank(local_rank)
     refuse_url(out, "train into a folder, then copy it to the store")
     config = load_config(recipe, overrides)
-    read_info_at(data)  # a wrong path is told before the seconds that torch and deepspeed take to import
+    for path in filter(None, (data, on)):
+        read_info_at(path)  # a wrong path is told before the seconds that torch and deepspeed take to import
     from viewmill.engine.train import train
     from viewmill.engine.world import start_world, stop_world
 
     world = start_world(config.device)
     try:
-        train(config, data, out, resume=resume, world=world)
+        train(config, data, out, on=on, resume=resume, world=world)
     finally:
         stop_world(world)
     if world.rank == 0:

@@ -19,6 +19,7 @@ from viewmill.engine.agreement import gather_json
 from viewmill.engine.checkpoints.behind import HostCopies, done, in_a_thread
 from viewmill.engine.checkpoints.errors import CheckpointError, everywhere, on_first
 from viewmill.engine.checkpoints.folder import (
+    BEST_FILE,
     COMMIT_FILE,
     HINT_FILE,
     MANIFEST_FILE,
@@ -82,6 +83,8 @@ class Saving:
                 self._manifest["files"] |= found
             on_first(self._world, lambda: _commit(self._aside, self._manifest))
             on_first(self._world, lambda: _publish(self._aside, self._final))
+            if self._retention.best == self.step:
+                on_first(self._world, lambda: _hint(self._final, BEST_FILE))
         except BaseException:
             if self._world.rank == 0:
                 shutil.rmtree(self._aside, ignore_errors=True)
@@ -250,6 +253,11 @@ def _publish(aside: Path, final: Path) -> None:
         final.rename(grave(final))
     aside.rename(final)
     sync_folder(final.parent)
-    hint = final.parent / f".{HINT_FILE}.new-{secrets.token_hex(8)}"
+    _hint(final, HINT_FILE)
+
+
+def _hint(final: Path, name: str) -> None:
+    """A file beside the checkpoints that holds the name of one."""
+    hint = final.parent / f".{name}.new-{secrets.token_hex(8)}"
     write_text(hint, f"{final.name}\n")
-    hint.replace(final.parent / HINT_FILE)
+    hint.replace(final.parent / name)

@@ -2,6 +2,7 @@
 
 checkpoints/
   latest                     name of the newest: a hint for people
+  best                       name of the best by the evaluations of a training, where there are any
   step_00000120/
     rank_0.safetensors ...   each rank's fragments of the float32 weights and of the optimiser state
     buffers.safetensors      BatchNorm statistics and the like, equal on all ranks
@@ -30,7 +31,7 @@ from viewmill.engine.checkpoints.tensor_file import read_bytes, regular_size
 from viewmill.engine.fragments import WEIGHT
 from viewmill.shards.durable import sha256_of
 
-MANIFEST_FILE, COMMIT_FILE, HINT_FILE = "MANIFEST.json", "COMMIT", "latest"
+MANIFEST_FILE, COMMIT_FILE, HINT_FILE, BEST_FILE = "MANIFEST.json", "COMMIT", "latest", "best"
 MAX_MANIFEST_BYTES = 1 << 28
 STEP_FOLDER = re.compile(r"step_(\d{8,15})")
 

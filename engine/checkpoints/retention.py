@@ -10,15 +10,16 @@ from viewmill.engine.checkpoints.errors import CheckpointError
 from viewmill.engine.checkpoints.folder import Checkpoint, candidates, step_of
 
 # What a killed save or deletion leaves behind: never read, and cleared by the next save.
-LEFTOVER = re.compile(r"\.(step_\d{8,15}|latest)\.(new|old)-[0-9a-f]{16}")
+LEFTOVER = re.compile(r"\.(step_\d{8,15}|latest|best)\.(new|old)-[0-9a-f]{16}")
 
 
 @dataclass(frozen=True)
 class Retention:
-    """The newest `keep` checkpoints stay, and those whose step is a multiple of one of `every`."""
+    """The newest `keep` checkpoints stay, those whose step is a multiple of one of `every`, and the best."""
 
     keep: int = 2
     every: tuple[int, ...] = ()
+    best: int | None = None  # its step
 
     def retire(self, folder: Path, step: int) -> None:
         """Removes the others among those up to `step`; what counts as kept is complete."""
@@ -28,7 +29,7 @@ class Retention:
                 continue  # of a future that was given up when an older one was resumed
             if complete < self.keep:
                 complete += is_complete(path)
-            elif not any(step_of(path) % every == 0 for every in self.every):
+            elif step_of(path) != self.best and all(step_of(path) % every for every in self.every):
                 remove(path)
 
 
