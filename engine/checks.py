@@ -24,16 +24,7 @@ def resolve_views(config: RunConfig) -> ViewSpec:
 
 def check_batch(config: RunConfig, num_samples: int, world_size: int) -> None:
     """Raises ConfigError where batch, accumulation, ranks and data set do not fit each other."""
-    batch, accumulation, name = config.batch_size, config.accumulation, config.method.name
-    if accumulation > 1:
-        reason = (
-            "the training loop takes one micro-batch a step"
-            if METHODS[name].decomposes
-            else f"the loss of {name} is over the whole batch and does not split into micro-batches"
-        )
-        raise ConfigError(
-            f"accumulation={accumulation}: {reason}; set accumulation=1 and spread the batch over more ranks"
-        )
+    batch, accumulation = config.batch_size, config.accumulation
     parts = world_size * accumulation
     if batch % parts:
         below, above = batch - batch % parts, batch - batch % parts + parts
