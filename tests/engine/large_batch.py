@@ -7,12 +7,14 @@ import copy
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
+from viewmill.engine.batchnorm import convert_batchnorm
 from viewmill.engine.config import RunConfig
 from viewmill.engine.model import Student, build_student
-from viewmill.engine.step import train_step
-from viewmill.engine.teacher import Teacher, build_teacher
+from viewmill.engine.step import Step, train_step
+from viewmill.engine.teacher import build_teacher
 from viewmill.engine.world import World
 from viewmill.engine.zero import ZeroEngine, initialize
 from viewmill.methods.method import Values
@@ -42,7 +44,7 @@ VALUES: dict[str, dict[str, float]] = {
 }
 
 
-def settings(method: str, **changes: Any) -> RunConfig:
+def settings(method: str, /, **changes: Any) -> RunConfig:
     """SGD: it keeps differences of gradients as small as they are, where AdamW enlarges rounding."""
     tree: dict[str, Any] = {
         "batch_size": BATCH,
@@ -117,13 +119,14 @@ def large_batch_run(method: str) -> dict[str, Any]:
         losses.append(loss.item())
         if teacher is not None:
             follow(teacher, student)
-    return {"losses": losses, "norms": norms, "moved": moved(method, student)}
+    return {"losses": losses, "norms": norms, "moved": moved(config, student)}
 
 
-def moved(method: str, student: Student) -> dict[str, Tensor]:
-    """How far each weight is from where it was drawn."""
-    drawn = dict(student_of(settings(method)).named_parameters())
-    return {name: value.detach() - drawn[name].detach() for name, value in student.named_parameters()}
+def moved(config: RunConfig, student: nn.Module) -> dict[str, Tensor]:
+    """How far each weight and each running statistic is from where it was drawn."""
+    drawn = student_of(config).state_dict()
+    now = {name: value for name, value in student.state_dict().items() if value.is_floating_point()}
+    return {name: value.detach() - drawn[name] for name, value in now.items()}
 
 
 @torch.no_grad()
@@ -133,10 +136,12 @@ def follow(teacher: tuple[nn.Module, nn.Module], student: Student) -> None:
             old.copy_(0.9 * old + 0.1 * new)
 
 
-def micro_batch_run(method: str, world: World, *, stage: int, accumulation: int) -> dict[str, Any]:
+def micro_batch_run(
+    method: str, world: World, /, *, stage: int, accumulation: int, **changes: Any
+) -> dict[str, Any]:
     """The same on this rank by `train_step`."""
-    config = settings(method, zero={"stage": stage}, accumulation=accumulation)
-    student = student_of(config)
+    config = settings(method, zero={"stage": stage}, accumulation=accumulation, **changes)
+    student: Any = convert_batchnorm(student_of(config), world.device)
     teacher = build_teacher(student, config)
     engine = initialize(student, config, world)
     losses, norms = [], []
@@ -144,13 +149,18 @@ def micro_batch_run(method: str, world: World, *, stage: int, accumulation: int)
         done = step_of(engine, teacher, VALUES[method], step, accumulation)
         losses.append(done.result.loss.item())
         norms.append(engine.grad_norm())
-    return {"losses": losses, "norms": norms, "moved": moved(method, student)}
+    return {"losses": losses, "norms": norms, "moved": moved(config, student)}
 
 
-def step_of(engine: ZeroEngine, teacher: Teacher | None, values: Values, step: int, accumulation: int) -> Any:
+def step_of(
+    engine: ZeroEngine, teacher: Any, values: Values, step: int, accumulation: int, spoilt: int | None = None
+) -> Step:
+    """One step on this rank's share; image `spoilt` of the global batch is no numbers."""
     parts = parts_of(engine.world.rank, engine.world.world_size, accumulation)
     dtype = next(engine.module.parameters()).dtype
     views, labels = views_of(step, dtype), labels_of(step)
+    if spoilt is not None:
+        views[0][spoilt] = torch.nan
     return train_step(
         engine,
         teacher,
@@ -217,13 +227,15 @@ def gradients_of(module: nn.Module) -> dict[str, Tensor]:
     return {name: weight.grad for name, weight in module.named_parameters() if weight.grad is not None}
 
 
-def large_batch_gradients(method: str, rank: int, world_size: int) -> dict[str, Tensor]:
+def large_batch_gradients(
+    method: str, rank: int, world_size: int, accumulation: int = 1
+) -> dict[str, Tensor]:
     """W times a rank's part of the global gradient, float64: from one process on the whole batch."""
     student = student_of(settings(method), torch.float64)
     embeddings, loss = loss_of_large_batch(method, student, teacher_of(method, student), 0)
     (pull,) = torch.autograd.grad(loss, embeddings, retain_graph=True)
     own = torch.zeros(BATCH, dtype=torch.bool)
-    for part in parts_of(rank, world_size, 1):
+    for part in parts_of(rank, world_size, accumulation):
         own[part] = True
     return gradients_by(student, embeddings, world_size * pull * own[:, None])
 
@@ -243,3 +255,10 @@ def largest_difference(left: dict[str, Tensor], right: dict[str, Tensor]) -> flo
 
 # (ZeRO stage, micro-batches of a rank)
 SPLITS = [(stage, accumulation) for stage in (0, 1, 2) for accumulation in (1, 2, 4)]
+
+
+def assert_same_training(found: dict[str, Any], expected: dict[str, Any], bound: float = 1e-5) -> None:
+    """Losses, gradient norms, and how far weights have moved, within the order of float32 sums."""
+    assert found["losses"] == pytest.approx(expected["losses"], rel=bound / 5, abs=bound / 5)  # nats
+    assert found["norms"] == pytest.approx(expected["norms"], rel=bound / 5)
+    assert largest_difference(found["moved"], expected["moved"]) <= bound

@@ -14,6 +14,7 @@ from viewmill.engine.world import World, start_world, stop_world
 from tests.engine.large_batch import (
     METHODS,
     SPLITS,
+    assert_same_training,
     large_batch_gradients,
     large_batch_run,
     largest_difference,
@@ -209,13 +210,6 @@ def test_every_stage_and_accumulation_trains_as_the_large_batch(world: World, me
     for stage, accumulation in SPLITS:
         found = micro_batch_run(method, world, stage=stage, accumulation=accumulation)
         assert_same_training(found, expected)
-
-
-def assert_same_training(found: dict[str, Any], expected: dict[str, Any]) -> None:
-    """Within the order of float32 sums."""
-    assert found["losses"] == pytest.approx(expected["losses"], rel=2e-6, abs=2e-6)  # nats
-    assert found["norms"] == pytest.approx(expected["norms"], rel=2e-6)
-    assert largest_difference(found["moved"], expected["moved"]) <= 1e-5
 
 
 def test_the_states_of_the_generators_are_copies() -> None:
