@@ -9,7 +9,7 @@ from viewmill.engine.agreement import from_rank_zero
 from viewmill.engine.backbones import check_image_sizes
 from viewmill.engine.batchnorm import convert_batchnorm
 from viewmill.engine.checkpoints import checkpoint
-from viewmill.engine.checks import check_batch, check_labels, resolve_views
+from viewmill.engine.checks import check_accumulation, check_batch, check_labels, resolve_views
 from viewmill.engine.config import RunConfig
 from viewmill.engine.full_pass import FullPass
 from viewmill.engine.hardware import capability_of, old_gpu_notice
@@ -65,6 +65,7 @@ def train(
         start = from_rank_zero(world, lambda: find_start(run_dir, config, resume))
         past = checkpoint.Checkpoint.open(Path(start[0]), verify=False) if start else None
         if past is not None:
+            check_accumulation(past.state["config"]["accumulation"], config, student)
             loader.load_state_dict(past.state["loader"])  # before anything is written: it may refuse
         teacher = build_teacher(student, config)
         engine = initialize(student, config, world)

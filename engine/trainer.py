@@ -276,6 +276,7 @@ class Trainer:
         return {
             "world_size": self.world.world_size,
             "zero_stage": self.config.zero.stage,
+            "accumulation": self.config.accumulation,
             "device": self.world.device.type,
             "executor": self.loader.executor,
             "data": self.loader.state_dict(),
