@@ -36,9 +36,7 @@ class StepBuffers:
         self._seen += 1
         for mean, buffer in zip(self._moved, self._buffers, strict=True):
             if mean.is_floating_point():
-                mean.lerp_(
-                    buffer, 1 / self._seen
-                )  # leaves a buffer that no forward changes as it is, exactly
+                mean.lerp_(buffer, 1 / self._seen)  # to the bit the same where nothing changes
             else:
                 mean.copy_(buffer)
 
