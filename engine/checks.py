@@ -1,6 +1,8 @@
 """What is refused before a run starts: the same on every rank, ahead of any collective."""
 
 import numpy as np
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from viewmill.engine.config import ConfigError, RunConfig
 from viewmill.engine.method_config import SupervisedConfig
 from viewmill.methods.families.registry import METHODS
@@ -24,16 +26,7 @@ def resolve_views(config: RunConfig) -> ViewSpec:
 
 def check_batch(config: RunConfig, num_samples: int, world_size: int) -> None:
     """Raises ConfigError where batch, accumulation, ranks and data set do not fit each other."""
-    batch, accumulation, name = config.batch_size, config.accumulation, config.method.name
-    if accumulation > 1:
-        reason = (
-            "the training loop takes one micro-batch a step"
-            if METHODS[name].decomposes
-            else f"the loss of {name} is over the whole batch and does not split into micro-batches"
-        )
-        raise ConfigError(
-            f"accumulation={accumulation}: {reason}; set accumulation=1 and spread the batch over more ranks"
-        )
+    batch, accumulation = config.batch_size, config.accumulation
     parts = world_size * accumulation
     if batch % parts:
         below, above = batch - batch % parts, batch - batch % parts + parts
@@ -46,6 +39,21 @@ def check_batch(config: RunConfig, num_samples: int, world_size: int) -> None:
         raise ConfigError(
             f"batch_size={batch} is larger than the data set's {num_samples} samples; "
             f"set batch_size to at most {num_samples}, or convert more images"
+        )
+
+
+def check_accumulation(before: int, config: RunConfig, student: nn.Module) -> None:
+    """Raises ConfigError where a resumed run would take a BatchNorm's statistics of other batches.
+
+    Args:
+        before: micro-batches of a rank in the run that is resumed.
+    """
+    has_batchnorm = any(isinstance(module, _BatchNorm) for module in student.modules())
+    if has_batchnorm and config.accumulation != before:
+        raise ConfigError(
+            f"accumulation was {before}, now {config.accumulation}: the network has a BatchNorm, whose "
+            "statistics are of the micro-batches of all ranks, so this would be another run; give "
+            f"accumulation={before} and another number of ranks, or begin anew with another --out"
         )
 
 

@@ -65,7 +65,7 @@ class ViewsConfig(StrictModel):
     preset: str | None = None  # NAME or NAME@S; None: the method's own
     executor: str = "auto"
     num_threads: int = Field(default=2, ge=1)  # of the executor, per rank
-    prefetch: int = Field(default=2, ge=1)  # micro-batches rendered ahead
+    prefetch: int = Field(default=2, ge=1)  # micro-batches rendered ahead; at least those of a step
     max_ahead_bytes: int = Field(default=4 << 30, ge=1)  # of encoded images and views ahead, per rank
     block: int = Field(default=1, ge=1)  # samples that stay neighbours in the order
     window: int = Field(default=0, ge=0)  # samples shuffled after the blocks; 0: none
@@ -136,7 +136,7 @@ class RunConfig(StrictModel):
     seed: int = Field(default=0, ge=0, lt=2**32)
     epochs: int = Field(ge=1)
     batch_size: int = Field(ge=2)  # B, of one optimiser step over all ranks
-    accumulation: int = Field(default=1, ge=1)  # A, micro-batches of a rank in one step
+    accumulation: int = Field(default=1, ge=1)  # A: a rank's micro-batches of a step, one in memory at a time
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["fp32", "bf16"] = "fp32"  # bf16 keeps float32 master weights
     # What the loss takes embeddings in: float32, or the network's own type, which Triton's kernels multiply.

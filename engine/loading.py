@@ -22,7 +22,8 @@ def loader_options(config: RunConfig, world: World, order: Order) -> dict[str, A
         "world_size": world.world_size,
         "accumulation": config.accumulation,
         "num_threads": config.views.num_threads,
-        "prefetch": config.views.prefetch,
+        # A step takes its micro-batches at once: with fewer ahead it would wait while nothing is computed.
+        "prefetch": max(config.views.prefetch, config.accumulation),
         "max_ahead_bytes": config.views.max_ahead_bytes,
         "max_substitutes": config.views.max_substitutes,
         "order": order,

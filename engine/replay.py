@@ -26,6 +26,7 @@ class Session(BaseModel):
     event: Literal["start", "resume"]
     step: int = Field(ge=0)  # steps done when it began
     world_size: int = Field(ge=1)
+    accumulation: int = Field(default=1, ge=1)  # early runs do not tell: they had none
     executor: str
     device: str
     data: dict[str, Any]  # the loader's state when it began
@@ -81,6 +82,7 @@ def replay(run_dir: Path, dataset: Dataset, step: int, rank: int, *, executor: s
     """
     config = _config_of(run_dir)
     session, made = session_of(run_dir, step)
+    config = config.model_copy(update={"accumulation": session.accumulation})
     if not 0 <= rank < session.world_size:
         raise ConfigError(
             f"{run_dir}: step {step} was trained by {session.world_size} ranks, so --rank lies in "

@@ -13,6 +13,7 @@ from viewmill.engine.world import World
 FREE_ON_RESUME = (
     "device",
     "torch_threads",
+    "accumulation",  # of networks without BatchNorm: `check_accumulation`
     "nonfinite_limit",
     "views.executor",  # the same crops; pixels within the published tolerance
     "views.num_threads",

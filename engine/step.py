@@ -2,7 +2,10 @@
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
+from viewmill.engine.gradient_cache import GradientCache
+from viewmill.engine.step_buffers import StepBuffers
 from viewmill.engine.teacher import Teacher
 from viewmill.engine.zero import ZeroEngine
 from viewmill.methods.method import Method, MethodLoss, Values
@@ -12,7 +15,7 @@ class Step(NamedTuple):
     """What came of one optimiser step."""
 
     result: MethodLoss  # of the global batch
-    embeddings: Tensor  # (V, n, D), without gradient
+    embeddings: Tensor  # (V, A n, D), without gradient, as the loss took them
     targets: Tensor | None  # the teacher's, or the labels
     applied: bool
 
@@ -20,31 +23,49 @@ class Step(NamedTuple):
 def train_step(
     engine: ZeroEngine,
     teacher: Teacher | None,
-    views: list[Tensor],
+    micro_batches: list[list[Tensor]],
     values: Values,
     *,
     labels: Tensor,
     loss_in_float32: bool = True,
 ) -> Step:
-    """One optimiser step on this rank's views, with the method's numbers of this step.
+    """One optimiser step on this rank's A micro-batches, with the method's numbers of this step.
 
-    The `labels` (n,) of this rank's images reach a method that declares that it needs them, and no other.
+    Targets and loss are those of all micro-batches of all ranks, whatever A is: see `GradientCache`. The
+    `labels` (A n,) of this rank's images reach a method that declares that it needs them, and no other.
     The loss takes embeddings in float32, or in the type that the network gives, and sums in float32 at least.
     A step whose loss or gradient is not finite is skipped on every rank alike, and the teacher stays.
+
+    Args:
+        micro_batches: A lists of V views (n, 3, S, S).
     """
     method: Method = engine.module.method
     targets = None
     if teacher is not None:
-        targets = method.targets(teacher.head, teacher(views), values)
+        targets = method.targets(teacher.head, representations(teacher, micro_batches), values)
     elif method.needs_labels:
-        targets = labels.to(views[0].device)
-    embeddings = engine(views)  # (V, n, D)
-    embeddings = embeddings.float() if loss_in_float32 else embeddings
+        targets = labels.to(micro_batches[0][0].device)
+    cache = GradientCache(engine, micro_batches)
+    embeddings = cache.embed()  # (V, A n, D)
+    embeddings = (embeddings.float() if loss_in_float32 else embeddings).requires_grad_()
     result = method.loss(embeddings, values, targets)
     # 0 x loss is 0, or NaN where the loss is not finite: such a gradient fails the engine's own check, on
     # every rank, without reading the loss back from the device.
-    engine.backward(result.loss * (1 + 0 * result.loss.detach()))
+    (gradient,) = torch.autograd.grad(result.loss * (1 + 0 * result.loss.detach()), embeddings)
+    cache.backward(gradient)
     applied = engine.step()
     if applied and teacher is not None:
         teacher.after_step(engine.module, values)
-    return Step(result, embeddings.detach(), targets, applied)
+    return Step(MethodLoss(result.loss.detach(), result.metrics), embeddings.detach(), targets, applied)
+
+
+def representations(teacher: Teacher, micro_batches: list[list[Tensor]]) -> Tensor:
+    """What the teacher says of all micro-batches, (Vt, A n, F); its running statistics move once."""
+    buffers = StepBuffers(teacher, len(micro_batches))
+    parts = []
+    for views in micro_batches:
+        buffers.begin()
+        parts.append(teacher(views))
+        buffers.end()
+    buffers.settle()
+    return torch.cat(parts, dim=1)

@@ -10,7 +10,7 @@ from viewmill.engine.agreement import from_rank_zero
 from viewmill.engine.backbones import build_backbone, check_image_sizes
 from viewmill.engine.batchnorm import convert_batchnorm
 from viewmill.engine.checkpoints import checkpoint
-from viewmill.engine.checks import check_batch, check_labels, resolve_views
+from viewmill.engine.checks import check_accumulation, check_batch, check_labels, resolve_views
 from viewmill.engine.config import ConfigError, RunConfig
 from viewmill.engine.evaluation.features import evaluation_views
 from viewmill.engine.evaluation.in_training import InTraining
@@ -83,6 +83,7 @@ def train(
         start = from_rank_zero(world, lambda: find_start(run_dir, config, resume))
         past = checkpoint.Checkpoint.open(Path(start[0]), verify=False) if start else None
         if past is not None:
+            check_accumulation(past.state["config"]["accumulation"], config, student)
             loader.load_state_dict(past.state["loader"])  # before anything is written: it may refuse
         teacher = build_teacher(student, config)
         engine = initialize(student, config, world)

@@ -1,5 +1,6 @@
 """The training loop: `Trainer.run`."""
 
+import itertools
 import signal
 import time
 from collections.abc import Iterator
@@ -7,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from viewmill.engine.agreement import from_rank_zero, gather_json, largest, raise_everywhere
 from viewmill.engine.checkpoints import checkpoint
@@ -89,35 +91,35 @@ class Trainer:
             Requeue: a signal came; the step was finished and saved.
             NonFiniteError: too many skipped steps in a row; the last checkpoint is from before.
         """
-        student, batches = self.engine.module, self.batches()
+        student, steps = self.engine.module, self.batches()
         guard = BufferGuard(*self.modules())
         self.clock = StepClock(self.loader.wait_s)
         student.train()
         while self.step < self.last_step:
-            batch, stop = next(batches)
+            batches, stop = next(steps)
             values = method_values(self.step, self.config, self.steps_per_epoch)
             if self.step % self.steps_per_epoch == 0:
                 self.begin_epoch(values)
                 guard.settle(applied=True)
             self.engine.set_rates(rates(self.step, self.config, self.steps_per_epoch))
-            views = [view.to(self.world.device) for view in batch.views]
             step = train_step(
                 self.engine,
                 self.teacher,
-                views,
+                [[view.to(self.world.device) for view in batch.views] for batch in batches],
                 values,
-                labels=batch.labels,
+                labels=torch.cat([batch.labels for batch in batches]),
                 loss_in_float32=self.config.loss_precision == "float32",
             )
             self.step += 1
             guard.settle(step.applied)
             self.clock.count(self.config.batch_size)
-            self.note(step.applied, batch)
+            self.note(step.applied, batches)
             if self.logs_now():
                 self.write_metrics(step, values)
-            del step  # embeddings and targets make way for the next ones
+            epoch = batches[0].epoch
+            del step, batches  # views, embeddings and targets make way for the next ones
             if self.step % self.steps_per_epoch == 0:
-                self.log.event("epoch", self.step, **self.ledger.close(batch.epoch))
+                self.log.event("epoch", self.step, **self.ledger.close(epoch))
             self.progress.advance()
             if self.evaluates_now() and not stop:
                 self.evaluate()
@@ -160,15 +162,15 @@ class Trainer:
         own = {} if self.teacher is None else self.teacher.state_dict()
         return {f"{TEACHER_PREFIX}{name}": tensor for name, tensor in own.items()}
 
-    def batches(self) -> Iterator[tuple[Batch, int]]:
-        """This rank's batches, epoch after epoch, with the number of a signal that any rank has seen (or 0).
+    def batches(self) -> Iterator[tuple[list[Batch], int]]:
+        """This rank's micro-batches of each step, and the number of a signal that any rank has seen (or 0).
 
         The ranks agree here once a step: when one cannot read its batch, none goes on alone.
         """
         while True:
             epoch = iter(self.loader)
             while True:
-                batch, error = fetch(epoch)
+                batches, error = fetch(epoch, self.config.accumulation)
                 new = self.loader.substituted - self.known_substitutions
                 unwritten = self.saving is not None and not self.saving.is_written
                 told = [self.signals.seen, error is not None, new, unwritten]
@@ -180,9 +182,10 @@ class Trainer:
                     self.note_substitutions()
                 if failed:
                     raise_everywhere(self.world, error)
-                if batch is None:
+                if not batches:
                     break
-                yield batch, stop
+                yield batches, stop
+                del batches  # before the next ones are here
 
     def note_substitutions(self) -> None:
         """New substitutions of all ranks, batches made ahead included, go into the events and the ledger."""
@@ -192,12 +195,13 @@ class Trainer:
         self.ledger.add(made)
         self.log.event("substitutes", self.step, samples=made)
 
-    def note(self, applied: bool, batch: Batch) -> None:
+    def note(self, applied: bool, batches: list[Batch]) -> None:
         """Counts a skipped step; event and error name the samples of all ranks."""
         if applied:
             self.skips.good()
             return
-        ids = [sample for ids in gather_json(self.world, batch.ids.tolist()) for sample in ids]
+        mine = [sample for batch in batches for sample in batch.ids.tolist()]
+        ids = [sample for ids in gather_json(self.world, mine) for sample in ids]
         self.log.event("skipped_step", self.step, reason="loss or gradient is not finite", ids=ids)
         try:
             self.skips.skipped(self.step, ids, self.config.nonfinite_limit)
@@ -333,6 +337,7 @@ class Trainer:
         return {
             "world_size": self.world.world_size,
             "zero_stage": self.config.zero.stage,
+            "accumulation": self.config.accumulation,
             "device": self.world.device.type,
             "executor": self.loader.executor,
             "data": self.loader.state_dict(),
@@ -366,9 +371,9 @@ class Trainer:
         export_backbone({**last.read_full(), **last.buffers()}, about, self.run_dir / "export", prefix)
 
 
-def fetch(epoch: Iterator[Batch]) -> tuple[Batch | None, Exception | None]:
-    """The next batch (None: the epoch is over), or what kept it from being read."""
+def fetch(epoch: Iterator[Batch], count: int) -> tuple[list[Batch], Exception | None]:
+    """The next step's micro-batches (none: the epoch is over), or what kept them from being read."""
     try:
-        return next(epoch, None), None
+        return list(itertools.islice(epoch, count)), None
     except Exception as error:  # agreed on and raised by every rank
-        return None, error
+        return [], error

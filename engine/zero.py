@@ -34,16 +34,17 @@ def deepspeed_config(config: RunConfig, world_size: int) -> dict[str, Any]:
     Raises:
         ValueError: accumulation times world size does not divide the batch.
     """
-    micro_batch, remainder = divmod(config.batch_size, config.accumulation * world_size)
-    if remainder:
+    if config.batch_size % (config.accumulation * world_size):
         raise ValueError(
             f"batch_size {config.batch_size} is not a multiple of {config.accumulation} micro-batches x "
             f"{world_size} ranks; change batch_size, accumulation or the number of ranks"
         )
     told: dict[str, Any] = {
         "train_batch_size": config.batch_size,
-        "train_micro_batch_size_per_gpu": micro_batch,
-        "gradient_accumulation_steps": config.accumulation,
+        # Micro-batches are not its business: it sees one backward a step, divides by nothing but the ranks,
+        # and reduces once. Left to it, gradients of bf16 would be summed in bfloat16 at stages 0 and 1.
+        "train_micro_batch_size_per_gpu": config.batch_size // world_size,
+        "gradient_accumulation_steps": 1,
         "gradient_clipping": config.optimizer.clip_grad_norm,  # left out, it means 1.0
         "zero_allow_untested_optimizer": True,
         "zero_optimization": {
@@ -74,6 +75,7 @@ class ZeroEngine:
     def __init__(self, deepspeed_engine: Any, optimizer: Optimizer, config: RunConfig, world: World) -> None:
         self._deepspeed = deepspeed_engine
         self._norm: Tensor | float | None = None
+        self._carried: list[Tensor | None] | None = None  # gradients that the next backward takes along
         self.module: Any = deepspeed_engine.module  # an nn.Module, with methods of its own
         self.wrapper: Any = deepspeed_engine.optimizer
         self.optimizer = optimizer
@@ -85,24 +87,39 @@ class ZeroEngine:
         """The module's forward. Not `module(...)` where backward follows: DeepSpeed prepares for it here."""
         return self._deepspeed(*inputs)
 
+    def accumulate(self, outputs: Tensor, gradient: Tensor) -> None:
+        """Keeps a micro-batch's gradients of the weights for the next `backward`; nothing is sent.
+
+        Sums are in float32 at least, of every weight on every rank, at any stage.
+
+        Args:
+            outputs: the module's, with their graph, which this uses up.
+            gradient: of the loss with respect to them.
+        """
+        found = torch.autograd.grad(outputs, self._trained(), gradient.to(outputs.dtype), allow_unused=True)
+        before = self._carried or [None] * len(found)
+        # Not in place: two weights may be given one and the same tensor.
+        self._carried = [_sum(*pair) for pair in zip(before, found, strict=True)]
+
     def backward(self, loss: Tensor) -> None:
-        """Gradients of one micro-batch, averaged over the ranks with the last of a step."""
+        """Gradients of the loss, and those kept by `accumulate`, averaged over the ranks; once a step."""
+        if self._carried is not None:
+            loss = _WithCarried.apply(loss, self._carried, *self._trained())
+            self._carried = None
         self._deepspeed.backward(loss)
 
-    def step(self) -> bool:
-        """Updates the weights; False where it was skipped, on all ranks alike, for a non-finite gradient.
+    def _trained(self) -> list[nn.Parameter]:
+        return [weight for weight in self.module.parameters() if weight.requires_grad]
 
-        Called after every micro-batch: with accumulation, those before the last update nothing and give
-        False too.
-        """
-        is_update = self._deepspeed.is_gradient_accumulation_boundary()
+    def step(self) -> bool:
+        """Updates the weights; False where it was skipped, on all ranks alike, for a non-finite gradient."""
         checks_itself = self.wrapper is not self.optimizer
-        if is_update and not checks_itself:
+        if not checks_itself:
             # The reduced gradient has the same bits on every rank, and so does the decision.
             self._norm = gradient_norm(self.module)
             self.optimizer.overflow = not bool(self._norm.isfinite())
         self._deepspeed.step()
-        if is_update and checks_itself:
+        if checks_itself:
             self._norm = self._deepspeed.get_global_grad_norm()
         return bool(self._deepspeed.was_step_applied())
 
@@ -125,6 +142,32 @@ class ZeroEngine:
         elif self.wrapper is not self.optimizer:
             for weights, masters in zip(self.wrapper.fp16_groups, self.wrapper.fp32_groups, strict=True):
                 torch._foreach_copy_(weights, masters)
+
+
+class _WithCarried(torch.autograd.Function):
+    """The loss, unchanged; its backward adds gradients from elsewhere to those of the weights."""
+
+    @staticmethod
+    def forward(ctx: Any, loss: Tensor, carried: list[Tensor | None], *weights: Tensor) -> Tensor:
+        ctx.carried, ctx.dtypes = carried, [weight.dtype for weight in weights]
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
+        parts = [
+            None if part is None else (part * scale).to(dtype)
+            for part, dtype in zip(ctx.carried, ctx.dtypes, strict=True)
+        ]
+        ctx.carried = None
+        return scale, None, *parts
+
+
+def _sum(before: Tensor | None, part: Tensor | None) -> Tensor | None:
+    """In float32 at least; None: a weight that no micro-batch has used."""
+    if part is None:
+        return before
+    part = part.to(torch.promote_types(part.dtype, torch.float32))
+    return part if before is None else before + part
 
 
 def initialize(module: nn.Module, config: RunConfig, world: World) -> ZeroEngine:

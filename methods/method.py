@@ -36,8 +36,6 @@ class Method(nn.Module):
     views: ClassVar[str]  # the preset that it wants
     # Views of one size go through backbone and head together, or each view by itself.
     forwards: ClassVar[Literal["resolution", "view"]] = "resolution"
-    # Whether the loss of a batch is the mean of the losses of its parts.
-    decomposes: ClassVar[bool] = False
     has_teacher: ClassVar[bool] = False
     # Its `targets` are the labels of this rank's images, (n,) int64, none of them -1.
     needs_labels: ClassVar[bool] = False
@@ -69,6 +67,7 @@ class Method(nn.Module):
         """Loss of the embeddings (V, n, D), V views of this rank's n images, in the order of the preset.
 
         `targets`: what `targets` gave where `has_teacher`, the labels where `needs_labels`, else None.
+        It changes no buffer: between the forwards of a step and their backwards these are the engine's.
         """
         raise NotImplementedError
 

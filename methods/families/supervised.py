@@ -23,7 +23,6 @@ class Supervised(Method):
     """
 
     views: ClassVar[str] = "supervised"
-    decomposes: ClassVar[bool] = True
     needs_labels: ClassVar[bool] = True
 
     def __init__(self, representation_dim: int, num_classes: int) -> None:

@@ -60,14 +60,14 @@ def at_step(rank: int, happens: Any) -> tuple[str, Any]:
     calls: list[None] = []
     real = trainer_module.fetch
 
-    def fetch(epoch: Any) -> Any:
+    def fetch(epoch: Any, count: int) -> Any:
         calls.append(None)
         if rank == UNLUCKY and len(calls) == STEP:
             try:
                 happens()
             except OSError as error:
-                return None, error
-        return real(epoch)
+                return [], error
+        return real(epoch, count)
 
     return "fetch", fetch
 
@@ -77,11 +77,11 @@ def spoil(rank: int) -> tuple[str, Any]:
     calls: list[None] = []
     real = trainer_module.train_step
 
-    def step(engine: Any, teacher: Any, views: list[Tensor], *rest: Any, **options: Any) -> Any:
+    def step(engine: Any, teacher: Any, micro_batches: list[list[Tensor]], *rest: Any, **options: Any) -> Any:
         calls.append(None)
         if rank == UNLUCKY and len(calls) == STEP:
-            views[0][0, 0, 0, 0] = float("nan")
-        return real(engine, teacher, views, *rest, **options)
+            micro_batches[0][0][0, 0, 0, 0] = float("nan")
+        return real(engine, teacher, micro_batches, *rest, **options)
 
     return "train_step", step
 

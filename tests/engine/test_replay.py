@@ -32,40 +32,51 @@ from tests.support import run_ranks
 pytestmark = pytest.mark.slow
 SPEC = preset("hydes@32")
 RESUMED_AT, LAST = 2, 4  # of 3 steps an epoch: on two ranks up to the first, on one up to the last
-BAD = int(SampleOrder(26, 0).ids(0, 13, 14)[0])  # of rank 1's part of step 2
+BAD_AT = 14  # in the order: of the second micro-batch of rank 1 at step 2
+BAD = int(SampleOrder(26, 0).ids(0, BAD_AT, BAD_AT + 1)[0])
 
 
-def config(max_steps: int) -> RunConfig:
-    return tiny_config(max_steps=max_steps, checkpoint={"every_steps": 1})
+def config(max_steps: int, accumulation: int) -> RunConfig:
+    """Without BatchNorm, for the micro-batches change when the run is resumed."""
+    return tiny_config(
+        max_steps=max_steps,
+        accumulation=accumulation,
+        model={"backbone": "test_vit"},
+        method={"projector": {"layers": 1, "dim": 16}},
+        checkpoint={"every_steps": 1},
+    )
 
 
 class KeepingLoader(Loader):
     """Keeps what it hands out."""
 
-    kept: dict[int, Batch]
+    kept: list[Batch]
 
     def __iter__(self) -> Iterator[Batch]:
         for batch in super().__iter__():
-            type(self).kept[batch.step + 1] = batch
+            type(self).kept.append(batch)
             yield batch
 
 
-def kept_of_training(max_steps: int, data: str, run: str, *, resume: bool) -> dict[int, list[Any]]:
-    """Step -> [ids, labels, views] that the training on this rank was given."""
+def kept_of_training(
+    max_steps: int, data: str, run: str, *, accumulation: int, resume: bool
+) -> dict[int, list[Any]]:
+    """Step -> [ids, labels, views] of each micro-batch that the training on this rank was given."""
     world = start_world("cpu")
-    KeepingLoader.kept = {}
+    KeepingLoader.kept = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train_module, "Loader", KeepingLoader)
-        train(config(max_steps), data, run, resume=resume, world=world)
+        train(config(max_steps, accumulation), data, run, resume=resume, world=world)
     stop_world(world)
-    return {
-        step: [torch.from_numpy(batch.ids), batch.labels, batch.views]
-        for step, batch in KeepingLoader.kept.items()
-    }
+    given: dict[int, list[Any]] = {}
+    for batch in KeepingLoader.kept:
+        micro = [torch.from_numpy(batch.ids), batch.labels, batch.views]
+        given.setdefault(batch.step + 1, []).append(micro)
+    return given
 
 
 def on_two_ranks(rank: int, data: str, run: str) -> dict[int, list[Any]]:
-    return kept_of_training(RESUMED_AT, data, run, resume=False)
+    return kept_of_training(RESUMED_AT, data, run, accumulation=2, resume=False)
 
 
 def flip(data: Path, sample: int) -> None:
@@ -92,7 +103,7 @@ def trained(data: Path, run: Path) -> dict[tuple[int, int], list[Any]]:
     flip(data, BAD)
     ranks = run_ranks(2, on_two_ranks, str(data), str(run))
     given = {(step, rank): batch for rank, kept in enumerate(ranks) for step, batch in kept.items()}
-    alone = kept_of_training(LAST, str(data), str(run), resume=True)
+    alone = kept_of_training(LAST, str(data), str(run), accumulation=1, resume=True)
     flip(data, BAD)
     return given | {(step, 0): batch for step, batch in alone.items()}
 
@@ -107,13 +118,22 @@ def test_every_batch_of_every_rank_and_world_size_comes_again_bit_for_bit(
     trained: dict[tuple[int, int], list[Any]], run: Path, dataset: Dataset
 ) -> None:
     assert set(trained) == {(1, 0), (1, 1), (2, 0), (2, 1), (3, 0), (4, 0)}
-    for (step, rank), (ids, labels, views) in trained.items():
+    for (step, rank), micro_batches in trained.items():
         again = replay(run, dataset, step, rank)
-        (batch,) = again.batches
-        assert batch.ids.tolist() == ids.tolist()
-        assert torch.equal(batch.labels, labels)
-        assert all(torch.equal(ours, theirs) for ours, theirs in zip(batch.views, views, strict=True))
+        assert len(again.batches) == len(micro_batches) == (2 if step <= RESUMED_AT else 1)
+        for batch, (ids, labels, views) in zip(again.batches, micro_batches, strict=True):
+            assert batch.ids.tolist() == ids.tolist()
+            assert torch.equal(batch.labels, labels)
+            assert all(torch.equal(ours, theirs) for ours, theirs in zip(batch.views, views, strict=True))
         assert (again.is_exact, again.session.world_size) == (True, 2 if step <= RESUMED_AT else 1)
+
+
+def test_the_places_of_micro_batches_are_those_of_their_samples(run: Path, dataset: Dataset) -> None:
+    order = SampleOrder(26, 0)
+    again = replay(run, dataset, 1, 1)
+    for start, batch in zip(again.first_positions, again.batches, strict=True):
+        assert batch.ids.tolist() == order.ids(0, start, start + 2).tolist()
+    assert again.first_positions == [2, 6]
 
 
 def test_a_sample_that_was_replaced_is_replaced_again_though_it_is_whole_now(
@@ -121,17 +141,17 @@ def test_a_sample_that_was_replaced_is_replaced_again_though_it_is_whole_now(
 ) -> None:
     dataset.read([BAD])
     again = replay(run, dataset, 2, 1)
-    assert BAD not in again.batches[0].ids
+    assert BAD not in again.batches[1].ids
     ((position, (made, *_)),) = again.substitutions.items()
-    assert (position, made.id) == (13, BAD)
-    assert again.batches[0].ids[position - again.first_positions[0]] == made.substitute
+    assert (position, made.id) == (BAD_AT, BAD)
+    assert again.batches[1].ids[position - again.first_positions[1]] == made.substitute
 
 
 @pytest.mark.skipif(not dali_is_installed(), reason="DALI is not installed")
 def test_another_executor_gives_the_same_crops_of_the_same_samples_within_the_tolerance(
     trained: dict[tuple[int, int], list[Any]], run: Path, dataset: Dataset
 ) -> None:
-    ids, _, views = trained[(2, 1)]
+    ids, _, views = trained[(2, 1)][0]
     again = replay(run, dataset, 2, 1, executor="dali")
     assert (again.is_exact, again.executor) == (False, "dali")
     assert again.batches[0].ids.tolist() == ids.tolist()
@@ -206,15 +226,22 @@ def test_the_command_writes_the_table_the_tensors_and_the_picture(
     out = Path(told.pop("out"))
     assert out == run / "replay" / "step_00000002_rank_1_reference"
     assert json.loads((out / "samples.json").read_text()) == told
-    ids, labels, views = trained[(2, 1)]
-    assert [line["id"] for line in told["samples"]] == ids.tolist()
-    assert [line["label"] for line in told["samples"]] == labels.tolist()
-    assert [line["replaces"] for line in told["samples"]] == [None, BAD, None, None]
+    assert told["micro_batches"] == 2
+    assert [line["micro"] for line in told["samples"]] == [0, 0, 1, 1]
+    assert [line["position"] for line in told["samples"]] == [10, 11, 14, 15]
+    assert [line["replaces"] for line in told["samples"]] == [None, None, BAD, None]
     with (out / "samples.csv").open() as file:
         assert [line["key"] for line in csv.DictReader(file)] == [line["key"] for line in told["samples"]]
     tensors = load_file(out / "views.safetensors")
-    assert all(torch.equal(tensors[f"micro0.view{number}"], view) for number, view in enumerate(views))
+    for micro, (ids, labels, views) in enumerate(trained[(2, 1)]):
+        lines = [line for line in told["samples"] if line["micro"] == micro]
+        assert [line["id"] for line in lines] == ids.tolist()
+        assert [line["label"] for line in lines] == labels.tolist()
+        assert all(
+            torch.equal(tensors[f"micro{micro}.view{number}"], view) for number, view in enumerate(views)
+        )
     sheet = np.asarray(Image.open(out / "sheet.png"))
     mean, std = (torch.tensor(channel)[:, None, None] for channel in (SPEC.mean, SPEC.std))
+    views = trained[(2, 1)][0][2]
     first = np.rint(((views[0][0] * std + mean) * 255).clamp(0, 255).permute(1, 2, 0).numpy())
     assert np.array_equal(sheet[4:36, 40:72], first)  # behind the original, 4 pixels between

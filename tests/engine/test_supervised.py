@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from viewmill.engine.checks import check_batch, check_labels
+from viewmill.engine.checks import check_labels
 from viewmill.engine.config import ConfigError, RunConfig
 from viewmill.engine.evaluation.evaluate import evaluate
 from viewmill.engine.samples import order_of_run
@@ -18,6 +18,7 @@ from viewmill.engine.step import train_step
 from viewmill.engine.telemetry import read_lines
 from viewmill.engine.train import train
 from viewmill.engine.world import World, start_world, stop_world
+from viewmill.methods.method import MethodLoss
 from viewmill.shards.convert import convert
 from viewmill.shards.manifest import Dataset
 
@@ -71,17 +72,13 @@ def test_methods_without_labels_take_any_samples(partly_labelled: Path) -> None:
     checked(tiny_config(), partly_labelled)
 
 
-def test_accumulation_is_refused_also_where_the_loss_would_split() -> None:
-    with pytest.raises(ConfigError, match="accumulation=2: the training loop takes one micro-batch a step"):
-        check_batch(supervised(3, accumulation=2), 100, 1)
-
-
 @pytest.mark.parametrize("needs_labels", [False, True])
 def test_labels_reach_a_method_that_needs_them_and_no_other(needs_labels: bool) -> None:
     method, engine = MagicMock(needs_labels=needs_labels), MagicMock()
-    engine.module.method = method
-    labels = torch.tensor([3, 1])
-    step = train_step(engine, None, [torch.zeros(2, 3, 4, 4)], {}, labels=labels)
+    method.loss.side_effect = lambda z, *rest: MethodLoss(z.sum(), {})
+    engine.module = MagicMock(method=method, side_effect=lambda views: torch.zeros(1, len(views[0]), 3))
+    labels, images = torch.tensor([3, 1]), torch.zeros(1, 3, 4, 4)
+    step = train_step(engine, None, [[images], [images]], {}, labels=labels)
     _, _, targets = method.loss.call_args.args
     assert targets is step.targets
     assert torch.equal(targets, labels) if needs_labels else targets is None

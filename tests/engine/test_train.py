@@ -344,7 +344,10 @@ def test_channels_last_trains_the_same_curve(
             {"batch_size": 27},
             "batch_size=27 is larger than the data set's 26 samples; set batch_size to at most 26",
         ),
-        ({"accumulation": 2}, "accumulation=2: the loss of hydes is over the whole batch"),
+        (
+            {"accumulation": 3},
+            "batch_size=8 is not a multiple of 1 ranks x accumulation 3; set batch_size=6 or 9",
+        ),
         ({"model": {"backbone": "resnet81"}}, "'resnet81' is no timm model; the nearest is 'resnet18'"),
         ({"views": {"preset": "hydess"}}, "hydes"),
         ({"model": {"backbone": "vit_tiny_patch16_224"}, "views": {"preset": "hydes@48"}}, "multiples of 16"),
