@@ -22,6 +22,7 @@ from viewmill.engine.model import Student, build_student
 from viewmill.engine.passes.reading import Reading
 from viewmill.engine.preemption import SignalWatch
 from viewmill.engine.progress import TrainingProgress
+from viewmill.engine.run_checkpoints import RunCheckpoints
 from viewmill.engine.run_folder import (
     refuse_missing_folder,
     refuse_other_run,
@@ -101,10 +102,25 @@ def train(
         progress = stack.enter_context(TrainingProgress(end, step, is_shown=is_first))
         ledger = Ledger(order.num_samples, config.batch_size)
         full_pass = FullPass(dataset, order, config, spec, world, run_dir / "passes")
-        trainer = Trainer(
-            config, world, run_dir, spec, loader, engine, teacher, full_pass, log, progress, signals, ledger
+        checkpoints = RunCheckpoints(
+            run_dir / "checkpoints", config.checkpoint, loader.steps_per_epoch, engine, world, log
         )
-        trainer.evaluation = evaluation
+        trainer = Trainer(
+            config,
+            world,
+            run_dir,
+            spec,
+            loader,
+            engine,
+            teacher,
+            full_pass,
+            log,
+            progress,
+            signals,
+            ledger,
+            checkpoints,
+            evaluation,
+        )
         notice = old_gpu_notice(capability_of(world.device), config.precision)
         if notice is not None:
             log.event("notice", step, message=notice)

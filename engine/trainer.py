@@ -12,8 +12,6 @@ import torch
 from torch import Tensor, nn
 from viewmill.engine.agreement import from_rank_zero, gather_json, largest, raise_everywhere
 from viewmill.engine.checkpoints import checkpoint
-from viewmill.engine.checkpoints.behind import HostCopies
-from viewmill.engine.checkpoints.retention import Retention
 from viewmill.engine.clock import StepClock
 from viewmill.engine.config import RunConfig
 from viewmill.engine.evaluation.in_training import Best, InTraining, better
@@ -25,6 +23,7 @@ from viewmill.engine.nonfinite import BufferGuard, NonFiniteError, SkipCount
 from viewmill.engine.preemption import Requeue, SignalWatch, write_requeue
 from viewmill.engine.progress import TrainingProgress
 from viewmill.engine.refresh import replace_in_head
+from viewmill.engine.run_checkpoints import RunCheckpoints
 from viewmill.engine.schedules import method_values, rates, scheduled_values
 from viewmill.engine.sentinels import Sentinels
 from viewmill.engine.step import Step, train_step
@@ -63,16 +62,14 @@ class Trainer:
     progress: TrainingProgress
     signals: SignalWatch
     ledger: Ledger
+    checkpoints: RunCheckpoints
+    evaluation: InTraining | None = None
     step: int = 0  # optimiser steps done, skipped ones included
     known_substitutions: int = 0  # of the loader's list
     trained_s: float = 0.0  # wall time of the sessions before this one
     skips: SkipCount = field(default_factory=SkipCount)
     sentinels: Sentinels = field(default_factory=Sentinels)
-    copies: HostCopies = field(default_factory=HostCopies)
-    evaluation: InTraining | None = None
     best: Best | None = None
-    saving: checkpoint.Saving | None = None  # the checkpoint that is being written meanwhile
-    stalled_s: float = 0.0  # what beginning it has taken
     began_s: float = field(default_factory=time.monotonic)
     clock: StepClock = field(default_factory=lambda: StepClock(0.0))
 
@@ -140,7 +137,7 @@ class Trainer:
             return
         self.teacher.before_epoch(student, epoch)
         # A pass is long: killed in it, a run goes on from the checkpoint before it.
-        done = self.full_pass.before_epoch(student.method, self.teacher, epoch, values, self.end_save)
+        done = self.full_pass.before_epoch(student.method, self.teacher, epoch, values, self.checkpoints.end)
         if done is not None:
             replace_in_head(self.engine, self.teacher, done.outcome.head)
             self.note_pass(done)
@@ -172,12 +169,11 @@ class Trainer:
             while True:
                 batches, error = fetch(epoch, self.config.accumulation)
                 new = self.loader.substituted - self.known_substitutions
-                unwritten = self.saving is not None and not self.saving.is_written
-                told = [self.signals.seen, error is not None, new, unwritten]
+                told = [self.signals.seen, error is not None, new, self.checkpoints.is_unwritten]
                 with self.clock.meeting():
                     stop, failed, any_new, any_unwritten = largest(self.world, told)
                 if not any_unwritten:
-                    self.end_save()
+                    self.checkpoints.end()
                 if any_new:
                     self.note_substitutions()
                 if failed:
@@ -206,7 +202,7 @@ class Trainer:
         try:
             self.skips.skipped(self.step, ids, self.config.nonfinite_limit)
         except NonFiniteError:
-            self.end_save()  # the run ends here; what is on its way to disk is good
+            self.checkpoints.end()  # the run ends here; what is on its way to disk is good
             raise
 
     def logs_now(self) -> bool:
@@ -256,10 +252,7 @@ class Trainer:
         return self.trained_s + time.monotonic() - self.began_s
 
     def saves_now(self) -> bool:
-        policy, epoch = self.config.checkpoint, self.steps_per_epoch
-        by_steps = policy.every_steps is not None and self.step % policy.every_steps == 0
-        by_epochs = policy.every_epochs is not None and self.step % (policy.every_epochs * epoch) == 0
-        return by_steps or by_epochs or self.evaluates_now() or self.step == self.last_step
+        return self.checkpoints.is_due(self.step) or self.evaluates_now() or self.step == self.last_step
 
     def evaluates_now(self) -> bool:
         """After every so many epochs, and at the end."""
@@ -280,8 +273,6 @@ class Trainer:
 
     def save(self, wait: bool) -> None:
         """Writes a checkpoint of everything that a resumed run needs, or begins to, and training goes on."""
-        self.end_save()
-        began_s = time.monotonic()
         state = {
             "config": self.config.model_dump(mode="json"),
             "loader": self.loader.state_dict(),
@@ -290,35 +281,13 @@ class Trainer:
             "substituted": self.ledger.state(),
             "best": None if self.best is None else asdict(self.best),
         }
-        wait = wait or not self.config.checkpoint.background
-        self.saving = checkpoint.begin(
-            self.run_dir / "checkpoints",
+        self.checkpoints.begin(
             self.step,
-            self.engine,
-            self.world,
             state,
             {**dict(self.engine.module.named_buffers()), **self.teacher_state()},
-            retention=self.retention(),
-            copies=None if wait else self.copies,
+            best=None if self.best is None else self.best.step,
+            wait=wait,
         )
-        self.stalled_s = time.monotonic() - began_s
-        if wait:
-            self.end_save()
-
-    def end_save(self) -> None:
-        """Waits for the checkpoint that is being written, if there is one, and gives it its name."""
-        if self.saving is None:
-            return
-        saving, began_s, self.saving = self.saving, time.monotonic(), None
-        saving.finish()
-        stalled_s = self.stalled_s + time.monotonic() - began_s
-        self.log.event("checkpoint", saving.step, stalled_s=round(stalled_s, 3))
-
-    def retention(self) -> Retention:
-        policy = self.config.checkpoint
-        by_epochs = policy.keep_every_epochs and policy.keep_every_epochs * self.steps_per_epoch
-        every = tuple(filter(None, (by_epochs, policy.keep_every_steps)))
-        return Retention(policy.keep, every, None if self.best is None else self.best.step)
 
     def restore(self, past: checkpoint.Checkpoint, passed_over: list[str]) -> None:
         """Takes weights, optimiser state and counts from a checkpoint; the loader is there already."""
