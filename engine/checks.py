@@ -33,7 +33,7 @@ def check_batch(config: RunConfig, num_samples: int, world_size: int) -> None:
         nearest = f"{below} or {above}" if below else f"{above}"
         raise ConfigError(
             f"batch_size={batch} is not a multiple of {world_size} ranks x accumulation {accumulation}; "
-            f"set batch_size={nearest}, or start another number of ranks"
+            f"set batch_size={nearest}, another accumulation, or start another number of ranks"
         )
     if num_samples < batch:
         raise ConfigError(

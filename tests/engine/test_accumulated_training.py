@@ -9,10 +9,13 @@ import torch
 from torch import Tensor
 from viewmill.engine.checkpoints import checkpoint
 from viewmill.engine.config import ConfigError, RunConfig
+from viewmill.engine.loading import loader_options
+from viewmill.engine.samples import order_of_run
 from viewmill.engine.telemetry import read_lines
 from viewmill.engine.train import train
 from viewmill.engine.world import World, start_world, stop_world
 from viewmill.methods.families.hydes import HyDeS
+from viewmill.shards.manifest import Dataset
 
 from tests.engine.tiny import tiny_config, tiny_data_set
 
@@ -92,6 +95,14 @@ def test_micro_batches_give_the_curves_of_the_large_batch(
     assert_same_curve(tmp_path / "run", large)
     ours, theirs = events(tmp_path / "run", "epoch"), events(large, "epoch")
     assert [event["trained"] for event in ours] == [event["trained"] for event in theirs] == [24]
+
+
+def test_the_micro_batches_of_a_step_are_rendered_ahead(data: Path, world: World) -> None:
+    with Dataset.open(data) as dataset:
+        for accumulation, ahead in ((1, 2), (4, 4)):
+            config = vit_config(accumulation=accumulation)
+            options = loader_options(config, world, order_of_run(config, dataset))
+            assert (options["accumulation"], options["prefetch"]) == (accumulation, ahead)
 
 
 @pytest.mark.parametrize("loss_precision", ["float32", "model"])
