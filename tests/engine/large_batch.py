@@ -137,7 +137,7 @@ def follow(teacher: tuple[nn.Module, nn.Module], student: Student) -> None:
 
 
 def micro_batch_run(
-    method: str, world: World, /, *, stage: int, accumulation: int, **changes: Any
+    method: str, world: World, /, *, stage: int, accumulation: int, steps: int = STEPS, **changes: Any
 ) -> dict[str, Any]:
     """The same on this rank by `train_step`."""
     config = settings(method, zero={"stage": stage}, accumulation=accumulation, **changes)
@@ -145,7 +145,7 @@ def micro_batch_run(
     teacher = build_teacher(student, config)
     engine = initialize(student, config, world)
     losses, norms = [], []
-    for step in range(STEPS):
+    for step in range(steps):
         done = step_of(engine, teacher, VALUES[method], step, accumulation)
         losses.append(done.result.loss.item())
         norms.append(engine.grad_norm())

@@ -212,6 +212,18 @@ def test_every_stage_and_accumulation_trains_as_the_large_batch(world: World, me
         assert_same_training(found, expected)
 
 
+@pytest.mark.soak
+@pytest.mark.parametrize("method", ["hydes", "imsvd", "distill"])
+def test_fifty_steps_of_adamw_give_one_loss_curve_for_every_accumulation(world: World, method: str) -> None:
+    adamw: dict[str, Any] = {"steps": 50, "optimizer": {"lr": 1e-4}}
+    expected = micro_batch_run(method, world, stage=0, accumulation=1, **adamw)
+    for stage, accumulation in ((0, 2), (1, 4), (2, 4)):
+        found = micro_batch_run(method, world, stage=stage, accumulation=accumulation, **adamw)
+        assert found["losses"] == pytest.approx(expected["losses"], rel=0, abs=5e-6)  # nats
+        # AdamW moves weights whose gradient is all rounding.
+        assert largest_difference(found["moved"], expected["moved"]) <= 2e-3
+
+
 def test_the_states_of_the_generators_are_copies() -> None:
     before = random_states(torch.device("cpu"))
     torch.rand(1)
