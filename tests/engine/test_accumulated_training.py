@@ -17,10 +17,9 @@ from viewmill.engine.world import World, start_world, stop_world
 from viewmill.methods.families.hydes import HyDeS
 from viewmill.shards.manifest import Dataset
 
-from tests.engine.tiny import tiny_config, tiny_data_set
+from tests.engine.tiny import metrics, tiny_config, tiny_data_set
 
 pytestmark = pytest.mark.slow
-CLOCKED = ("time_s", "images_per_s", "step_s", "data_wait_fraction")
 VIT: dict[str, Any] = {"model": {"backbone": "test_vit"}, "optimizer": {"lr": 1e-4}}
 HYDES = {"beta": 0.5, "projector": {"layers": 1, "dim": 16}}
 DISTILL = {
@@ -57,12 +56,6 @@ def large(tmp_path_factory: pytest.TempPathFactory, data: Path, world: World) ->
 
 def vit_config(**changes: Any) -> RunConfig:
     return tiny_config(**({**VIT, "method": HYDES, "max_steps": 5} | changes))
-
-
-def metrics(run_dir: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl without what a clock measured."""
-    lines = read_lines(run_dir / "metrics.jsonl")
-    return [{name: value for name, value in line.items() if name not in CLOCKED} for line in lines]
 
 
 def events(run_dir: Path, kind: str) -> list[dict[str, Any]]:

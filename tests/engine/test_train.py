@@ -28,11 +28,9 @@ from viewmill.methods.families.hydes import HyDeS
 from viewmill.pipelines.order import SampleOrder
 from viewmill.shards.manifest import Dataset
 
-from tests.engine.tiny import tiny_config, tiny_data_set
+from tests.engine.tiny import metrics, tiny_config, tiny_data_set
 
 pytestmark = pytest.mark.slow
-CLOCKED = {"time_s", "images_per_s", "data_wait_fraction", "rank_wait_fraction", "step_s"}
-CLOCKED |= {"step_p50_s", "step_p95_s", "memory_peak_mib"}
 STEPS_PER_EPOCH = 3  # 26 pictures, batches of 8: two are dropped at the end
 
 
@@ -64,12 +62,6 @@ def long_config(**changes: Any) -> RunConfig:
         "checkpoint": {"every_steps": 2},
     }
     return tiny_config(**(settings | changes))
-
-
-def metrics(run_dir: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl without what a clock measured."""
-    lines = read_lines(run_dir / "metrics.jsonl")
-    return [{name: value for name, value in line.items() if name not in CLOCKED} for line in lines]
 
 
 def events(run_dir: Path, kind: str) -> list[dict[str, Any]]:

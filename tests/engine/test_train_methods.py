@@ -30,11 +30,9 @@ from viewmill.engine.world import World, start_world, stop_world
 from viewmill.methods.families.distillation import Distillation
 from viewmill.shards.manifest import Dataset
 
-from tests.engine.tiny import tiny_config, tiny_data_set
+from tests.engine.tiny import metrics, tiny_config, tiny_data_set
 
 pytestmark = pytest.mark.slow
-CLOCKED = {"time_s", "images_per_s", "data_wait_fraction", "rank_wait_fraction", "step_s"}
-CLOCKED |= {"step_p50_s", "step_p95_s", "memory_peak_mib"}
 PROJECTOR = {"layers": 2, "hidden": 32, "dim": 16}
 IMSVD = {"name": "imsvd", "variables": 4, "units": 8, "projector": {"hidden": 32}}
 SUPERVISED = {"name": "supervised", "num_classes": 4}
@@ -102,12 +100,6 @@ def whole_run(
     run_dir = tmp_path_factory.mktemp("whole") / "run"
     train(config(**RUNS[request.param]), data, run_dir, world=world)
     return RUNS[request.param], run_dir
-
-
-def metrics(run_dir: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl without what a clock measured."""
-    lines = read_lines(run_dir / "metrics.jsonl")
-    return [{name: value for name, value in line.items() if name not in CLOCKED} for line in lines]
 
 
 def events(run_dir: Path, kind: str) -> list[dict[str, Any]]:

@@ -6,7 +6,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 from viewmill.engine.config import RunConfig, config_from
+from viewmill.engine.telemetry import read_lines
 from viewmill.shards.convert import convert
+
+# What a clock measured, or the system: no two runs have the same.
+CLOCKED = {"time_s", "images_per_s", "data_wait_fraction", "rank_wait_fraction", "step_s"}
+CLOCKED |= {"step_p50_s", "step_p95_s", "memory_peak_mib"}
 
 
 def tiny_data_set(folder: Path, count: int, first: int = 0) -> Path:
@@ -44,3 +49,9 @@ def tiny_config(**changes: Any) -> RunConfig:
         "log": {"every_steps": 1, "tensorboard": False},
     }
     return config_from(settings | changes, where="tiny_config")
+
+
+def metrics(run_dir: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl without what a clock measured."""
+    lines = read_lines(run_dir / "metrics.jsonl")
+    return [{name: value for name, value in line.items() if name not in CLOCKED} for line in lines]

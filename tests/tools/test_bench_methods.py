@@ -58,15 +58,25 @@ def test_a_row_that_is_there_is_not_made_again(
 
 
 @pytest.mark.slow
-def test_a_row_of_other_data_is_made_again(
-    found: tuple[Path, dict[str, Any]], paths: list[str], tmp_path: Path
+def test_a_row_of_other_data_or_settings_is_made_again(
+    found: tuple[Path, dict[str, Any]], paths: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, result = found
-    (tmp_path / "figures.json").write_text((folder / "figures.json").read_text())
-    one = SMALL | {"names": NAMES[:1]}
-    again = methods.run(*reversed(paths), tmp_path / "runs", tmp_path / "figures.json", **one)
-    assert again["rows"]["hydes"]["data"] == list(reversed(result["rows"]["hydes"]["data"]))
-    assert (tmp_path / "runs" / "hydes").is_dir()
+    made: list[list[str]] = []
+
+    def measured(chosen: list[str], data: str, *rest: object) -> dict[str, Any]:
+        made.append([data, *chosen])
+        return {"steps": 7}
+
+    monkeypatch.setattr(methods, "_measured", measured)
+    for changed, change in ((list(reversed(paths)), {}), (paths, {"batch_size": 10}), (paths, {"seed": 1})):
+        (tmp_path / "figures.json").write_text((folder / "figures.json").read_text())
+        one = SMALL | {"names": NAMES[:1]} | change
+        again = methods.run(*changed, tmp_path / "runs", tmp_path / "figures.json", **one)
+        assert made.pop()[0] == changed[0]
+        assert again["rows"]["hydes"]["steps"] == 7
+        assert again["rows"]["distill_center"] == result["rows"]["distill_center"]
+    assert not made
 
 
 def test_a_name_that_is_no_run_is_told(
