@@ -30,6 +30,7 @@ from viewmill.engine.run_folder import (
     write_run_files,
 )
 from viewmill.engine.samples import order_of_run
+from viewmill.engine.stale_statistics import stale_notice
 from viewmill.engine.teacher import build_teacher
 from viewmill.engine.telemetry import RunLog
 from viewmill.engine.trainer import STATE_KEYS, Trainer, last_step
@@ -121,10 +122,13 @@ def train(
             checkpoints,
             evaluation,
         )
-        notice = old_gpu_notice(capability_of(world.device), config.precision)
-        if notice is not None:
-            log.event("notice", step, message=notice)
-            progress.tell(notice)
+        for notice in (
+            old_gpu_notice(capability_of(world.device), config.precision),
+            stale_notice(config, loader.steps_per_epoch),
+        ):
+            if notice is not None:
+                log.event("notice", step, message=notice)
+                progress.tell(notice)
         if past is not None:
             trainer.restore(past, passed_over=start[1])
         else:
