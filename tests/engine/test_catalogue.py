@@ -10,6 +10,7 @@ from viewmill.engine.catalogue import Row, catalogue, rows_of
 from viewmill.engine.checks import resolve_views
 from viewmill.engine.config import ConfigError, load_config
 from viewmill.engine.recipe_file import shipped_recipes
+from viewmill.engine.stale_statistics import stale_notice
 
 ROWS = list(catalogue().values())
 
@@ -41,6 +42,12 @@ def test_the_backbones_of_all_rows_take_the_sizes_of_their_views() -> None:
 def test_a_row_called_as_a_recipe_is_that_recipe(row: Row) -> None:
     if row.name in shipped_recipes():
         assert (row.recipe, row.overrides) == (row.name, ())
+
+
+@pytest.mark.parametrize("name", [name for name in (*shipped_recipes(), *catalogue()) if "distill" in name])
+def test_no_recipe_has_a_teacher_that_outruns_its_prior(name: str) -> None:
+    run = load_config(name)
+    assert stale_notice(run, 6000 // run.batch_size) is None  # Imagenette
 
 
 def test_two_rows_of_a_table_are_two_runs() -> None:
