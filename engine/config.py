@@ -97,9 +97,9 @@ class ScheduleConfig(StrictModel):
 
 
 class ZeroConfig(StrictModel):
-    """What DeepSpeed splits over the ranks: 0 nothing, 1 optimiser state, 2 gradients too."""
+    """What DeepSpeed splits over the ranks: 0 nothing, 1 optimiser state, 2 gradients, 3 weights too."""
 
-    stage: int = Field(default=0, ge=0, le=2)
+    stage: int = Field(default=0, ge=0, le=3)
 
 
 class CheckpointConfig(StrictModel):
@@ -162,6 +162,15 @@ class RunConfig(StrictModel):
         end, peak = self.schedule.final_lr, self.optimizer.lr
         if end is not None and end > peak:
             raise ValueError(f"schedule.final_lr {end} is above optimizer.lr {peak}; the rate falls to it")
+        return self
+
+    @model_validator(mode="after")
+    def stage_3_splits_all_that_is_trained(self) -> "RunConfig":
+        # Its teacher would be whole on every rank, and its head's statistics read whole weights.
+        if self.zero.stage == 3 and self.method.name == "distill":
+            raise ValueError(
+                "zero.stage=3 does not split the teacher of method.name=distill; set zero.stage to 2 or less"
+            )
         return self
 
     @model_validator(mode="after")
