@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, Field, Tag, ValidationError, model_validator
 from viewmill.engine.catalogue import catalogue
-from viewmill.engine.method_config import HydesConfig, MethodConfig
+from viewmill.engine.method_config import DistillConfig, HydesConfig, MethodConfig
 from viewmill.engine.optimizer_config import AdamWConfig, OptimizerConfig
 from viewmill.engine.recipe_file import apply_override, find_recipe, read_mapping, shipped_recipes
 from viewmill.engine.strict import ConfigError, StrictModel
@@ -165,11 +165,16 @@ class RunConfig(StrictModel):
         return self
 
     @model_validator(mode="after")
-    def stage_3_splits_all_that_is_trained(self) -> "RunConfig":
-        # Its teacher would be whole on every rank, and its head's statistics read whole weights.
-        if self.zero.stage == 3 and self.method.name == "distill":
+    def stage_3_makes_no_full_pass(self) -> "RunConfig":
+        # Its forwards gather weights from all ranks, and in a pass ranks have different numbers of batches.
+        method = self.method
+        if self.zero.stage != 3 or not isinstance(method, DistillConfig):
+            return self
+        if method.scope.kind == "dataset" or method.refresh is not None:
+            which = "method.scope.kind=dataset" if method.scope.kind == "dataset" else "method.refresh"
             raise ValueError(
-                "zero.stage=3 does not split the teacher of method.name=distill; set zero.stage to 2 or less"
+                f"zero.stage=3 cannot make the pass over all samples that {which} needs; set zero.stage to 2 "
+                "or less"
             )
         return self
 

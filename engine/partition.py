@@ -76,6 +76,22 @@ def whole(tensor: Any) -> Tensor:
     return flat[: tensor.ds_numel].view(tensor.ds_shape)
 
 
+@torch.no_grad()
+def write(tensor: Any, value: Tensor) -> None:
+    """Copies a whole value into a parameter or buffer; at stage 3 what this rank has of a parameter."""
+    if not is_cut(tensor):
+        tensor.copy_(value)
+        return
+    offset, numel = share_of(tensor)
+    tensor.ds_tensor[:numel].copy_(value.reshape(-1)[offset : offset + numel])
+
+
+def here(weight: Any) -> Tensor:
+    """What this rank holds of a parameter: the whole, or at stage 3 its padded share."""
+    held: Tensor = weight.ds_tensor if is_cut(weight) else weight
+    return held.detach()
+
+
 def whole_state(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """The module's `state_dict` at any stage, one whole tensor at a time; all ranks go through it together.
 

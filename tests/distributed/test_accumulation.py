@@ -36,7 +36,7 @@ BATCHNORM: dict[str, Any] = {
 RUNS = {
     "hydes": SPLITS,
     "imsvd": [(0, 4), (1, 2), (2, 4), (3, 2)],
-    "distill": [(0, 2), (1, 4), (2, 2)],
+    "distill": [(0, 2), (1, 4), (2, 2), (3, 1), (3, 2)],
     "labels": [(2, 2), (3, 4)],
 }
 LAST_OF_RANK_1 = 7  # in the second micro-batch of two

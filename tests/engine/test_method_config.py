@@ -105,8 +105,8 @@ def test_a_saved_config_of_every_method_reads_back_equal(tmp_path: Path, method:
             "optimizer.betas is no setting of sgd",
         ),
         (
-            {"method": {"name": "distill"}, "zero": {"stage": 3}},
-            "zero.stage=3 does not split the teacher of method.name=distill; set zero.stage to 2 or less",
+            {"method": {"name": "distill", "scope": {"kind": "dataset"}}, "zero": {"stage": 3}},
+            "zero.stage=3 cannot make the pass over all samples that method.scope.kind=dataset needs",
         ),
         ({"optimizer": {"name": "sgd"}}, "optimizer.lr is missing"),
         (
