@@ -18,7 +18,7 @@ from viewmill.engine.step import Step, train_step
 from viewmill.engine.teacher import build_teacher
 from viewmill.engine.world import World
 from viewmill.engine.zero import ZeroEngine, initialize
-from viewmill.methods.method import Values
+from viewmill.methods.method import Method, Values
 
 from tests.engine.tiny import tiny_config
 
@@ -220,6 +220,9 @@ class SimpleTeacher(nn.Module):
     def forward(self, views: list[Tensor]) -> Tensor:
         said: Tensor = self.backbone(torch.cat(views))
         return said.view(len(views), len(views[0]), -1)
+
+    def targets(self, method: Method, representations: Tensor, values: Values) -> Tensor:
+        return method.targets(self.head, representations, values)
 
     def after_step(self, student: nn.Module, values: Values) -> None: ...
 
