@@ -26,15 +26,15 @@ from viewmill.engine.world import World
 
 # Elements reduced at once above stage 0. DeepSpeed's own 5e8 holds 2 GB for a model of any size.
 REDUCE_BUCKET = 50_000_000
-# Stage 3. Elements gathered ahead of the layer that computes, and gathered weights that are there at all: a
+# Stage 3. Elements gathered ahead of the layer that computes, and how many may be there when more are: a
 # large model must never be there whole, and DeepSpeed's own 1e9 would keep one of 4 GB.
 PREFETCH = 10_000_000
 MAX_LIVE = 50_000_000
 STAGE_3 = {
     "stage3_prefetch_bucket_size": PREFETCH,
     "stage3_max_live_parameters": MAX_LIVE,
-    # A weight is let go after its layer, also where a view of another size needs it again: what memory a
-    # step takes does not depend on how near its forwards lie.
+    # A weight is let go after its layer, also where a view of another size needs it again, unless gathering
+    # ahead has reached that use: what is there is bounded by the two numbers above.
     "stage3_max_reuse_distance": 0,
     # No weight stays whole. Small ones, kept, would save few messages, for they are gathered ahead together.
     "stage3_param_persistence_threshold": 0,

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from viewmill.engine import zero
 from viewmill.engine.checkpoints.checkpoint import Checkpoint, restore
 from viewmill.engine.optimizers import Rates, build_optimizer, first_rates, set_rates
 from viewmill.engine.world import World, start_world, stop_world
@@ -208,6 +209,19 @@ def test_buffers_are_rank_zeros_after_initialize(ranks: list[dict[str, Any]]) ->
 def test_at_stage_3_the_module_is_empty_between_two_forwards(ranks: list[dict[str, Any]]) -> None:
     for rank in ranks:
         assert rank["shells"] == {"0.weight": (0, 68), "4.weight": (0, 280), "5.weight": (0, 25)}
+
+
+@pytest.mark.slow
+def test_a_forward_at_stage_3_has_the_weights_of_one_layer_where_nothing_is_gathered_ahead(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(zero.STAGE_3, "stage3_prefetch_bucket_size", 0)
+    module, there = nn.Sequential(nn.Flatten(), *[nn.Linear(108, 108) for _ in range(5)]), []
+    for layer in module[1:]:
+        # Before DeepSpeed's own hooks, which let the weights go.
+        layer.register_forward_hook(lambda *_: there.append(sum(w.numel() for w in module.parameters())))
+    train(engine_of(world, 3, module), range(3))
+    assert there == [108 * 108 + 108] * 15
 
 
 class SometimesDeeper(nn.Module):
