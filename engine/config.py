@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, Field, Tag, ValidationError, model_validator
 from viewmill.engine.catalogue import catalogue
-from viewmill.engine.method_config import HydesConfig, MethodConfig
+from viewmill.engine.method_config import DistillConfig, HydesConfig, MethodConfig
 from viewmill.engine.optimizer_config import AdamWConfig, OptimizerConfig
 from viewmill.engine.recipe_file import apply_override, find_recipe, read_mapping, shipped_recipes
 from viewmill.engine.strict import ConfigError, StrictModel
@@ -97,9 +97,9 @@ class ScheduleConfig(StrictModel):
 
 
 class ZeroConfig(StrictModel):
-    """What DeepSpeed splits over the ranks: 0 nothing, 1 optimiser state, 2 gradients too."""
+    """What DeepSpeed splits over the ranks: 0 nothing, 1 optimiser state, 2 gradients, 3 weights too."""
 
-    stage: int = Field(default=0, ge=0, le=2)
+    stage: int = Field(default=0, ge=0, le=3)
 
 
 class CheckpointConfig(StrictModel):
@@ -162,6 +162,20 @@ class RunConfig(StrictModel):
         end, peak = self.schedule.final_lr, self.optimizer.lr
         if end is not None and end > peak:
             raise ValueError(f"schedule.final_lr {end} is above optimizer.lr {peak}; the rate falls to it")
+        return self
+
+    @model_validator(mode="after")
+    def stage_3_makes_no_full_pass(self) -> "RunConfig":
+        # Its forwards gather weights from all ranks, and in a pass ranks have different numbers of batches.
+        method = self.method
+        if self.zero.stage != 3 or not isinstance(method, DistillConfig):
+            return self
+        if method.scope.kind == "dataset" or method.refresh is not None:
+            which = "method.scope.kind=dataset" if method.scope.kind == "dataset" else "method.refresh"
+            raise ValueError(
+                f"zero.stage=3 cannot make the pass over all samples that {which} needs; set zero.stage to 2 "
+                "or less"
+            )
         return self
 
     @model_validator(mode="after")

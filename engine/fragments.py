@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
+from viewmill.engine.partition import Held, flat_groups, held_in, is_cut, shape_of, share_of
 from viewmill.engine.zero import ZeroEngine
 
 WEIGHT = "weight"
@@ -87,26 +88,25 @@ def _cut(slot: Slot, extents: dict[str, str], start: int, stop: int) -> Iterator
 
 def slots(engine: ZeroEngine) -> list[Slot]:
     """Everything that this rank holds, in the module's order of parameters."""
-    masters, states = _masters(engine), engine.optimizer.state
-    held = []
+    held: list[Slot] = []
+    states = engine.optimizer.state
+    masters = _masters(engine) if engine.stage == 0 else {}
+    stretches = _stretches(engine) if engine.stage else {}
     for name, weight in engine.module.named_parameters():
         if not weight.requires_grad:
-            held.append(Slot(name, 0, tuple(weight.shape), {WEIGHT: weight}, replicated=True))
+            held.extend(_frozen(name, weight))
         elif engine.stage == 0:
             master = masters[id(weight)]
             tensors = {WEIGHT: master, **states[master]}
             held.append(Slot(name, 0, tuple(weight.shape), tensors, replicated=True))
-        else:
-            flat = masters[id(weight)]
-            held.extend(_stretch(name, weight, {WEIGHT: flat, **states[flat]}))
+        elif id(weight) in stretches:  # else no number of it is here
+            one, flat = stretches[id(weight)]
+            held.append(_stretch(name, one, {WEIGHT: flat, **states[flat]}))
     return held
 
 
 def _masters(engine: ZeroEngine) -> dict[int, Tensor]:
-    """The float32 tensor that the optimiser updates for each trained weight, by the weight's id."""
-    if engine.stage:  # one flat share of a whole group of weights
-        groups = engine.wrapper.bit16_groups, engine.wrapper.single_partition_of_fp32_groups
-        return {id(weight): flat for weights, flat in zip(*groups, strict=True) for weight in weights}
+    """Stage 0: the float32 tensor that the optimiser updates for each trained weight, by the weight's id."""
     if engine.wrapper is engine.optimizer:  # float32: the weights themselves
         return {id(weight): weight for group in engine.optimizer.param_groups for weight in group["params"]}
     groups = engine.wrapper.fp16_groups, engine.wrapper.fp32_groups
@@ -114,16 +114,32 @@ def _masters(engine: ZeroEngine) -> dict[int, Tensor]:
     return {id(weight): master for weight, master in pairs}
 
 
-def _stretch(name: str, weight: Any, flats: dict[str, Tensor]) -> Iterator[Slot]:
-    """Stages 1 and 2: DeepSpeed's map says where in this rank's flat share a parameter's stretch lies."""
-    mapping = weight._hp_mapping
-    if mapping is None:  # no number of it is here
-        return
-    start, numel = mapping.hp_fragment_address.start, mapping.hp_fragment_address.numel
-    tensors = {
-        kind: flat.detach().narrow(0, start, numel) if flat.ndim else flat for kind, flat in flats.items()
+def _stretches(engine: ZeroEngine) -> dict[int, tuple[Held, Tensor]]:
+    """Stages 1 to 3: what is here of each trained weight, and in which flat tensor, by the weight's id."""
+    return {
+        id(one.weight): (one, flat)
+        for weights, flat in flat_groups(engine.wrapper, engine.stage)
+        for one in held_in(weights, engine.stage)
     }
-    yield Slot(name, mapping.lp_fragment_address.start, tuple(weight.shape), tensors, replicated=False)
+
+
+def _stretch(name: str, one: Held, flats: dict[str, Tensor]) -> Slot:
+    tensors = {
+        kind: flat.detach().narrow(0, one.start, one.numel) if flat.ndim else flat
+        for kind, flat in flats.items()
+    }
+    return Slot(name, one.offset, shape_of(one.weight), tensors, replicated=False)
+
+
+def _frozen(name: str, weight: Any) -> Iterator[Slot]:
+    """A weight that is not trained is whole on every rank, but at stage 3."""
+    if not is_cut(weight):
+        yield Slot(name, 0, tuple(weight.shape), {WEIGHT: weight}, replicated=True)
+        return
+    offset, numel = share_of(weight)
+    if numel:
+        share = weight.ds_tensor.detach()[:numel]
+        yield Slot(name, offset, shape_of(weight), {WEIGHT: share}, replicated=False)
 
 
 def check_cover(whole: int, stretches: list[tuple[int, int]]) -> str | None:

@@ -74,9 +74,9 @@ class GradientCache:
         return self._forward(place, reaches_deepspeed=place == len(self._micro_batches) - 2)
 
     def _forward(self, place: int, reaches_deepspeed: bool) -> Tensor:
-        """(V, n, D). DeepSpeed prepares for its backward in its own forward, and there alone."""
+        """(V, n, D). DeepSpeed prepares for its backward in its own forward."""
         self._buffers.begin()
-        forward = self._engine if reaches_deepspeed else self._engine.module
+        forward = self._engine if reaches_deepspeed else self._engine.forward_aside
         embeddings: Tensor = forward(self._micro_batches[place])
         return embeddings
 

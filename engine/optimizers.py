@@ -1,9 +1,10 @@
 """The optimisers: which parameters decay, at which rate they learn, what is kept of them."""
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from viewmill.engine.backbones import layers_of
 from viewmill.engine.lars import LARS
 from viewmill.engine.optimizer_config import AdamWConfig, LARSConfig, OptimizerConfig
@@ -111,17 +112,19 @@ def set_rates(optimizer: Optimizer, rates: Rates) -> None:
 
 
 @torch.no_grad()
-def reset_state(optimizer: Optimizer, config: OptimizerConfig) -> None:
+def reset_state(optimizer: Optimizer, config: OptimizerConfig, weights: Iterable[Tensor]) -> None:
     """The state before the first step, there from the start: a checkpoint of step 0 is then like any.
 
     A momentum of zero is none: the first step adds its gradient to it.
+
+    Args:
+        weights: all that the optimiser moves on this rank. At stage 3 its groups have them in a step alone.
     """
     optimizer.state.clear()
-    for group in optimizer.param_groups:
-        for weight in group["params"]:
-            optimizer.state[weight] = {
-                kind: torch.zeros_like(weight, memory_format=torch.preserve_format)
-                if extent == "elementwise"
-                else torch.zeros((), dtype=torch.float32)
-                for kind, extent in state_kinds(config).items()
-            }
+    for weight in weights:
+        optimizer.state[weight] = {
+            kind: torch.zeros_like(weight, memory_format=torch.preserve_format)
+            if extent == "elementwise"
+            else torch.zeros((), dtype=torch.float32)
+            for kind, extent in state_kinds(config).items()
+        }

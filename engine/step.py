@@ -42,7 +42,7 @@ def train_step(
     method: Method = engine.module.method
     targets = None
     if teacher is not None:
-        targets = method.targets(teacher.head, representations(teacher, micro_batches), values)
+        targets = teacher.targets(method, representations(teacher, micro_batches), values)
     elif method.needs_labels:
         targets = labels.to(micro_batches[0][0].device)
     cache = GradientCache(engine, micro_batches)

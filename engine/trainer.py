@@ -154,9 +154,9 @@ class Trainer:
             **done.outcome.figures,
         )
 
-    def teacher_state(self) -> dict[str, Tensor]:
-        """The teacher's tensors under the names that a checkpoint gives them."""
-        own = {} if self.teacher is None else self.teacher.state_dict()
+    def teacher_state(self, is_kept: bool = True) -> dict[str, Tensor]:
+        """The teacher's whole tensors under the names that a checkpoint gives them; see `Teacher.saved`."""
+        own = {} if self.teacher is None else self.teacher.saved(is_kept)
         return {f"{TEACHER_PREFIX}{name}": tensor for name, tensor in own.items()}
 
     def batches(self) -> Iterator[tuple[list[Batch], int]]:
@@ -284,14 +284,17 @@ class Trainer:
         self.checkpoints.begin(
             self.step,
             state,
-            {**dict(self.engine.module.named_buffers()), **self.teacher_state()},
+            {**dict(self.engine.module.named_buffers()), **self.teacher_state(self.world.rank == 0)},
             best=None if self.best is None else self.best.step,
             wait=wait,
         )
 
     def restore(self, past: checkpoint.Checkpoint, passed_over: list[str]) -> None:
         """Takes weights, optimiser state and counts from a checkpoint; the loader is there already."""
-        checkpoint.restore(self.engine, past, self.teacher_state())
+        teacher_state = self.teacher_state()
+        checkpoint.restore(self.engine, past, teacher_state)
+        if self.teacher is not None:
+            self.teacher.load({name.removeprefix(TEACHER_PREFIX): x for name, x in teacher_state.items()})
         self.step, self.trained_s = past.step, past.state["trained_s"]
         self.skips = SkipCount(**past.state["skipped"])
         self.ledger.load(past.state["substituted"])

@@ -5,7 +5,6 @@ that a laptop or a cluster node need not have, and then does the same arithmetic
 """
 
 import os
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -22,10 +21,26 @@ from viewmill.engine.optimizers import (
     set_rates,
     state_kinds,
 )
+from viewmill.engine.partition import flat_groups, held_in
 from viewmill.engine.world import World
 
-# Elements reduced at once at stages 1 and 2. DeepSpeed's own 5e8 holds 2 GB for a model of any size.
+# Elements reduced at once above stage 0. DeepSpeed's own 5e8 holds 2 GB for a model of any size.
 REDUCE_BUCKET = 50_000_000
+# Stage 3. Elements gathered ahead of the layer that computes, and how many may be there when more are: a
+# large model must never be there whole, and DeepSpeed's own 1e9 would keep one of 4 GB.
+PREFETCH = 10_000_000
+MAX_LIVE = 50_000_000
+STAGE_3 = {
+    "stage3_prefetch_bucket_size": PREFETCH,
+    "stage3_max_live_parameters": MAX_LIVE,
+    # A weight is let go after its layer, also where a view of another size needs it again, unless gathering
+    # ahead has reached that use: what is there is bounded by the two numbers above.
+    "stage3_max_reuse_distance": 0,
+    # No weight stays whole. Small ones, kept, would save few messages, for they are gathered ahead together.
+    "stage3_param_persistence_threshold": 0,
+    # No group of weights is cut further: the optimiser's step goes over each group at once.
+    "sub_group_size": 1_000_000_000_000,
+}
 
 
 def deepspeed_config(config: RunConfig, world_size: int) -> dict[str, Any]:
@@ -55,6 +70,10 @@ def deepspeed_config(config: RunConfig, world_size: int) -> dict[str, Any]:
         },
         "wall_clock_breakdown": False,
     }
+    if config.zero.stage == 3:
+        told["zero_optimization"] |= STAGE_3
+        # Gradients of micro-batches are added up in this type.
+        told["data_types"] = {"grad_accum_dtype": "fp32"}
     if config.precision == "bf16":
         told["bf16"] = {"enabled": True, "check_grad_overflow": True}
         # Sums over ranks keep float32: with bfloat16's 8 bits a mean over many ranks would lose small parts.
@@ -66,7 +85,8 @@ class ZeroEngine:
     """A module under training on this rank: forward, backward, step.
 
     Attributes:
-        module: the module itself, under its own names; at bf16 its weights are the rounded copies.
+        module: the module itself, under its own names; at bf16 its weights are the rounded copies. At stage
+            3 they are empty shells between two forwards: see `partition`.
         optimizer: torch's optimiser, over this rank's share of the float32 weights.
         wrapper: what DeepSpeed put around it, with the maps between shares and parameters; at stage 0 in
             float32 there is none and it is the optimiser itself.
@@ -87,15 +107,26 @@ class ZeroEngine:
         """The module's forward. Not `module(...)` where backward follows: DeepSpeed prepares for it here."""
         return self._deepspeed(*inputs)
 
-    def accumulate(self, outputs: Tensor, gradient: Tensor) -> None:
-        """Keeps a micro-batch's gradients of the weights for the next `backward`; nothing is sent.
+    def forward_aside(self, *inputs: Any) -> Any:
+        """The module's forward where `backward` does not follow: `accumulate` does, or nothing."""
+        # At stage 3 each backward is DeepSpeed's, which prepares for it in each forward.
+        return self._deepspeed(*inputs) if self.stage == 3 else self.module(*inputs)
 
-        Sums are in float32 at least, of every weight on every rank, at any stage.
+    def accumulate(self, outputs: Tensor, gradient: Tensor) -> None:
+        """Keeps a micro-batch's gradients of the weights for the next `backward`.
+
+        Sums are in float32 at least. Up to stage 2 they are of every weight on every rank, and nothing is
+        sent. At stage 3, where no rank has the whole weights, they are averaged over the ranks at once, and a
+        rank keeps its share.
 
         Args:
-            outputs: the module's, with their graph, which this uses up.
+            outputs: of `forward_aside`, with their graph, which this uses up.
             gradient: of the loss with respect to them.
         """
+        if self.stage == 3:
+            # Its gradient with respect to the outputs is `gradient`, to the bit, whatever the sum is.
+            self._deepspeed.backward((outputs * gradient.to(outputs.dtype)).sum())
+            return
         found = torch.autograd.grad(outputs, self._trained(), gradient.to(outputs.dtype), allow_unused=True)
         before = self._carried or [None] * len(found)
         # Not in place: two weights may be given one and the same tensor.
@@ -119,6 +150,9 @@ class ZeroEngine:
             self._norm = gradient_norm(self.module)
             self.optimizer.overflow = not bool(self._norm.isfinite())
         self._deepspeed.step()
+        if self.stage == 3:
+            # DeepSpeed writes over a share when its weight is used again; else the old one would count twice.
+            self.wrapper.grad_partitions_flat_buffer.zero_()
         if checks_itself:
             self._norm = self._deepspeed.get_global_grad_norm()
         return bool(self._deepspeed.was_step_applied())
@@ -137,7 +171,11 @@ class ZeroEngine:
     @torch.no_grad()
     def publish_weights(self) -> None:
         """After the float32 shares were written: brings the module's weights in line. All ranks call it."""
-        if self.stage > 0:
+        if self.stage == 3:
+            pairs = self.wrapper.fp16_partitioned_groups_flat, self.wrapper.fp32_partitioned_groups_flat
+            for shares, masters in zip(*pairs, strict=True):
+                shares.copy_(masters)
+        elif self.stage > 0:
             self.wrapper.update_lp_params()
         elif self.wrapper is not self.optimizer:
             for weights, masters in zip(self.wrapper.fp16_groups, self.wrapper.fp32_groups, strict=True):
@@ -194,26 +232,28 @@ def initialize(module: nn.Module, config: RunConfig, world: World) -> ZeroEngine
     # DeepSpeed broadcasts the parameters alone.
     for buffer in module.buffers():
         dist.broadcast(buffer, src=0)
-    reset_state(optimizer, config.optimizer)
+    reset_state(optimizer, config.optimizer, moved_by(optimizer, engine.optimizer, config.zero.stage))
     if isinstance(optimizer, LARS) and config.zero.stage:
-        optimizer.divide(shares_of(engine.optimizer), dist.all_reduce)
+        optimizer.divide(shares_of(engine.optimizer, config.zero.stage), dist.all_reduce)
     set_rates(optimizer, first_rates(config.optimizer))
     return ZeroEngine(engine, optimizer, config, world)
 
 
-def shares_of(wrapper: Any) -> dict[Tensor, Share]:
-    """Stages 1 and 2: what this rank's flat tensor of each group holds, by DeepSpeed's map."""
-    groups = wrapper.bit16_groups, wrapper.single_partition_of_fp32_groups
+def moved_by(optimizer: Optimizer, wrapper: Any, stage: int) -> list[Tensor]:
+    """The tensors of this rank that the optimiser moves; at stage 3 its groups have them in a step alone."""
+    if stage == 3:
+        return [flat for _, flat in flat_groups(wrapper, stage)]
+    return [weight for group in optimizer.param_groups for weight in group["params"]]
+
+
+def shares_of(wrapper: Any, stage: int) -> dict[Tensor, Share]:
+    """Above stage 0: what this rank's flat tensor of each group holds."""
     return {
-        flat: Share(len(weights), tuple(_stretches(weights))) for weights, flat in zip(*groups, strict=True)
+        flat: Share(
+            len(weights), tuple(Stretch(one.number, one.start, one.numel) for one in held_in(weights, stage))
+        )
+        for weights, flat in flat_groups(wrapper, stage)
     }
-
-
-def _stretches(weights: list[Any]) -> Iterator[Stretch]:
-    for number, weight in enumerate(weights):
-        if weight._hp_mapping is not None:  # else no number of it is here
-            address = weight._hp_mapping.hp_fragment_address
-            yield Stretch(number, address.start, address.numel)
 
 
 def import_deepspeed(world: World) -> Any:

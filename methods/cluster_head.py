@@ -41,6 +41,7 @@ class ClusterHead(nn.Module):
         if feature_norm not in FEATURE_NORMS:
             raise ValueError(f"feature_norm '{feature_norm}' is not one of {', '.join(FEATURE_NORMS)}")
         self.projector, self.centered, self.feature_norm = projector, centered, feature_norm
+        self.num_clusters = num_clusters
         self.feature_dim: int = projector[-1].out_features  # type: ignore[assignment]
         directions = F.normalize(torch.randn(num_clusters, self.feature_dim), dim=1)
         if learned:

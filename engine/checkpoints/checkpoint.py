@@ -38,6 +38,7 @@ from viewmill.engine.checkpoints.restore import restore
 from viewmill.engine.checkpoints.retention import KEEP_TWO, LEFTOVER, Retention, grave, remove
 from viewmill.engine.checkpoints.tensor_file import write_tensors, write_text
 from viewmill.engine.fragments import owned
+from viewmill.engine.partition import shape_of
 from viewmill.engine.world import World
 from viewmill.engine.zero import ZeroEngine
 from viewmill.shards.durable import sync_folder
@@ -213,7 +214,7 @@ def _write_rank(path: Path, pieces: list[Piece], tensors: dict[str, Tensor]) -> 
 def _manifest(step: int, engine: ZeroEngine, state: dict[str, Any]) -> dict[str, Any]:
     """MANIFEST.json but for the files. The same run gives the same bytes: no time, host or path."""
     parameters = {
-        name: {"shape": list(parameter.shape), "trained": parameter.requires_grad}
+        name: {"shape": list(shape_of(parameter)), "trained": parameter.requires_grad}
         for name, parameter in engine.module.named_parameters()
     }
     software = {name: version(name) for name in ("viewmill", "torch", "deepspeed")}

@@ -8,6 +8,7 @@ from torch import Tensor
 from viewmill.engine.checkpoints.errors import CheckpointError, everywhere
 from viewmill.engine.checkpoints.folder import Checkpoint
 from viewmill.engine.fragments import Slot, slots
+from viewmill.engine.partition import shape_of
 from viewmill.engine.zero import ZeroEngine
 
 
@@ -59,7 +60,7 @@ def _refuse_other_model(
     compared: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         "parameters": (
             {name: parameter.shape for name, parameter in manifest.parameters.items()},
-            {name: list(parameter.shape) for name, parameter in module.named_parameters()},
+            {name: list(shape_of(parameter)) for name, parameter in module.named_parameters()},
         ),
         "trained parameters": (
             {name: parameter.trained for name, parameter in manifest.parameters.items()},

@@ -10,6 +10,7 @@ from viewmill.engine.evaluation.evaluate import check_data_sets
 from viewmill.engine.evaluation.features import extract_all
 from viewmill.engine.evaluation.tasks import knn_outcomes, linear_outcome, parse_tasks
 from viewmill.engine.evaluation.untrained import fresh_backbone
+from viewmill.engine.partition import whole_state
 from viewmill.engine.passes.reading import Reading
 from viewmill.pipelines.views import ViewSpec
 from viewmill.shards.manifest import Dataset
@@ -60,8 +61,7 @@ class InTraining:
         Raises:
             RankError, RuntimeError: as `extract`.
         """
-        with torch.no_grad():
-            self._copy.load_state_dict(backbone.state_dict())  # whatever type they are in
+        self._take(backbone)
         bank, queries = (
             extract_all([self._copy], dataset, self._views, self._reading, what)[0]
             for dataset, what in ((self._train, "bank"), (self._test, "test images"))
@@ -78,6 +78,14 @@ class InTraining:
         outcomes = knn_outcomes(evidence, self._ks, world)
         outcomes += [linear_outcome(evidence, world)] if self._wants_linear else []
         return {outcome.task: outcome.scores[TRAINED].top1 for outcome in outcomes}
+
+    @torch.no_grad()
+    def _take(self, backbone: nn.Module) -> None:
+        """Copies weights and buffers, of whatever type and ZeRO stage, one tensor at a time."""
+        own = self._copy.state_dict()
+        for (name, value), (theirs, given) in zip(own.items(), whole_state(backbone), strict=True):
+            assert name == theirs
+            value.copy_(given)
 
 
 def better(best: Best | None, step: int, found: dict[str, float]) -> Best:

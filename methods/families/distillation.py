@@ -60,7 +60,7 @@ class Distillation(Method):
         self.head: ClusterHead = head
         self.refresh = refresh
         self.normalization, self.prior_iterations, self.kind = normalization, prior_iterations, kind
-        clusters, features = len(head.directions), head.feature_dim
+        clusters, features = head.num_clusters, head.feature_dim
         widths = {"prior": clusters, "center": clusters, "batchnorm": 2 * features}
         # The batch's own prior and centre are the business of `teacher_targets`.
         keeps = normalization == "batchnorm" or (normalization in widths and scope != "batch")
@@ -136,7 +136,7 @@ class Distillation(Method):
         if self.statistic is not None and (is_refreshed or self.statistic.wants_fill(epoch)):
             is_prior = self.normalization == "prior"
             sums["statistic"] = (
-                PriorAccumulator(len(self.head.directions), temperature)
+                PriorAccumulator(self.head.num_clusters, temperature)
                 if is_prior
                 else MomentsAccumulator(self.head.feature_dim)
             )
@@ -210,7 +210,7 @@ class Distillation(Method):
 
     def alarms(self, figures: Mapping[str, float], values: Values) -> dict[str, str]:
         found = {}
-        clusters = len(self.head.directions)
+        clusters = self.head.num_clusters
         most = math.log(clusters)
         if figures["student_entropy"] > most - 0.02:
             found["uniform"] = (

@@ -22,7 +22,7 @@ from tests.engine.large_batch import (
     step_of,
     student_of,
 )
-from tests.engine.small_training import equal
+from tests.engine.small_training import STAGES, equal
 from tests.engine.two_ranks import held
 from tests.support import run_ranks
 
@@ -35,9 +35,9 @@ BATCHNORM: dict[str, Any] = {
 # Method -> (ZeRO stage, micro-batches of a rank). One process runs every pair for every method.
 RUNS = {
     "hydes": SPLITS,
-    "imsvd": [(0, 4), (1, 2), (2, 4)],
-    "distill": [(0, 2), (1, 4), (2, 2)],
-    "labels": [(2, 2)],
+    "imsvd": [(0, 4), (1, 2), (2, 4), (3, 2)],
+    "distill": [(0, 2), (1, 4), (2, 2), (3, 1), (3, 2)],
+    "labels": [(2, 2), (3, 4)],
 }
 LAST_OF_RANK_1 = 7  # in the second micro-batch of two
 
@@ -61,7 +61,7 @@ def on_two_ranks(rank: int) -> dict[str, Any]:
         "skips": {
             f"{precision} {stage}": skipped(world, stage, precision)
             for precision in ("fp32", "bf16")
-            for stage in (0, 1, 2)
+            for stage in STAGES
         },
     }
     return seen
@@ -129,7 +129,7 @@ def test_batchnorm_over_micro_batches_is_the_same_on_one_rank_and_on_two(
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("stage", [0, 1, 2])
+@pytest.mark.parametrize("stage", STAGES)
 def test_a_bad_image_in_one_micro_batch_of_one_rank_skips_the_step_on_all(
     ranks: list[dict[str, Any]], stage: int, precision: str
 ) -> None:

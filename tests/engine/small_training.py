@@ -8,11 +8,12 @@ from torch import Tensor, nn
 from viewmill.engine.batchnorm import convert_batchnorm
 from viewmill.engine.checkpoints import checkpoint
 from viewmill.engine.config import RunConfig
+from viewmill.engine.partition import whole_state
 from viewmill.engine.world import World
 from viewmill.engine.zero import ZeroEngine, initialize
 
 BATCH = 8
-STAGES = (0, 1, 2)
+STAGES = (0, 1, 2, 3)
 
 
 def network(width: int = 5) -> nn.Module:
@@ -79,7 +80,7 @@ def everything(path: Path | str) -> dict[str, Tensor]:
 
 def weights_of(engine: ZeroEngine) -> dict[str, Tensor]:
     """What the module computes with."""
-    return {name: value.detach().clone() for name, value in engine.module.state_dict().items()}
+    return {name: value.clone() for name, value in whole_state(engine.module)}
 
 
 def equal(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:

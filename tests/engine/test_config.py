@@ -54,7 +54,7 @@ def test_a_config_cannot_be_changed_after_construction() -> None:
         ("epochs=0", "epochs: input should be greater than or equal to 1, got 0"),
         ("optimizer.lr=fast", "optimizer.lr: input should be a valid number, got 'fast'"),
         ("seed=true", "seed: input should be a valid integer, got True"),
-        ("zero.stage=3", "zero.stage: input should be less than or equal to 2, got 3"),
+        ("zero.stage=4", "zero.stage: input should be less than or equal to 3, got 4"),
         (
             "loss_precision=model",
             "loss_precision=model changes nothing: precision=fp32 gives float32",

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from viewmill.engine.fragments import check_cover, owned
 from viewmill.engine.world import World, start_world, stop_world
 
-from tests.engine.small_training import STAGES, engine_of, network
+from tests.engine.small_training import STAGES, engine_of, network, weights_of
 from tests.engine.two_ranks import fragments_of
 
 KINDS = ("weight", "exp_avg", "exp_avg_sq", "step")
@@ -67,7 +67,7 @@ def test_fragments_know_the_whole_shape(world: World, stage: int) -> None:
 @pytest.mark.parametrize("stage", STAGES)
 def test_fragments_hold_the_numbers_of_the_module(world: World, stage: int) -> None:
     engine = engine_of(world, stage)
-    weights = {name: weight.detach().reshape(-1) for name, weight in engine.module.named_parameters()}
+    weights = {name: weight.reshape(-1) for name, weight in weights_of(engine).items()}
     for one in owned(engine):
         if one.kind == "weight":
             assert one.tensor.equal(weights[one.name][one.offset : one.offset + one.numel])

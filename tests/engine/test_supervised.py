@@ -77,6 +77,7 @@ def test_labels_reach_a_method_that_needs_them_and_no_other(needs_labels: bool) 
     method, engine = MagicMock(needs_labels=needs_labels), MagicMock()
     method.loss.side_effect = lambda z, *rest: MethodLoss(z.sum(), {})
     engine.module = MagicMock(method=method, side_effect=lambda views: torch.zeros(1, len(views[0]), 3))
+    engine.forward_aside = engine.module
     labels, images = torch.tensor([3, 1]), torch.zeros(1, 3, 4, 4)
     step = train_step(engine, None, [[images], [images]], {}, labels=labels)
     _, _, targets = method.loss.call_args.args

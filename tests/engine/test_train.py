@@ -263,7 +263,7 @@ def nan_at(steps: set[int]) -> Any:
     return spoiled
 
 
-@pytest.mark.parametrize("stage", [0, 2])
+@pytest.mark.parametrize("stage", [0, 2, 3])
 def test_a_step_that_is_not_finite_is_skipped_without_a_trace(
     data: Path, tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch, stage: int
 ) -> None:

@@ -275,7 +275,7 @@ def test_distillation_learns_and_logs_its_schedules(data: Path, tmp_path: Path, 
     assert "student_temperature" not in lines[0]  # constant
 
 
-@pytest.mark.parametrize("stage", [1, 2])
+@pytest.mark.parametrize("stage", [1, 2, 3])
 def test_every_zero_stage_gives_the_teacher_the_same_weights(
     data: Path, tmp_path: Path, world: World, stage: int
 ) -> None:

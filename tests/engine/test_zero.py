@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from viewmill.engine import zero
 from viewmill.engine.checkpoints.checkpoint import Checkpoint, restore
 from viewmill.engine.optimizers import Rates, build_optimizer, first_rates, set_rates
 from viewmill.engine.world import World, start_world, stop_world
@@ -51,6 +52,14 @@ def test_no_default_of_deepspeed_that_changes_numbers_is_left_open() -> None:
     assert told["zero_optimization"]["memory_efficient_linear"] is False
     assert told["zero_optimization"]["contiguous_gradients"] is True
     assert not {"fp16", "bf16"} & told.keys()
+
+
+def test_stage_3_splits_every_weight_and_never_gathers_a_large_model_whole() -> None:
+    told = deepspeed_config(settings(stage=3), world_size=1)
+    split = told["zero_optimization"]
+    assert split["stage3_param_persistence_threshold"] == 0
+    assert split["stage3_max_live_parameters"] <= 50_000_000
+    assert told["data_types"]["grad_accum_dtype"] == "fp32"
 
 
 def test_bf16_sums_gradients_over_ranks_in_float32() -> None:
@@ -166,7 +175,7 @@ def test_accumulated_micro_batches_make_one_step(world: World, stage: int, preci
         train(whole, range(step, step + 1))
         *first, last = images(step).to(next(quarters.module.parameters()).dtype).chunk(4)
         for quarter in first:
-            outputs = quarters.module(quarter)
+            outputs = quarters.forward_aside(quarter)
             quarters.accumulate(outputs, outputs.detach() * 2 / (4 * outputs.numel()))
         quarters.backward(quarters(last).float().square().mean() / 4)
         assert quarters.step()
@@ -194,6 +203,50 @@ def test_bf16_starts_every_stage_from_the_same_float32_weights(world: World) -> 
 @pytest.mark.slow
 def test_buffers_are_rank_zeros_after_initialize(ranks: list[dict[str, Any]]) -> None:
     assert [rank["buffers"] for rank in ranks] == [0.0, 0.0]
+
+
+@pytest.mark.slow
+def test_at_stage_3_the_module_is_empty_between_two_forwards(ranks: list[dict[str, Any]]) -> None:
+    for rank in ranks:
+        assert rank["shells"] == {"0.weight": (0, 68), "4.weight": (0, 280), "5.weight": (0, 25)}
+
+
+@pytest.mark.slow
+def test_a_forward_at_stage_3_has_the_weights_of_one_layer_where_nothing_is_gathered_ahead(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(zero.STAGE_3, "stage3_prefetch_bucket_size", 0)
+    module, there = nn.Sequential(nn.Flatten(), *[nn.Linear(108, 108) for _ in range(5)]), []
+    for layer in module[1:]:
+        # Before DeepSpeed's own hooks, which let the weights go.
+        layer.register_forward_hook(lambda *_: there.append(sum(w.numel() for w in module.parameters())))
+    train(engine_of(world, 3, module), range(3))
+    assert there == [108 * 108 + 108] * 15
+
+
+class SometimesDeeper(nn.Module):
+    """A second layer that it can do without."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(108, 4), nn.Linear(4, 4)
+        self.is_deep = True
+
+    def forward(self, views: torch.Tensor) -> torch.Tensor:
+        y = self.first(views.flatten(1))
+        return self.second(y) if self.is_deep else y
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_weight_that_a_step_does_not_use_stays(world: World, stage: int) -> None:
+    told = {"name": "sgd", "lr": 1e-2, "momentum": 0.0, "weight_decay": 0.0}
+    engine = engine_of(world, stage, SometimesDeeper(), optimizer=told)
+    train(engine, range(2))
+    before, engine.module.is_deep = weights_of(engine), False
+    train(engine, range(2, 4))
+    moved = {name for name, weight in weights_of(engine).items() if not weight.equal(before[name])}
+    assert moved == {"first.weight", "first.bias"}
 
 
 @pytest.mark.slow
@@ -230,8 +283,8 @@ def test_sgd_is_torchs_own_with_momentum_from_the_first_step(world: World, stage
         plain(images(step)).square().mean().backward()
         optimizer.step()
     train(engine, range(4))
-    for ours, theirs in zip(engine.module.parameters(), plain.parameters(), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-7)
+    for name, ours in weights_of(engine).items():
+        torch.testing.assert_close(ours, plain.state_dict()[name], rtol=1e-5, atol=1e-7)
 
 
 def lars_alone() -> dict[str, torch.Tensor]:

@@ -33,6 +33,7 @@ def two_ranks(rank: int, folder: str) -> dict[str, Any]:
         for stage in STAGES:
             restore_and_go_on(world, source, stage, Path(folder), seen)
     seen["lars"] = {stage: after_lars(world, stage) for stage in STAGES}
+    seen["shells"] = shells(world)
     seen["buffers"] = buffers_after_initialize(world)
     seen["failure"] = one_rank_fails(world, Path(folder))
     return seen
@@ -72,6 +73,17 @@ def after_lars(world: World, stage: int) -> dict[str, torch.Tensor]:
     engine = engine_of(world, stage, without_norms(), optimizer=LARS)
     train(engine, range(4))
     return weights_of(engine)
+
+
+def shells(world: World) -> dict[str, tuple[int, int]]:
+    """At stage 3, after a step: numbers of each kernel in the module, and in this rank's share."""
+    engine = engine_of(world, 3)
+    train(engine, range(1))
+    return {
+        name: (weight.numel(), weight.ds_tensor.numel())
+        for name, weight in engine.module.named_parameters()
+        if weight.ds_numel > 7
+    }
 
 
 def held(engine: Any) -> dict[str, torch.Tensor]:
