@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, Field, Tag, ValidationError, model_validator
 from viewmill.engine.catalogue import catalogue
+from viewmill.engine.loss_scale import LossScaleConfig
 from viewmill.engine.method_config import DistillConfig, HydesConfig, MethodConfig
 from viewmill.engine.optimizer_config import AdamWConfig, OptimizerConfig
 from viewmill.engine.recipe_file import apply_override, find_recipe, read_mapping, shipped_recipes
@@ -138,7 +139,8 @@ class RunConfig(StrictModel):
     batch_size: int = Field(ge=2)  # B, of one optimiser step over all ranks
     accumulation: int = Field(default=1, ge=1)  # A: a rank's micro-batches of a step, one in memory at a time
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["fp32", "bf16"] = "fp32"  # bf16 keeps float32 master weights
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # the half types keep float32 master weights
+    loss_scale: LossScaleConfig = LossScaleConfig()  # of fp16
     # What the loss takes embeddings in: float32, or the network's own type, which Triton's kernels multiply.
     loss_precision: Literal["float32", "model"] = "float32"
     torch_threads: int | None = Field(
@@ -175,6 +177,20 @@ class RunConfig(StrictModel):
             raise ValueError(
                 f"zero.stage=3 cannot make the pass over all samples that {which} needs; set zero.stage to 2 "
                 "or less"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def loss_scale_has_an_effect(self) -> "RunConfig":
+        if self.precision != "fp16" and self.loss_scale != LossScaleConfig():
+            raise ValueError(
+                f"loss_scale changes nothing at precision={self.precision}; leave it out, or set "
+                "precision=fp16"
+            )
+        if self.precision == "fp16" and self.loss_precision == "model":
+            raise ValueError(
+                "loss_precision=model at precision=fp16: the loss's own gradient is not scaled, and float16 "
+                "would lose it; leave it at float32"
             )
         return self
 

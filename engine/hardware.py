@@ -17,9 +17,11 @@ def old_gpu_notice(capability: tuple[int, int] | None, precision: str) -> str | 
         return None
     found, least = (".".join(map(str, version)) for version in (capability, LEAST_CAPABILITY))
     bf16 = "precision=bf16 is" if precision == "bf16" else "bf16 would be"
+    # Tensor cores, which multiply float16 alone, came with 7.0.
+    best = "precision=fp16 is the fast one" if capability >= (7, 0) else "precision=fp32 is the one to take"
     return (
         f"the GPU has compute capability {found}, below {least}: HyDeS runs on blockwise torch instead of "
-        f"the Triton kernels, and {bf16} without hardware of its own; precision=fp32 is the one to take"
+        f"the Triton kernels, and {bf16} without hardware of its own; {best}"
     )
 
 

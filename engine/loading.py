@@ -8,7 +8,7 @@ from viewmill.pipelines.executors.view_format import ViewFormat
 from viewmill.pipelines.orders.interface import Order
 
 # What the first layer reads: nothing is cast or laid out anew on its way there.
-VIEW_DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
+VIEW_DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
 def loader_options(config: RunConfig, world: World, order: Order) -> dict[str, Any]:

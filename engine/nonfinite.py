@@ -12,10 +12,14 @@ class NonFiniteError(RuntimeError):
 
 @dataclass
 class SkipCount:
-    """Skipped steps of a run: in all, and since the last good one."""
+    """Skipped steps of a run: in all, and since the last good one.
+
+    Overflows, which lower the loss scale of fp16, are counted apart: they are no complaint of the run.
+    """
 
     total: int = 0
     in_row: int = 0
+    overflows: int = 0
 
     def good(self) -> None:
         self.in_row = 0

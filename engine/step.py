@@ -18,6 +18,7 @@ class Step(NamedTuple):
     embeddings: Tensor  # (V, A n, D), without gradient, as the loss took them
     targets: Tensor | None  # the teacher's, or the labels
     applied: bool
+    overflowed: bool  # not applied, for a gradient too large for float16; the next one is scaled less
 
 
 def train_step(
@@ -54,9 +55,12 @@ def train_step(
     (gradient,) = torch.autograd.grad(result.loss * (1 + 0 * result.loss.detach()), embeddings)
     cache.backward(gradient)
     applied = engine.step()
+    # A loss that is no number is no matter of scale. It is read back here alone, and is equal on all ranks.
+    overflowed = not applied and bool(result.loss.isfinite()) and engine.lower_loss_scale()
     if applied and teacher is not None:
         teacher.after_step(engine.module, values)
-    return Step(MethodLoss(result.loss.detach(), result.metrics), embeddings.detach(), targets, applied)
+    seen = MethodLoss(result.loss.detach(), result.metrics)
+    return Step(seen, embeddings.detach(), targets, applied, overflowed)
 
 
 def representations(teacher: Teacher, micro_batches: list[list[Tensor]]) -> Tensor:

@@ -12,6 +12,9 @@ from viewmill.engine.model import Student, represent
 from viewmill.engine.partition import here, whole_state, write
 from viewmill.methods.method import Method, Values
 
+# What its backbone multiplies in, as the student does. No scale is needed: it has no gradients.
+HALF_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
 
 class Teacher(nn.Module):
     """Backbone and head of the student as they were, and how they follow it.
@@ -19,8 +22,8 @@ class Teacher(nn.Module):
     It is made from weights that are equal on every rank and follows weights that are: no rank sends anything.
     At ZeRO 3 each rank has, and lets follow, its share alone; a forward gathers the weights of a layer.
     It sees the largest views of the batch, in training mode, so its BatchNorm takes the statistics of the
-    global batch; its running statistics are of its own batches. Under bf16 its backbone computes in bfloat16,
-    and its float32 weights follow the weights that the student computes with.
+    global batch; its running statistics are of its own batches. Under bf16 and fp16 its backbone computes in
+    that type, and its float32 weights follow the weights that the student computes with.
 
     Args:
         student: before it is handed to DeepSpeed; on its device.
@@ -32,14 +35,14 @@ class Teacher(nn.Module):
         super().__init__()
         self.backbone = copy.deepcopy(student.backbone).requires_grad_(False)
         self.head = copy.deepcopy(student.method.head).requires_grad_(False)
-        self.config, self.layout, self.is_bf16 = config, student.layout, precision == "bf16"
+        self.config, self.layout, self.half_type = config, student.layout, HALF_TYPES.get(precision)
         self.is_cut = False
 
     @torch.no_grad()
     def forward(self, views: list[Tensor]) -> Tensor:
         """Representations (Vt, n, F), float32, of the views that are as large as the first one."""
         largest = [view for view in views if view.shape[-1] == views[0].shape[-1]]
-        with torch.autocast(views[0].device.type, torch.bfloat16, enabled=self.is_bf16):
+        with torch.autocast(views[0].device.type, self.half_type, enabled=self.half_type is not None):
             representation = represent(self.backbone, largest, self.layout)
         # Its head is small, and its targets are worth float32.
         return representation.float().view(len(largest), len(largest[0]), -1)

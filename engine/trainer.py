@@ -43,7 +43,7 @@ def last_step(config: RunConfig, steps_per_epoch: int) -> int:
 
 
 # What the trainer hands to a checkpoint, beside weights, optimiser state and buffers.
-STATE_KEYS = ("config", "loader", "trained_s", "skipped", "substituted", "best")
+STATE_KEYS = ("config", "loader", "trained_s", "skipped", "substituted", "best", "loss_scale")
 
 
 @dataclass
@@ -110,7 +110,7 @@ class Trainer:
             self.step += 1
             guard.settle(step.applied)
             self.clock.count(self.config.batch_size)
-            self.note(step.applied, batches)
+            self.note(step, batches)
             if self.logs_now():
                 self.write_metrics(step, values)
             epoch = batches[0].epoch
@@ -191,10 +191,15 @@ class Trainer:
         self.ledger.add(made)
         self.log.event("substitutes", self.step, samples=made)
 
-    def note(self, applied: bool, batches: list[Batch]) -> None:
-        """Counts a skipped step; event and error name the samples of all ranks."""
-        if applied:
+    def note(self, step: Step, batches: list[Batch]) -> None:
+        """Counts a skipped step. Where samples may be at fault, event and error name those of all ranks."""
+        if step.applied:
             self.skips.good()
+            return
+        scale = self.engine.loss_scale
+        if step.overflowed and scale is not None:
+            self.skips.overflows += 1
+            self.log.event("overflow", self.step, loss_scale=scale.value)
             return
         mine = [sample for batch in batches for sample in batch.ids.tolist()]
         ids = [sample for ids in gather_json(self.world, mine) for sample in ids]
@@ -229,6 +234,7 @@ class Trainer:
             **diagnostics,
             **scheduled_values(self.step - 1, self.config, self.steps_per_epoch),
             "grad_norm": self.engine.grad_norm(),
+            **({} if self.engine.loss_scale is None else {"loss_scale": self.engine.loss_scale.value}),
             **figures,
         }
         self.log.metrics(line)
@@ -277,9 +283,10 @@ class Trainer:
             "config": self.config.model_dump(mode="json"),
             "loader": self.loader.state_dict(),
             "trained_s": self.time_s(),
-            "skipped": {"total": self.skips.total, "in_row": self.skips.in_row},
+            "skipped": asdict(self.skips),
             "substituted": self.ledger.state(),
             "best": None if self.best is None else asdict(self.best),
+            "loss_scale": self.engine.loss_scale and self.engine.loss_scale.state(),
         }
         self.checkpoints.begin(
             self.step,
@@ -299,6 +306,8 @@ class Trainer:
         self.skips = SkipCount(**past.state["skipped"])
         self.ledger.load(past.state["substituted"])
         self.best = past.state["best"] and Best(**past.state["best"])
+        if self.engine.loss_scale is not None:
+            self.engine.loss_scale.load(past.state["loss_scale"])
         for reason in passed_over:
             self.log.event("checkpoint_passed_over", self.step, reason=reason)
         was = {"world_size": past.world_size, "zero_stage": past.stage}
@@ -325,7 +334,8 @@ class Trainer:
     def finish(self) -> None:
         """Exports the backbone from the last checkpoint, whose weights are whole and float32."""
         from_rank_zero(self.world, self.export)
-        self.log.event("end", self.step, skipped=self.skips.total)
+        overflows = {} if self.engine.loss_scale is None else {"overflows": self.skips.overflows}
+        self.log.event("end", self.step, skipped=self.skips.total, **overflows)
 
     def export(self) -> None:
         path, _ = checkpoint.newest(self.run_dir / "checkpoints")

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from viewmill.engine.config import RunConfig
+from viewmill.engine.config import ConfigError, RunConfig
 from viewmill.engine.lars import LARS, Share, Stretch
+from viewmill.engine.loss_scale import LossScale
 from viewmill.engine.optimizers import (
     Optimizer,
     Rates,
@@ -76,7 +77,12 @@ def deepspeed_config(config: RunConfig, world_size: int) -> dict[str, Any]:
         told["data_types"] = {"grad_accum_dtype": "fp32"}
     if config.precision == "bf16":
         told["bf16"] = {"enabled": True, "check_grad_overflow": True}
-        # Sums over ranks keep float32: with bfloat16's 8 bits a mean over many ranks would lose small parts.
+    if config.precision == "fp16":
+        # None at all, and a constant one: the scale is ours, see `ZeroEngine.step`.
+        told["fp16"] = {"enabled": True, "loss_scale": 1.0}
+    if config.precision != "fp32":
+        # Sums over ranks keep float32: with the few bits of a half type a mean over many ranks would lose
+        # small parts.
         told["communication_data_type"] = "fp32"
     return told
 
@@ -84,9 +90,11 @@ def deepspeed_config(config: RunConfig, world_size: int) -> dict[str, Any]:
 class ZeroEngine:
     """A module under training on this rank: forward, backward, step.
 
+    At fp16 each backward is of the loss times a scale, and each step divides by it; no caller sees it.
+
     Attributes:
-        module: the module itself, under its own names; at bf16 its weights are the rounded copies. At stage
-            3 they are empty shells between two forwards: see `partition`.
+        module: the module itself, under its own names; at bf16 and fp16 its weights are rounded copies. At
+            stage 3 they are empty shells between two forwards: see `partition`.
         optimizer: torch's optimiser, over this rank's share of the float32 weights.
         wrapper: what DeepSpeed put around it, with the maps between shares and parameters; at stage 0 in
             float32 there is none and it is the optimiser itself.
@@ -102,6 +110,7 @@ class ZeroEngine:
         self.world = world
         self.stage = config.zero.stage
         self.state_kinds = state_kinds(config.optimizer)
+        self.loss_scale = LossScale(config.loss_scale) if config.precision == "fp16" else None
 
     def __call__(self, *inputs: Any) -> Any:
         """The module's forward. Not `module(...)` where backward follows: DeepSpeed prepares for it here."""
@@ -125,37 +134,64 @@ class ZeroEngine:
         """
         if self.stage == 3:
             # Its gradient with respect to the outputs is `gradient`, to the bit, whatever the sum is.
-            self._deepspeed.backward((outputs * gradient.to(outputs.dtype)).sum())
+            self._deepspeed.backward(self._scaled((outputs * gradient).sum()))
             return
-        found = torch.autograd.grad(outputs, self._trained(), gradient.to(outputs.dtype), allow_unused=True)
+        scale = 1.0 if self.loss_scale is None else self.loss_scale.value
+        pull = (gradient * scale).to(outputs.dtype)  # scaled before it is rounded
+        found = torch.autograd.grad(outputs, self._trained(), pull, allow_unused=True)
         before = self._carried or [None] * len(found)
         # Not in place: two weights may be given one and the same tensor.
-        self._carried = [_sum(*pair) for pair in zip(before, found, strict=True)]
+        self._carried = [_sum(*pair, scale) for pair in zip(before, found, strict=True)]
 
     def backward(self, loss: Tensor) -> None:
         """Gradients of the loss, and those kept by `accumulate`, averaged over the ranks; once a step."""
         if self._carried is not None:
             loss = _WithCarried.apply(loss, self._carried, *self._trained())
             self._carried = None
-        self._deepspeed.backward(loss)
+        self._deepspeed.backward(self._scaled(loss))
+
+    def _scaled(self, loss: Tensor) -> Tensor:
+        return loss if self.loss_scale is None else loss * self.loss_scale.value
 
     def _trained(self) -> list[nn.Parameter]:
         return [weight for weight in self.module.parameters() if weight.requires_grad]
 
     def step(self) -> bool:
-        """Updates the weights; False where it was skipped, on all ranks alike, for a non-finite gradient."""
+        """Updates the weights; False where it was skipped, on all ranks alike, for a non-finite gradient.
+
+        At fp16 `lower_loss_scale` is then the caller's to ask for: this is not told what the loss was.
+        """
         checks_itself = self.wrapper is not self.optimizer
         if not checks_itself:
             # The reduced gradient has the same bits on every rank, and so does the decision.
             self._norm = gradient_norm(self.module)
             self.optimizer.overflow = not bool(self._norm.isfinite())
+        if self.loss_scale is not None:
+            # DeepSpeed divides by its scale in a step at every stage, and multiplies by it in a backward at
+            # stages 1 to 3 alone. So it has one in the step only, and `backward` multiplies.
+            self.wrapper.loss_scale = self.loss_scale.value
         self._deepspeed.step()
         if self.stage == 3:
             # DeepSpeed writes over a share when its weight is used again; else the old one would count twice.
             self.wrapper.grad_partitions_flat_buffer.zero_()
         if checks_itself:
             self._norm = self._deepspeed.get_global_grad_norm()
-        return bool(self._deepspeed.was_step_applied())
+        applied = bool(self._deepspeed.was_step_applied())
+        if self.loss_scale is not None:
+            if self.stage == 0:  # alone, it gives that of the scaled loss
+                self._norm = self._norm and self._norm / self.loss_scale.value
+            if applied:
+                self.loss_scale.applied()
+            self.wrapper.loss_scale = 1.0
+        return applied
+
+    def lower_loss_scale(self) -> bool:
+        """After a skipped step whose loss was finite: halves the loss scale; all ranks call it.
+
+        False: there is none, or it is at its floor, so that float16's range is not what made the gradient
+        infinite.
+        """
+        return self.loss_scale is not None and self.loss_scale.lower()
 
     def grad_norm(self) -> float | None:
         """L2 norm of the last step's gradient before clipping; None before the first, inf where skipped."""
@@ -200,11 +236,12 @@ class _WithCarried(torch.autograd.Function):
         return scale, None, *parts
 
 
-def _sum(before: Tensor | None, part: Tensor | None) -> Tensor | None:
-    """In float32 at least; None: a weight that no micro-batch has used."""
+def _sum(before: Tensor | None, part: Tensor | None, scale: float) -> Tensor | None:
+    """In float32 at least, the part divided by its scale; None: a weight that no micro-batch has used."""
     if part is None:
         return before
     part = part.to(torch.promote_types(part.dtype, torch.float32))
+    part = part if scale == 1.0 else part / scale
     return part if before is None else before + part
 
 
@@ -215,12 +252,18 @@ def initialize(module: nn.Module, config: RunConfig, world: World) -> ZeroEngine
 
     Raises:
         ValueError: accumulation times world size does not divide the batch.
+        ConfigError: fp16 on a device without it.
         RuntimeError: torch.distributed is not initialised.
     """
     told = deepspeed_config(config, world.world_size)
     if not dist.is_initialized():
         raise RuntimeError("torch.distributed is not initialised; call start_world before initialize")
     deepspeed = import_deepspeed(world)
+    if config.precision == "fp16" and not deepspeed.get_accelerator().is_fp16_supported():
+        raise ConfigError(
+            f"precision=fp16: this {world.device.type} has no float16 arithmetic of its own, and DeepSpeed "
+            "takes none without; set precision=fp32 or bf16, or run on a GPU"
+        )
     for parameter in module.parameters():
         # DeepSpeed refuses weights in channels_last and, above stage 0, flattens them. Convolutions run in
         # that layout all the same when their input has it. (contiguous() keeps the strides of 1 x 1 kernels.)

@@ -59,7 +59,7 @@ def test_a_config_cannot_be_changed_after_construction() -> None:
             "loss_precision=model",
             "loss_precision=model changes nothing: precision=fp32 gives float32",
         ),
-        ("precision=fp16", "precision: input should be 'fp32' or 'bf16', got 'fp16'"),
+        ("precision=fp8", "precision: input should be 'fp32', 'bf16' or 'fp16', got 'fp8'"),
         ("method.kappa=.nan", "method.kappa: input should be a finite number, got nan"),
         (
             "schedule={constant: true, final_lr_fraction: 0.1}",

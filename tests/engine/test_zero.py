@@ -120,7 +120,7 @@ def test_a_non_finite_gradient_changes_nothing(world: World, stage: int, precisi
 def test_a_gradient_that_is_bad_on_one_rank_is_skipped_by_all(
     ranks: list[dict[str, Any]], stage: int
 ) -> None:
-    for precision in ("", "bf16 "):
+    for precision in ("", "bf16 ", "fp16 "):
         for rank in ranks:
             seen = rank["skip"][f"{precision}{stage}" if precision else stage]
             assert seen["applied"] == [False, True]

@@ -9,6 +9,7 @@ from viewmill.engine.agreement import RankError
 from viewmill.engine.checkpoints import checkpoint
 from viewmill.engine.fragments import owned, slots
 from viewmill.engine.world import World
+from viewmill.engine.zero import import_deepspeed
 
 from tests.engine.small_training import (
     STAGES,
@@ -23,11 +24,13 @@ from tests.engine.small_training import (
 def two_ranks(rank: int, folder: str) -> dict[str, Any]:
     """All checks on one rank; `folder` holds checkpoints of one rank under 'W=1 stage S'."""
     world = World(rank, 2, rank, torch.device("cpu"))
+    import_deepspeed(world).get_accelerator().is_fp16_supported = lambda: True  # torch's kernels are there
     seen: dict[str, Any] = {"restored": {}, "losses": {}, "fragments": {}, "skip": {}}
     for stage in STAGES:
         seen["fragments"][stage] = fragments_of(world, stage)
         seen["skip"][stage] = skipped(world, stage, "fp32")
-        seen["skip"][f"bf16 {stage}"] = skipped(world, stage, "bf16")
+        for half_type in ("bf16", "fp16"):
+            seen["skip"][f"{half_type} {stage}"] = skipped(world, stage, half_type)
         save_halfway(world, stage, Path(folder), seen)
     for source in [f"W={size} stage {stage}" for size in (1, 2) for stage in STAGES]:
         for stage in STAGES:
