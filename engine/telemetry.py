@@ -5,9 +5,10 @@ import os
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
-from torch.utils.tensorboard import SummaryWriter
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 INFINITE = (float("inf"), float("-inf"))
 
@@ -38,7 +39,7 @@ class RunLog:
         for name in ("metrics", "ranks", "events"):
             self._files[name] = (run_dir / f"{name}.jsonl").open("a", encoding="utf-8")
         if tensorboard:
-            self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=resume_step + 1)
+            self._board = tensorboard_in(run_dir, resume_step)
 
     def metrics(self, line: dict[str, Any]) -> None:
         """One line of metrics.jsonl, its numbers to TensorBoard at `line["step"]` and to Prometheus."""
@@ -88,6 +89,13 @@ class RunLog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def tensorboard_in(run_dir: Path, resume_step: int) -> "SummaryWriter":
+    """Where TensorBoard's figures go; those after `resume_step` are dropped."""
+    from torch.utils.tensorboard import SummaryWriter  # here, or every rank would wait for the import
+
+    return SummaryWriter(str(run_dir / "tensorboard"), purge_step=resume_step + 1)
 
 
 def _append(file: TextIO, line: dict[str, Any]) -> None:

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics.functional.classification import multiclass_accuracy
 from viewmill.engine.evaluation.knn import TOP
 
 
@@ -28,13 +27,14 @@ def score(ranked: Tensor, labels: Tensor, num_classes: int) -> Score:
         labels: (n,) int64 in 0 .. num_classes - 1.
     """
     hits = ranked == labels[:, None]
-    by_class = multiclass_accuracy(ranked[:, 0], labels, num_classes, average="none").tolist()
-    present = torch.bincount(labels, minlength=num_classes).tolist()
+    right, present = (
+        torch.bincount(chosen, minlength=num_classes).tolist() for chosen in (labels[hits[:, 0]], labels)
+    )
     return Score(
         top1=hits[:, 0].double().mean().item(),
         top5=hits.any(dim=1).double().mean().item() if num_classes > TOP else None,
         per_class=[
-            round(share, 6) if count else None for share, count in zip(by_class, present, strict=True)
+            round(found / count, 6) if count else None for found, count in zip(right, present, strict=True)
         ],
         correct=hits[:, 0],
     )

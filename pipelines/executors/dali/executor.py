@@ -1,15 +1,19 @@
 """The DALI executor: carries a view plan out with DALI, on the CPU or on one GPU."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 from viewmill.pipelines.executors.dali.jpeg_markers import check_markers
-from viewmill.pipelines.executors.dali.kernel_graph import KernelGraph
-from viewmill.pipelines.executors.dali.operator_graph import OperatorGraph
 from viewmill.pipelines.executors.executor import BatchDecodeError, check_batch, check_boxes, read_all
 from viewmill.pipelines.executors.view_format import FLOAT32, ViewFormat
 from viewmill.pipelines.plans.planner import ViewPlan
 from viewmill.pipelines.plans.spec import ViewSpec
 from viewmill.shards.images import ImageInfo, decode_rgb, probe
+
+if TYPE_CHECKING:
+    from viewmill.pipelines.executors.dali.kernel_graph import KernelGraph
+    from viewmill.pipelines.executors.dali.operator_graph import OperatorGraph
 
 
 class DaliExecutor:
@@ -81,10 +85,15 @@ class DaliExecutor:
         """Free DALI's threads and memory; views already handed out stay valid."""
         self._graph = None
 
-    def _new_graph(self) -> KernelGraph | OperatorGraph:
+    def _new_graph(self) -> "KernelGraph | OperatorGraph":
+        # Imported where it is used: the kernel's graph brings numba, which a GPU has no need of.
         sizes = {"max_batch": self.max_batch, "num_threads": self.num_threads}
         if self.own_operators:
+            from viewmill.pipelines.executors.dali.operator_graph import OperatorGraph
+
             return OperatorGraph(self.spec, self.view_format, device_id=self.device_id, **sizes)
+        from viewmill.pipelines.executors.dali.kernel_graph import KernelGraph
+
         return KernelGraph(self.spec, self.view_format, **sizes)
 
     def _dali_refusals(self, images: list[bytes], plan: ViewPlan) -> dict[int, str]:
