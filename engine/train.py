@@ -31,6 +31,7 @@ from viewmill.engine.run_folder import (
 )
 from viewmill.engine.samples import order_of_run
 from viewmill.engine.stale_statistics import stale_notice
+from viewmill.engine.step_traces import StepTraces, check_traced_steps
 from viewmill.engine.teacher import build_teacher
 from viewmill.engine.telemetry import RunLog
 from viewmill.engine.trainer import STATE_KEYS, Trainer, last_step
@@ -81,6 +82,7 @@ def train(
             evaluation = prepare_evaluation(config, dataset, judges, spec, world)
         student = prepare_student(config, spec, world)
         loader = stack.enter_context(open_loader(config, dataset, order, spec, world))
+        check_traced_steps(config.profile.steps, last_step(config, loader.steps_per_epoch))
         signals = stack.enter_context(SignalWatch())
         start = from_rank_zero(world, lambda: find_start(run_dir, config, resume))
         past = checkpoint.Checkpoint.open(Path(start[0]), verify=False) if start else None
@@ -106,6 +108,7 @@ def train(
         checkpoints = RunCheckpoints(
             run_dir / "checkpoints", config.checkpoint, loader.steps_per_epoch, engine, world, log
         )
+        traces = stack.enter_context(StepTraces(config.profile.steps, run_dir / "profile", world, log))
         trainer = Trainer(
             config,
             world,
@@ -120,6 +123,7 @@ def train(
             signals,
             ledger,
             checkpoints,
+            traces,
             evaluation,
         )
         for notice in (
