@@ -14,6 +14,7 @@ from viewmill.engine.method_config import DistillConfig, HydesConfig, MethodConf
 from viewmill.engine.optimizer_config import AdamWConfig, OptimizerConfig
 from viewmill.engine.recipe_file import apply_override, find_recipe, read_mapping, shipped_recipes
 from viewmill.engine.strict import ConfigError, StrictModel
+from viewmill.engine.trackers.settings import MlflowConfig, WandbConfig
 
 __all__ = [
     "ConfigError",
@@ -128,6 +129,9 @@ class LogConfig(StrictModel):
     tensorboard: bool = True
     # A file that is replaced with every line, for Prometheus's collector of text files: it ends in .prom.
     prometheus: str | None = Field(default=None, pattern=r"\.prom$")
+    # The same numbers at these services; each needs the extra of its name.
+    wandb: WandbConfig | None = None
+    mlflow: MlflowConfig | None = None
 
 
 class ProfileConfig(StrictModel):

@@ -34,6 +34,7 @@ from viewmill.engine.stale_statistics import stale_notice
 from viewmill.engine.step_traces import StepTraces, check_traced_steps
 from viewmill.engine.teacher import build_teacher
 from viewmill.engine.telemetry import RunLog
+from viewmill.engine.trackers.start import check_trackers, start_trackers
 from viewmill.engine.trainer import STATE_KEYS, Trainer, last_step
 from viewmill.engine.world import World
 from viewmill.engine.zero import initialize
@@ -63,6 +64,7 @@ def train(
             set that is trained on, which then needs labels too.
 
     Raises:
+        ImportError: a tracker's library is not installed; names the extra.
         ConfigError: settings, batch, ranks and data set do not fit, the folder is in use, or the resumed run
             is another one. What needs no file is refused before any collective.
         Requeue: SIGTERM, SIGUSR1 or SIGINT came; everything is saved (exit code 85).
@@ -84,6 +86,7 @@ def train(
         loader = stack.enter_context(open_loader(config, dataset, order, spec, world))
         check_traced_steps(config.profile.steps, last_step(config, loader.steps_per_epoch))
         signals = stack.enter_context(SignalWatch())
+        from_rank_zero(world, lambda: check_trackers(config))
         start = from_rank_zero(world, lambda: find_start(run_dir, config, resume))
         past = checkpoint.Checkpoint.open(Path(start[0]), verify=False) if start else None
         if past is not None:
@@ -100,6 +103,7 @@ def train(
                 tensorboard=config.log.tensorboard,
                 prometheus=None if config.log.prometheus is None else Path(config.log.prometheus),
                 resume_step=step,
+                trackers=start_trackers(config, run_dir) if is_first else (),
             )
         )
         progress = stack.enter_context(TrainingProgress(end, step, is_shown=is_first))
