@@ -1,6 +1,7 @@
 """Training: from a recipe and a data set to a run folder. The loop itself is in trainer.py."""
 
 import contextlib
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -38,7 +39,7 @@ from viewmill.engine.trackers.start import check_trackers, start_trackers
 from viewmill.engine.trainer import STATE_KEYS, Trainer, last_step
 from viewmill.engine.world import World
 from viewmill.engine.zero import initialize
-from viewmill.pipelines.loader import Loader
+from viewmill.pipelines.loader import Batch, Loader
 from viewmill.pipelines.orders.interface import Order
 from viewmill.pipelines.views import ViewSpec
 from viewmill.shards.manifest import Dataset
@@ -52,6 +53,7 @@ def train(
     on: Path | str | None = None,
     resume: bool = False,
     world: World,
+    watch: Callable[[Trainer, list[Batch]], None] | None = None,
 ) -> None:
     """Trains to the end of `config`, on all ranks at once, and exports the backbone.
 
@@ -62,6 +64,8 @@ def train(
     Args:
         on: a labelled data set by which the backbone is judged, see `EvaluationConfig`; its bank is the data
             set that is trained on, which then needs labels too.
+        watch: called after each step, when it is logged, with this rank's batches of it; what it takes is no
+            part of a step's time.
 
     Raises:
         ImportError: a tracker's library is not installed; names the extra.
@@ -129,6 +133,7 @@ def train(
             checkpoints,
             traces,
             evaluation,
+            watch,
         )
         for notice in (
             old_gpu_notice(capability_of(world.device), config.precision),

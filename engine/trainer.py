@@ -3,7 +3,7 @@
 import itertools
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,7 @@ class Trainer:
     checkpoints: RunCheckpoints
     traces: StepTraces
     evaluation: InTraining | None = None
+    watch: Callable[["Trainer", list[Batch]], None] | None = None
     step: int = 0  # optimiser steps done, skipped ones included
     known_substitutions: int = 0  # of the loader's list
     trained_s: float = 0.0  # wall time of the sessions before this one
@@ -116,6 +117,9 @@ class Trainer:
             self.note(step.applied, batches)
             if self.logs_now():
                 self.write_metrics(step, values)
+            if self.watch is not None:
+                with self.clock.aside():
+                    self.watch(self, batches)
             epoch = batches[0].epoch
             del step, batches  # views, embeddings and targets make way for the next ones
             if self.step % self.steps_per_epoch == 0:
