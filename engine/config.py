@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, Field, Tag, ValidationError, model_validator
+from pydantic import BaseModel, Field, Tag, ValidationError, field_validator, model_validator
 from viewmill.engine.catalogue import catalogue
 from viewmill.engine.loss_scale import LossScaleConfig
 from viewmill.engine.method_config import DistillConfig, HydesConfig, MethodConfig
 from viewmill.engine.optimizer_config import AdamWConfig, OptimizerConfig
 from viewmill.engine.recipe_file import apply_override, find_recipe, read_mapping, shipped_recipes
 from viewmill.engine.strict import ConfigError, StrictModel
+from viewmill.engine.trackers.settings import MlflowConfig, WandbConfig
 
 __all__ = [
     "ConfigError",
@@ -129,6 +130,25 @@ class LogConfig(StrictModel):
     tensorboard: bool = True
     # A file that is replaced with every line, for Prometheus's collector of text files: it ends in .prom.
     prometheus: str | None = Field(default=None, pattern=r"\.prom$")
+    # The same numbers at these services; each needs the extra of its name.
+    wandb: WandbConfig | None = None
+    mlflow: MlflowConfig | None = None
+
+
+class ProfileConfig(StrictModel):
+    """Which steps torch's profiler watches."""
+
+    # The first and the last one, as metrics.jsonl counts them. Not strict: YAML gives a list.
+    steps: tuple[int, int] | None = Field(default=None, strict=False)
+
+    @field_validator("steps")
+    @classmethod
+    def steps_are_a_range(cls, steps: tuple[int, int] | None) -> tuple[int, int] | None:
+        if steps is not None and not 1 <= steps[0] <= steps[1]:
+            raise ValueError(
+                f"profile.steps are the first and the last step, counted from 1, got {list(steps)}"
+            )
+        return steps
 
 
 class RunConfig(StrictModel):
@@ -158,6 +178,7 @@ class RunConfig(StrictModel):
     checkpoint: CheckpointConfig = CheckpointConfig()
     log: LogConfig = LogConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    profile: ProfileConfig = ProfileConfig()
 
     @model_validator(mode="after")
     def the_floor_lies_below_the_peak(self) -> "RunConfig":

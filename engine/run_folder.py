@@ -24,6 +24,7 @@ FREE_ON_RESUME = (
     "checkpoint",
     "log",
     "evaluation",
+    "profile",
 )
 MAY_GROW_ON_RESUME = ("epochs", "max_steps")  # more epochs also stretch the cosine from here on
 

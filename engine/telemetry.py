@@ -1,11 +1,16 @@
-"""What a run writes down while it goes, on rank 0: lines of figures and events, TensorBoard, Prometheus."""
+"""What a run writes down while it goes, on rank 0: figures, events, TensorBoard, Prometheus, trackers."""
 
 import json
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
+
+from viewmill.engine.preemption import Requeue
+from viewmill.engine.trackers.service import Outcome
+from viewmill.engine.trackers.tracker import Tracker
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -24,14 +29,17 @@ class RunLog:
         tensorboard: bool,
         prometheus: Path | None = None,
         resume_step: int = 0,
+        trackers: Sequence[Tracker] = (),
     ) -> None:
         """Opens the files; lines after `resume_step` (steps done) are cut, for they are trained again.
 
         prometheus: a file that is replaced with every line, for a collector of text files; None: none.
+        trackers: have begun; they end with the log. One that fails is an event.
         """
         self._files: dict[str, TextIO] = {}
         self._board: SummaryWriter | None = None
         self._prometheus, self._run = prometheus if is_writer else None, run_dir.name
+        self._trackers, self._step = trackers, resume_step
         if not is_writer:
             return
         for name in ("metrics", "ranks"):
@@ -42,7 +50,7 @@ class RunLog:
             self._board = tensorboard_in(run_dir, resume_step)
 
     def metrics(self, line: dict[str, Any]) -> None:
-        """One line of metrics.jsonl, its numbers to TensorBoard at `line["step"]` and to Prometheus."""
+        """One line of metrics.jsonl; its numbers go to Prometheus, TensorBoard and the trackers too."""
         if not self._files:
             return
         # A skipped step's loss is no number, and JSON has no NaN: null.
@@ -54,6 +62,7 @@ class RunLog:
             for name, value in line.items():
                 if name != "step" and value is not None:
                     self._board.add_scalar(name, value, line["step"])
+        self._tell_trackers(line)
 
     def ranks(self, step: int, figures: list[dict[str, float]]) -> None:
         """One line of ranks.jsonl: each figure of all ranks, in their order."""
@@ -62,11 +71,24 @@ class RunLog:
             _append(self._files["ranks"], {"step": step, **columns})
 
     def evaluation(self, step: int, found: dict[str, float], **details: Any) -> None:
-        """An event of the accuracies by task; TensorBoard has them too."""
+        """An event of the accuracies by task; TensorBoard and trackers have them too."""
         self.event("evaluation", step, **found, **details)
         if self._board is not None:
             for task, top1 in found.items():
                 self._board.add_scalar(f"evaluation/{task}", top1, step)
+        self._tell_trackers({"step": step} | {f"evaluation/{task}": top1 for task, top1 in found.items()})
+
+    def _tell_trackers(self, line: dict[str, Any]) -> None:
+        self._step = line["step"]
+        for tracker in self._trackers:
+            tracker.send({name: value for name, value in line.items() if value is not None})
+        self._tell_of_trackers()
+
+    def _tell_of_trackers(self) -> None:
+        for tracker in self._trackers:
+            reason = tracker.news()
+            if reason is not None:
+                self.event("tracker_failed", self._step, tracker=tracker.name, reason=reason)
 
     def event(self, kind: str, step: int, **details: Any) -> None:
         """One line of events.jsonl: what happened, after how many steps, and when (UTC)."""
@@ -74,7 +96,10 @@ class RunLog:
             stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
             _append(self._files["events"], {"event": kind, "step": step, "time": stamp, **details})
 
-    def close(self) -> None:
+    def close(self, outcome: Outcome = "finished") -> None:
+        for tracker in self._trackers:
+            tracker.end(outcome)
+        self._tell_of_trackers()
         for file in self._files.values():
             file.flush()
             os.fsync(file.fileno())
@@ -88,7 +113,8 @@ class RunLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        stopped = isinstance(error, (Requeue, KeyboardInterrupt))
+        self.close("finished" if error is None else "stopped" if stopped else "failed")
 
 
 def tensorboard_in(run_dir: Path, resume_step: int) -> "SummaryWriter":

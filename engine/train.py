@@ -1,6 +1,7 @@
 """Training: from a recipe and a data set to a run folder. The loop itself is in trainer.py."""
 
 import contextlib
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -31,12 +32,14 @@ from viewmill.engine.run_folder import (
 )
 from viewmill.engine.samples import order_of_run
 from viewmill.engine.stale_statistics import stale_notice
+from viewmill.engine.step_traces import StepTraces, check_traced_steps
 from viewmill.engine.teacher import build_teacher
 from viewmill.engine.telemetry import RunLog
+from viewmill.engine.trackers.start import check_trackers, start_trackers
 from viewmill.engine.trainer import STATE_KEYS, Trainer, last_step
 from viewmill.engine.world import World
 from viewmill.engine.zero import initialize
-from viewmill.pipelines.loader import Loader
+from viewmill.pipelines.loader import Batch, Loader
 from viewmill.pipelines.orders.interface import Order
 from viewmill.pipelines.views import ViewSpec
 from viewmill.shards.manifest import Dataset
@@ -50,6 +53,7 @@ def train(
     on: Path | str | None = None,
     resume: bool = False,
     world: World,
+    watch: Callable[[Trainer, list[Batch]], None] | None = None,
 ) -> None:
     """Trains to the end of `config`, on all ranks at once, and exports the backbone.
 
@@ -60,8 +64,11 @@ def train(
     Args:
         on: a labelled data set by which the backbone is judged, see `EvaluationConfig`; its bank is the data
             set that is trained on, which then needs labels too.
+        watch: called after each step, when it is logged, with this rank's batches of it; what it takes is no
+            part of a step's time.
 
     Raises:
+        ImportError: a tracker's library is not installed; names the extra.
         ConfigError: settings, batch, ranks and data set do not fit, the folder is in use, or the resumed run
             is another one. What needs no file is refused before any collective.
         Requeue: SIGTERM, SIGUSR1 or SIGINT came; everything is saved (exit code 85).
@@ -81,7 +88,9 @@ def train(
             evaluation = prepare_evaluation(config, dataset, judges, spec, world)
         student = prepare_student(config, spec, world)
         loader = stack.enter_context(open_loader(config, dataset, order, spec, world))
+        check_traced_steps(config.profile.steps, last_step(config, loader.steps_per_epoch))
         signals = stack.enter_context(SignalWatch())
+        from_rank_zero(world, lambda: check_trackers(config))
         start = from_rank_zero(world, lambda: find_start(run_dir, config, resume))
         past = checkpoint.Checkpoint.open(Path(start[0]), verify=False) if start else None
         if past is not None:
@@ -98,6 +107,7 @@ def train(
                 tensorboard=config.log.tensorboard,
                 prometheus=None if config.log.prometheus is None else Path(config.log.prometheus),
                 resume_step=step,
+                trackers=start_trackers(config, run_dir) if is_first else (),
             )
         )
         progress = stack.enter_context(TrainingProgress(end, step, is_shown=is_first))
@@ -106,6 +116,7 @@ def train(
         checkpoints = RunCheckpoints(
             run_dir / "checkpoints", config.checkpoint, loader.steps_per_epoch, engine, world, log
         )
+        traces = stack.enter_context(StepTraces(config.profile.steps, run_dir / "profile", world, log))
         trainer = Trainer(
             config,
             world,
@@ -120,7 +131,9 @@ def train(
             signals,
             ledger,
             checkpoints,
+            traces,
             evaluation,
+            watch,
         )
         for notice in (
             old_gpu_notice(capability_of(world.device), config.precision),

@@ -3,7 +3,7 @@
 import itertools
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from viewmill.engine.run_checkpoints import RunCheckpoints
 from viewmill.engine.schedules import method_values, rates, scheduled_values
 from viewmill.engine.sentinels import Sentinels
 from viewmill.engine.step import Step, train_step
+from viewmill.engine.step_traces import StepTraces
 from viewmill.engine.teacher import Teacher
 from viewmill.engine.telemetry import RunLog
 from viewmill.engine.world import World
@@ -63,7 +64,9 @@ class Trainer:
     signals: SignalWatch
     ledger: Ledger
     checkpoints: RunCheckpoints
+    traces: StepTraces
     evaluation: InTraining | None = None
+    watch: Callable[["Trainer", list[Batch]], None] | None = None
     step: int = 0  # optimiser steps done, skipped ones included
     known_substitutions: int = 0  # of the loader's list
     trained_s: float = 0.0  # wall time of the sessions before this one
@@ -93,6 +96,7 @@ class Trainer:
         self.clock = StepClock(self.loader.wait_s)
         student.train()
         while self.step < self.last_step:
+            self.traces.begin(self.step + 1)
             batches, stop = next(steps)
             values = method_values(self.step, self.config, self.steps_per_epoch)
             if self.step % self.steps_per_epoch == 0:
@@ -113,6 +117,9 @@ class Trainer:
             self.note(step, batches)
             if self.logs_now():
                 self.write_metrics(step, values)
+            if self.watch is not None:
+                with self.clock.aside():
+                    self.watch(self, batches)
             epoch = batches[0].epoch
             del step, batches  # views, embeddings and targets make way for the next ones
             if self.step % self.steps_per_epoch == 0:
@@ -122,6 +129,7 @@ class Trainer:
                 self.evaluate()
             if stop or self.saves_now():
                 self.save(wait=bool(stop) or self.step == self.last_step)
+            self.traces.end(self.step, is_last=bool(stop) or self.step == self.last_step)
             if stop:
                 raise self.requeue(stop)
 

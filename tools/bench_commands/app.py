@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from viewmill.tools.bench_commands import losses, methods, passes, pipelines, shards
+from viewmill.tools.bench_commands import losses, methods, passes, pipelines, shards, training
 from viewmill.tools.console import new_app
 
 EXAMPLE = pipelines.LOADER_EXAMPLE
@@ -12,6 +12,7 @@ app = new_app("Measure a part beside its peers, in one run on the same inputs.",
 COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
     "loader": (pipelines.loader, pipelines.LOADER_EXAMPLE),
     "gpu": (pipelines.gpu, pipelines.GPU_EXAMPLE),
+    "train": (training.train, training.TRAIN_EXAMPLE),
     "prior": (passes.prior, passes.PRIOR_EXAMPLE),
     "methods": (methods.methods, methods.EXAMPLE),
     "sentinels": (passes.sentinels, passes.SENTINELS_EXAMPLE),

@@ -1,0 +1,1 @@
+"""A run's figures at W&B and MLflow, beside its own files."""
