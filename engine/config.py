@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, Field, Tag, ValidationError, model_validator
 from viewmill.engine.catalogue import catalogue
+from viewmill.engine.faults.limits import FaultsConfig
 from viewmill.engine.method_config import HydesConfig, MethodConfig
 from viewmill.engine.optimizer_config import AdamWConfig, OptimizerConfig
 from viewmill.engine.recipe_file import apply_override, find_recipe, read_mapping, shipped_recipes
@@ -155,6 +156,7 @@ class RunConfig(StrictModel):
     zero: ZeroConfig = ZeroConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     log: LogConfig = LogConfig()
+    faults: FaultsConfig = FaultsConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
     @model_validator(mode="after")
