@@ -12,6 +12,10 @@ from viewmill.engine.world import World
 class RankError(RuntimeError):
     """Another rank failed; the message says which one and with what."""
 
+    def __init__(self, rank: int, failure: str) -> None:
+        super().__init__(f"rank {rank}: {failure}")
+        self.rank = rank
+
 
 def gather_json(world: World, value: Any) -> list[Any]:
     """Every rank's JSON-able value in rank order, on every rank. Not pickle: peers send data, not code."""
@@ -53,7 +57,7 @@ def from_rank_zero(world: World, work: Callable[[], Any]) -> Any:
     if error is not None:
         raise error
     if outcome[1]:
-        raise RankError(f"rank 0: {outcome[1]}")
+        raise RankError(0, outcome[1])
     return outcome[0]
 
 
@@ -67,7 +71,7 @@ def raise_everywhere(world: World, error: BaseException | None) -> None:
     if error is not None:
         raise error
     first = next(rank for rank, failure in enumerate(failures) if failure)
-    raise RankError(f"rank {first}: {failures[first]}")
+    raise RankError(first, failures[first])
 
 
 def describe(error: BaseException | None) -> str | None:

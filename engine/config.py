@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, Field, Tag, ValidationError, field_validator, model_validator
 from viewmill.engine.catalogue import catalogue
+from viewmill.engine.faults.limits import FaultsConfig
 from viewmill.engine.loss_scale import LossScaleConfig
 from viewmill.engine.method_config import DistillConfig, HydesConfig, MethodConfig
 from viewmill.engine.optimizer_config import AdamWConfig, OptimizerConfig
@@ -177,6 +178,7 @@ class RunConfig(StrictModel):
     zero: ZeroConfig = ZeroConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     log: LogConfig = LogConfig()
+    faults: FaultsConfig = FaultsConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     profile: ProfileConfig = ProfileConfig()
 

@@ -44,6 +44,7 @@ class FullPass:
     spec: ViewSpec
     world: World
     folder: Path  # exists during a pass alone
+    beat: Callable[[], None] | None = None  # see `Reading`
 
     def before_epoch(
         self,
@@ -89,7 +90,8 @@ class FullPass:
 
     def _reading(self) -> Reading:
         views, world = self.config.views, self.world
-        return Reading(world, views.executor, views.num_threads, self.config.batch_size // world.world_size)
+        batch_size = self.config.batch_size // world.world_size
+        return Reading(world, views.executor, views.num_threads, batch_size, beat=self.beat)
 
     def _members(self) -> np.ndarray | None:
         return self.order.members if isinstance(self.order, SubsetOrder) else None

@@ -45,6 +45,11 @@ class RunCheckpoints:
         return any(every is not None and step % every == 0 for every in (self._config.every_steps, by_epochs))
 
     @property
+    def is_begun(self) -> bool:
+        """Whether one is on its way; the same on every rank."""
+        return self._saving is not None
+
+    @property
     def is_unwritten(self) -> bool:
         """Whether this rank has not done its part of one that has begun."""
         return self._saving is not None and not self._saving.is_written

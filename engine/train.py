@@ -15,6 +15,8 @@ from viewmill.engine.checks import check_accumulation, check_batch, check_labels
 from viewmill.engine.config import ConfigError, RunConfig
 from viewmill.engine.evaluation.features import evaluation_views
 from viewmill.engine.evaluation.in_training import InTraining
+from viewmill.engine.faults.pulse import Pulse
+from viewmill.engine.faults.watch import FaultWatch
 from viewmill.engine.full_pass import FullPass
 from viewmill.engine.hardware import capability_of, old_gpu_notice
 from viewmill.engine.ledger import Ledger
@@ -28,6 +30,7 @@ from viewmill.engine.run_folder import (
     refuse_missing_folder,
     refuse_other_run,
     refuse_used_folder,
+    was_never_saved,
     write_run_files,
 )
 from viewmill.engine.samples import order_of_run
@@ -52,6 +55,7 @@ def train(
     *,
     on: Path | str | None = None,
     resume: bool = False,
+    may_begin: bool = False,
     world: World,
     watch: Callable[[Trainer, list[Batch]], None] | None = None,
 ) -> None:
@@ -64,6 +68,8 @@ def train(
     Args:
         on: a labelled data set by which the backbone is judged, see `EvaluationConfig`; its bank is the data
             set that is trained on, which then needs labels too.
+        may_begin: with `resume`: a run that has no checkpoint yet begins, as a job that is restarted by
+            itself needs it, whose commands are all the same. A damaged checkpoint is an error as ever.
         watch: called after each step, when it is logged, with this rank's batches of it; what it takes is no
             part of a step's time.
 
@@ -75,7 +81,7 @@ def train(
         NonFiniteError, ShardError, CheckpointError, RankError: as they say.
     """
     run_dir = Path(run_dir)
-    is_first = world.rank == 0
+    is_first, pulse = world.rank == 0, Pulse()
     with contextlib.ExitStack() as stack:
         dataset = stack.enter_context(Dataset.open(dataset_path))
         order = order_of_run(config, dataset)
@@ -85,13 +91,14 @@ def train(
         evaluation = None
         if on is not None:
             judges = stack.enter_context(Dataset.open(on))
-            evaluation = prepare_evaluation(config, dataset, judges, spec, world)
+            evaluation = prepare_evaluation(config, dataset, judges, spec, world, pulse)
         student = prepare_student(config, spec, world)
         loader = stack.enter_context(open_loader(config, dataset, order, spec, world))
         check_traced_steps(config.profile.steps, last_step(config, loader.steps_per_epoch))
         signals = stack.enter_context(SignalWatch())
         from_rank_zero(world, lambda: check_trackers(config))
-        start = from_rank_zero(world, lambda: find_start(run_dir, config, resume))
+        start = from_rank_zero(world, lambda: find_start(run_dir, config, resume, may_begin))
+        stack.enter_context(FaultWatch(run_dir, world, config.faults, pulse))
         past = checkpoint.Checkpoint.open(Path(start[0]), verify=False) if start else None
         if past is not None:
             check_accumulation(past.state["config"]["accumulation"], config, student)
@@ -112,7 +119,7 @@ def train(
         )
         progress = stack.enter_context(TrainingProgress(end, step, is_shown=is_first))
         ledger = Ledger(order.num_samples, config.batch_size)
-        full_pass = FullPass(dataset, order, config, spec, world, run_dir / "passes")
+        full_pass = FullPass(dataset, order, config, spec, world, run_dir / "passes", pulse.beat)
         checkpoints = RunCheckpoints(
             run_dir / "checkpoints", config.checkpoint, loader.steps_per_epoch, engine, world, log
         )
@@ -133,7 +140,8 @@ def train(
             checkpoints,
             traces,
             evaluation,
-            watch,
+            watch=watch,
+            pulse=pulse,
         )
         for notice in (
             old_gpu_notice(capability_of(world.device), config.precision),
@@ -150,7 +158,9 @@ def train(
         trainer.finish()
 
 
-def find_start(run_dir: Path, config: RunConfig, resume: bool) -> tuple[str, list[str]] | None:
+def find_start(
+    run_dir: Path, config: RunConfig, resume: bool, may_begin: bool = False
+) -> tuple[str, list[str]] | None:
     """The checkpoint to continue, verified, and why newer ones were passed over; None: a new run.
 
     Raises:
@@ -159,6 +169,8 @@ def find_start(run_dir: Path, config: RunConfig, resume: bool) -> tuple[str, lis
     """
     if not resume:
         refuse_used_folder(run_dir)
+        return None
+    if may_begin and was_never_saved(run_dir):
         return None
     refuse_missing_folder(run_dir)
     path, passed_over = checkpoint.newest(run_dir / "checkpoints")
@@ -182,7 +194,7 @@ def prepare_student(config: RunConfig, spec: ViewSpec, world: World) -> Student:
 
 
 def prepare_evaluation(
-    config: RunConfig, dataset: Dataset, on: Dataset, spec: ViewSpec, world: World
+    config: RunConfig, dataset: Dataset, on: Dataset, spec: ViewSpec, world: World, pulse: Pulse
 ) -> InTraining:
     """What judges the backbone between epochs, by the eval view at the size of the largest views.
 
@@ -191,7 +203,8 @@ def prepare_evaluation(
     """
     model, views = config.model, config.views
     size = spec.sizes[0]
-    reading = Reading(world, views.executor, views.num_threads, config.batch_size // world.world_size)
+    batch_size = config.batch_size // world.world_size
+    reading = Reading(world, views.executor, views.num_threads, batch_size, beat=pulse.beat)
     build = partial(build_backbone, model.backbone, stem=model.stem, image_size=size)
     try:
         return InTraining(

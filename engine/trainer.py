@@ -16,6 +16,7 @@ from viewmill.engine.clock import StepClock
 from viewmill.engine.config import RunConfig
 from viewmill.engine.evaluation.in_training import Best, InTraining, better
 from viewmill.engine.export import TEACHER_PREFIX, backbone_prefix, export_backbone, exports_teacher
+from viewmill.engine.faults.pulse import Phase, Pulse
 from viewmill.engine.full_pass import DonePass, FullPass
 from viewmill.engine.hardware import peak_memory
 from viewmill.engine.ledger import Ledger
@@ -75,6 +76,7 @@ class Trainer:
     best: Best | None = None
     began_s: float = field(default_factory=time.monotonic)
     clock: StepClock = field(default_factory=lambda: StepClock(0.0))
+    pulse: Pulse = field(default_factory=Pulse)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -102,6 +104,7 @@ class Trainer:
             if self.step % self.steps_per_epoch == 0:
                 self.begin_epoch(values)
                 guard.settle(applied=True)
+            self.pulse.enter(Phase.COMPUTE, self.step)
             self.engine.set_rates(rates(self.step, self.config, self.steps_per_epoch))
             step = train_step(
                 self.engine,
@@ -143,6 +146,7 @@ class Trainer:
         student.method.before_epoch(epoch)
         if self.teacher is None:
             return
+        self.pulse.enter(Phase.PASS, self.step)
         self.teacher.before_epoch(student, epoch)
         # A pass is long: killed in it, a run goes on from the checkpoint before it.
         done = self.full_pass.before_epoch(student.method, self.teacher, epoch, values, self.checkpoints.end)
@@ -175,12 +179,15 @@ class Trainer:
         while True:
             epoch = iter(self.loader)
             while True:
+                self.pulse.enter(Phase.DATA, self.step)
                 batches, error = fetch(epoch, self.config.accumulation)
+                self.pulse.enter(Phase.MEETING, self.step)
                 new = self.loader.substituted - self.known_substitutions
                 told = [self.signals.seen, error is not None, new, self.checkpoints.is_unwritten]
                 with self.clock.meeting():
                     stop, failed, any_new, any_unwritten = largest(self.world, told)
-                if not any_unwritten:
+                if self.checkpoints.is_begun and not any_unwritten:
+                    self.pulse.enter(Phase.CHECKPOINT, self.step)
                     self.checkpoints.end()
                 if any_new:
                     self.note_substitutions()
@@ -279,6 +286,7 @@ class Trainer:
         assert self.evaluation is not None
         began_s = time.monotonic()
         judged: Any = self.teacher if exports_teacher(self.config.method) else self.engine.module
+        self.pulse.enter(Phase.EVALUATION, self.step)
         with self.clock.aside():
             found = self.evaluation.measure(judged.backbone)
         self.best = better(self.best, self.step, found)
@@ -287,6 +295,7 @@ class Trainer:
 
     def save(self, wait: bool) -> None:
         """Writes a checkpoint of everything that a resumed run needs, or begins to, and training goes on."""
+        self.pulse.enter(Phase.CHECKPOINT, self.step)
         state = {
             "config": self.config.model_dump(mode="json"),
             "loader": self.loader.state_dict(),

@@ -90,6 +90,16 @@ def read_place(variables: Mapping[str, str]) -> tuple[int, int, int]:
     return 0, 1, 0
 
 
+def restarts_alone(variables: Mapping[str, str]) -> bool:
+    """Whether torchrun's agent starts the ranks again after a failure: torchrun --max-restarts N."""
+    return int(variables.get("TORCHELASTIC_MAX_RESTARTS", 0)) > 0
+
+
+def was_restarted(variables: Mapping[str, str]) -> bool:
+    """Whether this start follows a failure of the same job, as far as the agent of this machine counts."""
+    return int(variables.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+
+
 def read_rendezvous(variables: Mapping[str, str], world_size: int) -> tuple[str, int]:
     """Address and port on which rank 0 listens.
 

@@ -51,11 +51,13 @@ def command(
     for path in filter(None, (data, on)):
         read_info_at(path)  # a wrong path is told before the seconds that torch and deepspeed take to import
     from viewmill.engine.train import train
-    from viewmill.engine.world import start_world, stop_world
+    from viewmill.engine.world import restarts_alone, start_world, stop_world, was_restarted
 
+    may_begin = restarts_alone(os.environ)
+    resume = resume or was_restarted(os.environ)
     world = start_world(config.device)
     try:
-        train(config, data, out, on=on, resume=resume, world=world)
+        train(config, data, out, on=on, resume=resume, may_begin=may_begin, world=world)
     finally:
         stop_world(world)
     if world.rank == 0:

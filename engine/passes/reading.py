@@ -31,6 +31,7 @@ class Reading:
     num_threads: int = 2
     batch_size: int = 64  # of a rank; it changes speed and memory only
     progress: Progress | None = None
+    beat: Callable[[], None] | None = None  # called on every rank after each batch
 
     @property
     def executor_device(self) -> str:
@@ -38,6 +39,8 @@ class Reading:
         return "cpu" if self.executor in CPU_EXECUTORS else self.world.device.type
 
     def tell(self, what: str, done: int, total: int) -> None:
+        if self.beat is not None:
+            self.beat()
         if self.progress is not None and self.world.rank == 0:
             self.progress(what, done, total)
 

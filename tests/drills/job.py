@@ -1,0 +1,200 @@
+"""A training whose ranks may be killed, stopped or troubled: forks of a server that has imported all."""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from viewmill.engine import train as train_module
+from viewmill.engine.checkpoints.checkpoint import newest
+from viewmill.engine.config import RunConfig, config_from
+from viewmill.engine.faults.pulse import Phase, Pulse
+from viewmill.engine.world import World
+from viewmill.tools.console import describe
+
+from tests.engine.small_training import everything
+from tests.engine.tiny import tiny_config
+from tests.support import RANK_TIMEOUT, start_method
+
+PATIENCE_S = 60.0  # no honest job of this size takes so long, not on a machine that does much else
+# Quick enough for a test; a busy machine may keep a thread waiting for a second.
+LIMITS = {"heartbeat_s": 0.2, "silent_s": 4.0, "hang_s": 8.0, "long_s": 50.0}
+
+
+class Trouble(NamedTuple):
+    """What happens to one rank, and when.
+
+    what: "kill", "term" or "stop" (a signal to itself), or the name of a function of this file.
+    entry: at the so-manieth phase that it enters, counted over its life. touch: or at the so-manieth time
+    that it touches a file of a checkpoint.
+    """
+
+    what: str
+    rank: int = 1
+    entry: int = 0
+    touch: int = 0
+
+
+SIGNALS = {"kill": signal.SIGKILL, "term": signal.SIGTERM, "stop": signal.SIGSTOP}
+TOUCHES = ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir")
+
+
+def drill_config(**changes: Any) -> RunConfig:
+    """Six steps, a checkpoint after each."""
+    settings = {"epochs": 2, "zero": {"stage": 1}, "faults": LIMITS}
+    settings["checkpoint"] = {"every_steps": 1, "every_epochs": None}
+    return tiny_config(**{**settings, **changes})
+
+
+class Ended(NamedTuple):
+    """How a job has ended: exit codes (negative: a signal) and stderr of each rank, and how long it took."""
+
+    codes: list[int | None]
+    told: list[str]
+    seconds: float
+
+
+class Job:
+    """Starts the ranks; `end` waits for them, and kills those that are left."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        data: Path,
+        run: Path,
+        *,
+        world_size: int = 2,
+        resume: Any = False,
+        trouble: Trouble | None = None,
+    ) -> None:
+        self._folder = tempfile.TemporaryDirectory()
+        context: Any = multiprocessing.get_context(start_method())
+        told = (config.model_dump(mode="json"), str(data), str(run), resume, trouble)
+        self.began_s = time.monotonic()
+        self.ranks: list[BaseProcess] = [
+            context.Process(target=_enter, args=(rank, world_size, self._folder.name, *told))
+            for rank in range(world_size)
+        ]
+        for process in self.ranks:
+            process.start()
+
+    def end(self, without: set[int] = frozenset()) -> Ended:
+        """Waits for all ranks but these, which are killed then."""
+        try:
+            for rank, process in enumerate(self.ranks):
+                if rank not in without:
+                    process.join(max(0.0, self.began_s + PATIENCE_S - time.monotonic()))
+            seconds = time.monotonic() - self.began_s
+            codes = [process.exitcode for process in self.ranks]
+            return Ended(codes, [self.told(rank) for rank in range(len(self.ranks))], seconds)
+        finally:
+            for process in self.ranks:
+                process.kill()
+                process.join()
+            self._folder.cleanup()
+
+    def told(self, rank: int) -> str:
+        """What a rank has written on stderr."""
+        path = Path(self._folder.name) / f"{rank}.err"
+        return path.read_text() if path.exists() else ""
+
+
+def _enter(
+    rank: int,
+    world_size: int,
+    folder: str,
+    settings: dict[str, Any],
+    data: str,
+    run: str,
+    resume: Any,
+    trouble: Trouble | None,
+) -> None:
+    """The life of a rank; ends the process with the code of the command line."""
+    sys.stderr = Path(f"{folder}/{rank}.err").open("w", buffering=1)  # noqa: SIM115
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo",
+        init_method=f"file://{folder}/rendezvous",
+        rank=rank,
+        world_size=world_size,
+        timeout=RANK_TIMEOUT,
+    )
+    world = World(rank, world_size, rank, torch.device("cpu"))
+    if trouble is not None and trouble.rank == rank:
+        prepare(trouble, Path(run))
+    code = 0
+    try:
+        config = config_from(settings, "drill")
+        train_module.train(config, data, run, resume=resume, may_begin=resume, world=world)
+    except Exception as error:  # told as the command line tells it
+        code, line = describe(error)
+        print(line, file=sys.stderr)
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def prepare(trouble: Trouble, run: Path) -> None:
+    """Lets the trouble come when it is due."""
+    happen = partial_of(trouble)
+    if trouble.touch:
+        count_touches(trouble.touch, str(run / "checkpoints"), happen)
+        return
+    left, real = [trouble.entry], Pulse.enter
+
+    def enter(pulse: Pulse, phase: Phase, step: int) -> None:
+        real(pulse, phase, step)
+        left[0] -= 1
+        if left[0] == 0:
+            happen()
+
+    Pulse.enter = enter  # type: ignore[method-assign]
+
+
+def partial_of(trouble: Trouble) -> Callable[[], None]:
+    number = SIGNALS.get(trouble.what)
+    if number is not None:
+        return lambda: os.kill(os.getpid(), number)
+    return globals()[trouble.what]
+
+
+def count_touches(number: int, folder: str, happen: Callable[[], None]) -> None:
+    left = [number]
+
+    def count(event: str, arguments: Any) -> None:
+        if event in TOUCHES and arguments and str(arguments[0]).startswith(folder):
+            left[0] -= 1
+            if left[0] == 0:
+                happen()
+
+    sys.addaudithook(count)
+
+
+def hang() -> None:
+    """The main thread does not come back."""
+    time.sleep(2 * PATIENCE_S)
+
+
+def result_of(run: Path) -> dict[str, Tensor]:
+    """All that the last checkpoint of a run holds."""
+    path, _ = newest(run / "checkpoints")
+    return everything(path)
+
+
+def wait_until(happens: Callable[[], bool]) -> None:
+    """Raises TimeoutError where it does not happen."""
+    until_s = time.monotonic() + PATIENCE_S
+    while not happens():
+        if time.monotonic() > until_s:
+            raise TimeoutError("what a drill waits for did not happen")
+        with contextlib.suppress(InterruptedError):
+            time.sleep(0.01)
