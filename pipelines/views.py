@@ -72,6 +72,7 @@ PRESETS: dict[str, ViewSpec] = {
         ViewSpec("hydes", _dino_views(num_local=6)),
         ViewSpec("imsvd", _IMSVD_VIEWS),
         ViewSpec("dino", _dino_views(num_local=8)),
+        ViewSpec("dino_global", _dino_views(num_local=0)),
         ViewSpec("simclr", (_SIMCLR_VIEW, _SIMCLR_VIEW)),
         ViewSpec("supervised", (_SUPERVISED_VIEW,)),
         ViewSpec("eval", (ViewDistribution(size=224, resize_to=256, interpolation="bilinear"),)),

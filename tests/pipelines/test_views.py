@@ -45,10 +45,14 @@ def test_imsvd_has_two_global_views_with_the_augmentations_of_vicreg() -> None:
     assert set(told(spec, "interpolation")) == {"bicubic"}
 
 
-@pytest.mark.parametrize("name", ["hydes", "imsvd", "dino"])
+@pytest.mark.parametrize("name", ["hydes", "imsvd", "dino", "dino_global"])
 @pytest.mark.parametrize("parameter", DINO_COLOURS)
 def test_colours_are_the_published_ones(name: str, parameter: str) -> None:
     assert set(told(preset(name), parameter)) == {DINO_COLOURS[parameter]}
+
+
+def test_dino_without_its_local_views_has_the_same_global_ones() -> None:
+    assert preset("dino_global").views == preset("dino").views[:2]
 
 
 def test_simclr_has_strong_colours_and_no_solarization() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -25,11 +26,11 @@ class MethodRun(NamedTuple):
 RUNS = {
     "hydes": MethodRun("hydes_imagenette"),
     "imsvd": MethodRun("imsvd_imagenette", "imsvd", 2),  # 2 views and not 8
-    "distill_prior": MethodRun("distill_prior"),
-    "distill_streaming": MethodRun("distill_streaming"),
-    "distill_center": MethodRun("distill_center"),
-    "distill_batchnorm": MethodRun("distill_batchnorm"),
-    "distill_sinkhorn": MethodRun("distill_sinkhorn"),
+    "distill_prior": MethodRun("distill_prior", "dino_global", 2),
+    "distill_streaming": MethodRun("distill_streaming", "dino_global", 2),
+    "distill_center": MethodRun("distill_center", "dino_global", 2),
+    "distill_batchnorm": MethodRun("distill_batchnorm", "dino_global", 2),
+    "distill_sinkhorn": MethodRun("distill_sinkhorn", "dino_global", 2),
 }
 TASK = "knn@20"
 LEAST_Z = 3.0  # standard errors above the untrained backbone, below which a method has not learnt
@@ -58,13 +59,13 @@ def run(
     Args:
         data: what is trained on, and the labelled bank of k-NN. on: what is classified.
         folder: where the runs' folders go. names: of `RUNS`.
-        size: side of the global views, pixels. batch_size, epochs: of 8 views, the schedule's; IMSVD, with 2,
-            has twice as many of both, and so as many steps. max_steps: fewer steps of it.
+        size: side of the global views, pixels. batch_size, epochs: of 8 views, the schedule's; methods with 2
+            have twice as many of both, and so as many steps. max_steps: fewer steps of it.
         settings: `key=value` on top of every recipe.
 
     Returns:
-        JSON-able: settings, floors, rows by name (command, seconds, images/s, last loss, alarms, top-1, its
-        z-score against the untrained backbone), fingerprint.
+        JSON-able: settings, rows by name (recipe and overrides, wall and processor seconds, last figures, alarms,
+        k-NN beside the untrained backbone and the floors), fingerprint.
 
     Raises:
         ValueError: a name that is not of `RUNS`; RuntimeError: a command failed.
@@ -104,10 +105,10 @@ def _rows_in(out: Path) -> dict[str, Any]:
 
 def _measured(chosen: list[str], data: str, on: str, run_folder: Path, threads: int) -> dict[str, Any]:
     """One training and its evaluation."""
-    begin, load = time.perf_counter(), list(os.getloadavg())
+    begin, cpu_s, load = time.perf_counter(), _cpu_seconds(), list(os.getloadavg())
     resume = ["--resume"] if run_folder.exists() else []
     _viewmill("train", *chosen, "--data", data, "--out", str(run_folder), *resume)
-    seconds = time.perf_counter() - begin
+    seconds, cpu_s = time.perf_counter() - begin, _cpu_seconds() - cpu_s
     words = ["evaluate", str(run_folder), "--train", data, "--on", on, "--tasks", TASK]
     _viewmill(*words, "--num-threads", str(threads))
     summary = json.loads((run_folder / "evaluation" / "summary.json").read_text(encoding="utf-8"))
@@ -118,11 +119,18 @@ def _measured(chosen: list[str], data: str, on: str, run_folder: Path, threads: 
     return {
         "steps": last["step"],
         "seconds": seconds,
+        "cpu_seconds": cpu_s,
         "load_average": load,
         "last": {name: value for name, value in last.items() if isinstance(value, int | float)},
         "alarms": sorted({alarm["name"] for alarm in alarms}),
         "knn": {key: scores[key] for key in ("n", "trained", "untrained", "floors", "z_score")},
     }
+
+
+def _cpu_seconds() -> float:
+    """Of all processors, by the programs that have ended; other programs and pauses do not count."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def _viewmill(*words: str) -> None:
@@ -148,7 +156,7 @@ def table(result: dict[str, Any]) -> Table:
         f"{floors['untrained']:.1%}, "
         + ", ".join(f"{name.replace('_', ' ')} {value:.1%}" for name, value in floors["floors"].items())
     )
-    for heading in ("method", "steps", "minutes", "top-1", "z", "alarms"):
+    for heading in ("method", "steps", "processor minutes", "top-1", "z", "alarms"):
         shown.add_column(heading, justify="left" if heading in ("method", "alarms") else "right")
     for name, row in rows.items():
         knn = row["knn"]
@@ -157,7 +165,7 @@ def table(result: dict[str, Any]) -> Table:
         shown.add_row(
             name,
             str(row["steps"]),
-            f"{row['seconds'] / 60:.1f}",
+            f"{row['cpu_seconds'] / 60:.1f}",
             f"{knn['trained']:.1%}" + ("" if learnt else " (not learnt)"),
             z,
             ", ".join(row["alarms"]) or "none",
