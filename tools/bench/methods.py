@@ -64,8 +64,8 @@ def run(
         settings: `key=value` on top of every recipe.
 
     Returns:
-        JSON-able: settings, rows by name (recipe and overrides, wall and processor seconds, last figures, alarms,
-        k-NN beside the untrained backbone and the floors), fingerprint.
+        JSON-able: settings, rows by name (recipe and overrides, wall and processor seconds, last figures,
+        alarms, k-NN beside the untrained backbone and the floors), fingerprint.
 
     Raises:
         ValueError: a name that is not of `RUNS`; RuntimeError: a command failed.
