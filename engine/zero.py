@@ -115,6 +115,7 @@ class ZeroEngine:
         self.world = world
         self.stage = config.zero.stage
         self.state_kinds = state_kinds(config.optimizer)
+        self.recomputes = config.model.checkpoint_activations  # its backwards run parts of the forward again
         self.loss_scale = LossScale(config.loss_scale) if config.precision == "fp16" else None
 
     def __call__(self, *inputs: Any) -> Any:
