@@ -49,6 +49,21 @@ def layers_of(backbone: Any) -> dict[str, int]:
     return layers
 
 
+def checkpoint_activations(backbone: Any, name: str) -> None:
+    """From now on each block keeps its input alone until its backward, which computes the block again.
+
+    Raises:
+        ValueError: timm cannot do that with this backbone.
+    """
+    try:
+        backbone.set_grad_checkpointing(True)
+    except (AttributeError, AssertionError):
+        raise ValueError(
+            f"model.checkpoint_activations: timm cannot with model.backbone={name!r}; leave it at false, and "
+            "raise accumulation to save memory"
+        ) from None
+
+
 def check_image_sizes(backbone: nn.Module, sizes: Iterable[int]) -> None:
     """Raises ValueError where a view's side is not a multiple of a ViT's patch, pixels."""
     if not isinstance(backbone, VisionTransformer):

@@ -53,6 +53,8 @@ class ModelConfig(StrictModel):
     backbone: str = "resnet18"  # a timm name
     stem: Literal["imagenet", "small"] = "imagenet"  # small: 3 x 3 convolution, no pooling; ResNets only
     channels_last: bool = False  # memory layout of the weights and views, for convolutional nets
+    # Keeps of each block of the backbone its input alone, and computes it a second time in the backward.
+    checkpoint_activations: bool = False
 
 
 class DataConfig(StrictModel):
@@ -103,6 +105,16 @@ class ZeroConfig(StrictModel):
     """What DeepSpeed splits over the ranks: 0 nothing, 1 optimiser state, 2 gradients, 3 weights too."""
 
     stage: int = Field(default=0, ge=0, le=3)
+    # A rank's share of weights in float32 and of optimiser state lies in the host's memory, and moves there.
+    offload_optimizer: bool = False
+
+    @model_validator(mode="after")
+    def stage_0_has_no_shares(self) -> "ZeroConfig":
+        if self.offload_optimizer and self.stage == 0:
+            raise ValueError(
+                "zero.offload_optimizer needs zero.stage=1, 2 or 3; stage 0 has no shares to move"
+            )
+        return self
 
 
 class CheckpointConfig(StrictModel):

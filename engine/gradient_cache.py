@@ -30,7 +30,7 @@ class GradientCache:
 
     def __init__(self, engine: ZeroEngine, micro_batches: list[list[Tensor]]) -> None:
         self._engine, self._micro_batches = engine, micro_batches
-        self._buffers = StepBuffers(engine.module, len(micro_batches))
+        self._buffers = StepBuffers(engine.module, len(micro_batches), recomputes=engine.recomputes)
         self._device = micro_batches[0][0].device
         self._random: list[list[Tensor]] = []  # states before each forward, and after the last one
         self._kept: list[Tensor] = []  # the last one's embeddings with their graph, until they are used
@@ -59,8 +59,8 @@ class GradientCache:
             embeddings, pull = self._replay(place), pulls[place]
         # Its gradient with respect to the embeddings is `pull`, to the bit, whatever the sum is.
         self._engine.backward((embeddings * pull).sum())
+        self._buffers.settle()
         if last:
-            self._buffers.settle()
             set_random_states(self._device, self._random[-1])
 
     def _first_forward(self, place: int) -> Tensor:

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from viewmill.engine.backbones import build_backbone
+from viewmill.engine.backbones import build_backbone, checkpoint_activations
 from viewmill.engine.config import ModelConfig
 from viewmill.engine.method_config import (
     DistillConfig,
@@ -122,10 +122,12 @@ def build_student(model: ModelConfig, method: MethodConfig, *, image_size: int, 
     """Backbone and head drawn from `seed`: the same weights on every rank, device and world size.
 
     Raises:
-        ValueError: the backbone is unknown, or does not take this stem or size.
+        ValueError: the backbone is unknown, or does not take this stem, size or option.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         backbone = build_backbone(model.backbone, stem=model.stem, image_size=image_size)
         head = build_method(method, cast(int, backbone.num_features))
+    if model.checkpoint_activations:
+        checkpoint_activations(backbone, model.backbone)
     return Student(backbone, head, channels_last=model.channels_last)

@@ -10,15 +10,16 @@ class StepBuffers:
     Each forward finds them as the step found them, and in the end they move once, to the mean of what the
     forwards made of them. So the momentum of a BatchNorm means what it means without accumulation, and a
     second forward of the same images can meet what the first one met. Counts, which are integers, are those
-    of one forward. With one forward a step it leaves the buffers alone.
+    of one forward. With one forward a step it leaves the buffers alone, unless a backward moves them too.
 
     Args:
         module: whose buffers its forward may change.
         forwards: micro-batches of the step.
+        recomputes: a backward runs parts of a forward again.
     """
 
-    def __init__(self, module: nn.Module, forwards: int) -> None:
-        self._buffers: list[Tensor] = list(module.buffers()) if forwards > 1 else []
+    def __init__(self, module: nn.Module, forwards: int, *, recomputes: bool = False) -> None:
+        self._buffers: list[Tensor] = list(module.buffers()) if forwards > 1 or recomputes else []
         self._start = self._copies()
         self._moved = self._copies()
         self._seen = 0

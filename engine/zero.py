@@ -5,6 +5,7 @@ that a laptop or a cluster node need not have, and then does the same arithmetic
 """
 
 import os
+from functools import partial
 from typing import Any
 
 import torch
@@ -71,6 +72,10 @@ def deepspeed_config(config: RunConfig, world_size: int) -> dict[str, Any]:
         },
         "wall_clock_breakdown": False,
     }
+    if config.zero.offload_optimizer:
+        told["zero_optimization"]["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
+        # Torch's optimisers move what lies in the host's memory too, and nothing need be compiled.
+        told["zero_force_ds_cpu_optimizer"] = False
     if config.zero.stage == 3:
         told["zero_optimization"] |= STAGE_3
         # Gradients of micro-batches are added up in this type.
@@ -110,6 +115,7 @@ class ZeroEngine:
         self.world = world
         self.stage = config.zero.stage
         self.state_kinds = state_kinds(config.optimizer)
+        self.recomputes = config.model.checkpoint_activations  # its backwards run parts of the forward again
         self.loss_scale = LossScale(config.loss_scale) if config.precision == "fp16" else None
 
     def __call__(self, *inputs: Any) -> Any:
@@ -277,9 +283,18 @@ def initialize(module: nn.Module, config: RunConfig, world: World) -> ZeroEngine
         dist.broadcast(buffer, src=0)
     reset_state(optimizer, config.optimizer, moved_by(optimizer, engine.optimizer, config.zero.stage))
     if isinstance(optimizer, LARS) and config.zero.stage:
-        optimizer.divide(shares_of(engine.optimizer, config.zero.stage), dist.all_reduce)
+        optimizer.divide(
+            shares_of(engine.optimizer, config.zero.stage), partial(sum_over_ranks, world.device)
+        )
     set_rates(optimizer, first_rates(config.optimizer))
     return ZeroEngine(engine, optimizer, config, world)
+
+
+def sum_over_ranks(device: torch.device, numbers: Tensor) -> None:
+    """In place. By way of the device, where the ranks meet, also of what was offloaded to the host."""
+    there = numbers.to(device)
+    dist.all_reduce(there)
+    numbers.copy_(there)
 
 
 def moved_by(optimizer: Optimizer, wrapper: Any, stage: int) -> list[Tensor]:

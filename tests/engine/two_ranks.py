@@ -36,6 +36,7 @@ def two_ranks(rank: int, folder: str) -> dict[str, Any]:
         for stage in STAGES:
             restore_and_go_on(world, source, stage, Path(folder), seen)
     seen["lars"] = {stage: after_lars(world, stage) for stage in STAGES}
+    seen["offloaded"] = {stage: after_lars(world, stage, offload_optimizer=True) for stage in STAGES[1:]}
     seen["shells"] = shells(world)
     seen["buffers"] = buffers_after_initialize(world)
     seen["failure"] = one_rank_fails(world, Path(folder))
@@ -71,9 +72,9 @@ def without_norms() -> nn.Module:
 LARS = {"name": "lars", "lr": 3.0, "weight_decay": 0.01, "trust": 0.02}
 
 
-def after_lars(world: World, stage: int) -> dict[str, torch.Tensor]:
+def after_lars(world: World, stage: int, **zero: Any) -> dict[str, torch.Tensor]:
     """What there is of the weights after some steps, by its name in the module."""
-    engine = engine_of(world, stage, without_norms(), optimizer=LARS)
+    engine = engine_of(world, stage, without_norms(), optimizer=LARS, zero={"stage": stage, **zero})
     train(engine, range(4))
     return weights_of(engine)
 
