@@ -16,9 +16,19 @@ import torch.multiprocessing as mp
 
 # A rank that waits longer than this waits for one that failed: no honest test step takes so long.
 RANK_TIMEOUT = timedelta(seconds=90)
-# Imported once for all ranks of the session where the tests have imported them too: they take seconds.
-HEAVY = ("torch", "timm", "deepspeed", "sklearn.linear_model", "viewmill.engine.train")
-_ours: dict[str, int | None] = {"server": None}  # the process that ranks of this session are forks of
+# Imported once for all ranks, where the tests have imported the first of a line: it takes seconds. The rest
+# of a line is what a training imports when it begins. They start one thread, jemalloc's, which minds forks.
+HEAVY = (
+    ("torch",),
+    ("timm",),
+    # The last is what takes longest of all that DeepSpeed imports when an engine is made: torch's compiler.
+    ("viewmill.engine.zero", "deepspeed", "deepspeed.runtime.zero.muon.muon_optimizer"),
+    ("viewmill.engine.train",),
+    ("nvidia.dali", "viewmill.pipelines.executors.dali.operator_graph"),
+    ("numba", "viewmill.pipelines.executors.host.executor"),
+)
+# The process that ranks of this session are forks of, and what it has imported.
+_ours: dict[str, Any] = {"server": None, "modules": ()}
 
 
 def _enter(
@@ -45,6 +55,11 @@ def _enter(
         dist.destroy_process_group()
 
 
+def heavy_modules() -> list[str]:
+    """What ranks of these tests will import, and no more: tests of a loss alone need no DeepSpeed."""
+    return [name for line in HEAVY if line[0] in sys.modules for name in line]
+
+
 def start_method() -> str:
     """How ranks begin: as forks of a server that has imported what is heavy, and has done nothing else.
 
@@ -53,11 +68,14 @@ def start_method() -> str:
     if torch.cuda.is_available() or "forkserver" not in multiprocessing.get_all_start_methods():
         return "spawn"
     server: Any = forkserver._forkserver  # type: ignore[attr-defined]
-    if server._forkserver_pid not in (None, _ours["server"]):
-        server._stop()  # that of a conversion's workers, which has imported nothing of this
-    multiprocessing.set_forkserver_preload([name for name in HEAVY if name in sys.modules])
+    modules = heavy_modules()
+    # Another one may run: that of a conversion's workers, or of earlier ranks, which has imported less.
+    if server._forkserver_pid not in (None, _ours["server"]) or not set(modules) <= set(_ours["modules"]):
+        server._stop()
+    multiprocessing.set_forkserver_preload(modules)
     forkserver.ensure_running()
-    _ours["server"] = server._forkserver_pid
+    if server._forkserver_pid != _ours["server"]:
+        _ours.update(server=server._forkserver_pid, modules=modules)
     return "forkserver"
 
 
