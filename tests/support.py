@@ -18,6 +18,8 @@ import torch.multiprocessing as mp
 RANK_TIMEOUT = timedelta(seconds=90)
 # Imported once for all ranks of the session where the tests have imported them too: they take seconds.
 HEAVY = ("torch", "timm", "deepspeed", "sklearn.linear_model", "viewmill.engine.train")
+# What DeepSpeed imports when an optimiser is handed to it: torch's compiler, two seconds of each rank.
+BEHIND = {"deepspeed": "deepspeed.runtime.zero.muon.original_muon"}
 _ours: dict[str, int | None] = {"server": None}  # the process that ranks of this session are forks of
 
 
@@ -55,7 +57,8 @@ def start_method() -> str:
     server: Any = forkserver._forkserver  # type: ignore[attr-defined]
     if server._forkserver_pid not in (None, _ours["server"]):
         server._stop()  # that of a conversion's workers, which has imported nothing of this
-    multiprocessing.set_forkserver_preload([name for name in HEAVY if name in sys.modules])
+    heavy = [name for name in HEAVY if name in sys.modules]
+    multiprocessing.set_forkserver_preload([*heavy, *(BEHIND[name] for name in heavy if name in BEHIND)])
     forkserver.ensure_running()
     _ours["server"] = server._forkserver_pid
     return "forkserver"
