@@ -24,13 +24,14 @@ class SkipCount:
     def good(self) -> None:
         self.in_row = 0
 
-    def skipped(self, step: int, ids: list[int], limit: int) -> None:
+    def skipped(self, step: int, ids: list[int], limit: int, ranks: list[int]) -> None:
         """Counts one skipped step.
 
         Args:
             step: steps done, this one included.
             ids: samples of the step's global batch.
             limit: skipped steps in a row that end the run.
+            ranks: those whose embeddings are not finite.
 
         Raises:
             NonFiniteError: the limit is reached.
@@ -38,8 +39,9 @@ class SkipCount:
         self.total += 1
         self.in_row += 1
         if self.in_row >= limit:
+            where = f"embeddings of rank {', '.join(map(str, ranks))}" if ranks else "embeddings are finite"
             raise NonFiniteError(
-                f"step {step}: loss or gradient is not finite, {self.in_row} steps in a row "
+                f"step {step}: loss or gradient is not finite ({where}), {self.in_row} steps in a row "
                 "(nonfinite_limit); lower optimizer.lr or set optimizer.clip_grad_norm, and look at the "
                 f"samples {ids}"
             )

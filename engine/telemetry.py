@@ -96,6 +96,11 @@ class RunLog:
             stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
             _append(self._files["events"], {"event": kind, "step": step, "time": stamp, **details})
 
+    def fault(self, told: dict[str, Any]) -> None:
+        """An event of what ended an earlier start, see `faults.record`; `at` is when that was."""
+        details = {name: value for name, value in told.items() if name not in ("kind", "step", "time")}
+        self.event("fault", told["step"], what=told["kind"], at=told["time"], **details)
+
     def close(self, outcome: Outcome = "finished") -> None:
         for tracker in self._trackers:
             tracker.end(outcome)

@@ -16,6 +16,7 @@ from viewmill.engine.config import ConfigError, RunConfig
 from viewmill.engine.evaluation.features import evaluation_views
 from viewmill.engine.evaluation.in_training import InTraining
 from viewmill.engine.faults.pulse import Pulse
+from viewmill.engine.faults.record import untold
 from viewmill.engine.faults.watch import FaultWatch
 from viewmill.engine.full_pass import FullPass
 from viewmill.engine.hardware import capability_of, old_gpu_notice
@@ -117,6 +118,8 @@ def train(
                 trackers=start_trackers(config, run_dir) if is_first else (),
             )
         )
+        for fault in untold(run_dir) if is_first else []:
+            log.fault(fault)
         progress = stack.enter_context(TrainingProgress(end, step, is_shown=is_first))
         ledger = Ledger(order.num_samples, config.batch_size)
         full_pass = FullPass(dataset, order, config, spec, world, run_dir / "passes", pulse.beat)

@@ -29,6 +29,7 @@ from viewmill.engine.schedules import method_values, rates, scheduled_values
 from viewmill.engine.sentinels import Sentinels
 from viewmill.engine.step import Step, train_step
 from viewmill.engine.step_traces import StepTraces
+from viewmill.engine.stragglers import write_stragglers
 from viewmill.engine.teacher import Teacher
 from viewmill.engine.telemetry import RunLog
 from viewmill.engine.world import World
@@ -207,7 +208,9 @@ class Trainer:
         self.log.event("substitutes", self.step, samples=made)
 
     def note(self, step: Step, batches: list[Batch]) -> None:
-        """Counts a skipped step. Where samples may be at fault, event and error name those of all ranks."""
+        """Counts a skipped step. Where samples may be at fault, event and error name them, of all ranks, and
+        the ranks whose embeddings are no numbers.
+        """
         if step.applied:
             self.skips.good()
             return
@@ -217,10 +220,14 @@ class Trainer:
             self.log.event("overflow", self.step, loss_scale=scale.value)
             return
         mine = [sample for batch in batches for sample in batch.ids.tolist()]
-        ids = [sample for ids in gather_json(self.world, mine) for sample in ids]
-        self.log.event("skipped_step", self.step, reason="loss or gradient is not finite", ids=ids)
+        is_bad = not bool(step.embeddings.isfinite().all())
+        told = gather_json(self.world, [mine, is_bad])
+        ids = [sample for ids, _ in told for sample in ids]
+        ranks = [rank for rank, (_, is_bad) in enumerate(told) if is_bad]
+        reason = "loss or gradient is not finite"
+        self.log.event("skipped_step", self.step, reason=reason, ids=ids, ranks=ranks)
         try:
-            self.skips.skipped(self.step, ids, self.config.nonfinite_limit)
+            self.skips.skipped(self.step, ids, self.config.nonfinite_limit, ranks)
         except NonFiniteError:
             self.checkpoints.end()  # the run ends here; what is on its way to disk is good
             raise
@@ -345,12 +352,14 @@ class Trainer:
         name = signal.Signals(number).name
         self.log.event("requeue", self.step, signal=name)
         if self.world.rank == 0:
+            write_stragglers(self.run_dir)
             write_requeue(self.run_dir, name, self.step)
         return Requeue(name, self.step, self.run_dir)
 
     def finish(self) -> None:
         """Exports the backbone from the last checkpoint, whose weights are whole and float32."""
         from_rank_zero(self.world, self.export)
+        from_rank_zero(self.world, lambda: write_stragglers(self.run_dir))
         overflows = {} if self.engine.loss_scale is None else {"overflows": self.skips.overflows}
         self.log.event("end", self.step, skipped=self.skips.total, **overflows)
 

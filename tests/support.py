@@ -21,6 +21,7 @@ RANK_TIMEOUT = timedelta(seconds=90)
 HEAVY = (
     ("torch",),
     ("timm",),
+    ("sklearn.linear_model",),
     # The last is what takes longest of all that DeepSpeed imports when an engine is made: torch's compiler.
     ("viewmill.engine.zero", "deepspeed", "deepspeed.runtime.zero.muon.muon_optimizer"),
     ("viewmill.engine.train",),

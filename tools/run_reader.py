@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from viewmill.engine.stragglers import COLUMNS, straggler_table
 from viewmill.engine.telemetry import read_lines
 
 MAX_POINTS = 1500  # of a curve: more are not seen, and make the file large
@@ -20,7 +21,8 @@ class Run:
 
     config: the text of config.yaml. metrics: lines of finite numbers or None. evaluation: the entries of
     evaluation/summary.json. checkpoints: name and bytes. requeued: it was stopped by a signal. data_set_hash:
-    of the data it trains on, as its newest checkpoint says.
+    of the data it trains on, as its newest checkpoint says. stragglers: see `straggler_table`;
+    empty of one rank.
     """
 
     path: Path
@@ -32,6 +34,7 @@ class Run:
     checkpoints: list[dict[str, Any]]
     requeued: bool
     data_set_hash: str | None
+    stragglers: dict[str, Any]
 
     @property
     def status(self) -> str:
@@ -86,6 +89,7 @@ def read_run(path: Path) -> Run:
         checkpoints=checkpoints_of(path / "checkpoints"),
         requeued=(path / "requeue.json").is_file(),
         data_set_hash=trained_on(path / "checkpoints"),
+        stragglers=stragglers_of(read_json_lines(path / "ranks.jsonl")),
     )
 
 
@@ -136,6 +140,20 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
 def finite_numbers(line: dict[str, Any]) -> dict[str, float | None]:
     """The numbers of a line; None for what is missing, not finite or no number."""
     return {str(name): number(value) for name, value in line.items()}
+
+
+def stragglers_of(lines: list[dict[str, Any]]) -> dict[str, Any]:
+    """The table of the lines that are whole; empty where there is but one rank."""
+
+    def is_whole(line: dict[str, Any]) -> bool:
+        columns = [line.get(name) for name in COLUMNS]
+        lists = [column for column in columns if isinstance(column, list)]
+        are_numbers = all(number(value) is not None for column in lists for value in column)
+        is_even = len(lists) == len(COLUMNS) and len({len(column) for column in lists}) == 1
+        return is_even and are_numbers and len(lists[0]) > 0 and number(line.get("step")) is not None
+
+    table = straggler_table([line for line in lines if is_whole(line)])
+    return table if table and len(table["ranks"]) > 1 else {}
 
 
 def number(value: Any) -> float | None:

@@ -119,6 +119,13 @@ def recorded(run_dir: Path) -> list[dict[str, Any]]:
         return []
 
 
+def untold(run_dir: Path) -> list[dict[str, Any]]:
+    """Faults of earlier starts that are not among the run's events yet."""
+    told = [line for line in read_lines(run_dir / "events.jsonl") if line["event"] == "fault"]
+    known = {(line["session"], line["rank"]) for line in told}
+    return [fault for fault in recorded(run_dir) if (fault["session"], fault["rank"]) not in known]
+
+
 def _sizes(files: Iterable[Path]) -> dict[str, int]:
     sizes = {}
     for file in files:

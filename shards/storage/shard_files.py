@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from viewmill.shards.durable import read_at
-from viewmill.shards.errors import ShardError
+from viewmill.shards.errors import ShardError, StorageError
+from viewmill.shards.storage.faults import is_of_the_machine
 
 _MAX_OPEN_SHARDS = 256  # beyond these a shard is opened for each batch; a process may hold 1,024 files
 
@@ -33,7 +34,8 @@ class Shards(Protocol):
         """The bytes of each range, in order, fewer where a shard is cut short.
 
         Raises:
-            ShardError: a shard is gone; ValueError: closed; StorageError: a remote store does not answer.
+            ShardError: a shard is gone; ValueError: closed; StorageError: a remote store does not answer, or
+                all shards are gone with their mount.
         """
 
     def again(self, wanted: Range) -> bytes | None:
@@ -70,7 +72,7 @@ class ShardFiles:
                     file = self._file_of(run[0].shard, borrowed)
                     os.posix_fadvise(file, begin, end - begin, os.POSIX_FADV_WILLNEED)
             for shard, offset, size in ranges:
-                yield read_at(self._file_of(shard, borrowed), size, offset)
+                yield self._read_at(shard, borrowed, size, offset)
         finally:
             for file in borrowed.values():
                 os.close(file)
@@ -105,8 +107,40 @@ class ShardFiles:
         path = self._paths[shard]
         try:
             return os.open(path, os.O_RDONLY)
-        except FileNotFoundError as error:
+        except OSError as error:
+            self._refuse_lost_mount(error)
+            if not isinstance(error, FileNotFoundError):
+                raise
             raise ShardError(f"{path}: the shard is gone; put it back or convert again") from error
+
+    def _read_at(self, shard: int, borrowed: dict[int, int], size: int, offset: int) -> bytes:
+        file = self._file_of(shard, borrowed)
+        try:
+            return read_at(file, size, offset)
+        except OSError as error:
+            if is_of_the_machine(error):
+                self._refuse_lost_mount(error)
+            raise OSError(error.errno, error.strerror, str(self._paths[shard])) from error
+
+    def _refuse_lost_mount(self, error: OSError) -> None:
+        """A shard alone may be damaged; where no shard can be read, it is none of the samples' fault.
+
+        Raises:
+            StorageError: no shard can be opened and read.
+        """
+        if not any(map(_is_readable, self._paths)):
+            raise StorageError(
+                f"{self._paths[0].parent}: none of its {len(self._paths)} shards can be read "
+                f"({error.strerror}): the mount is lost, or the folder is gone; bring it back and go on"
+            ) from error
+
+
+def _is_readable(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return bool(file.read(1))
+    except OSError:
+        return False
 
 
 def runs(ranges: Sequence[Range]) -> list[list[Range]]:

@@ -16,27 +16,29 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from viewmill.engine import train as train_module
+from viewmill.engine import trainer as trainer_module
 from viewmill.engine.checkpoints.checkpoint import newest
 from viewmill.engine.config import RunConfig, config_from
 from viewmill.engine.faults.pulse import Phase, Pulse
 from viewmill.engine.world import World
+from viewmill.shards.manifest import Dataset
 from viewmill.tools.console import describe
 
 from tests.engine.small_training import everything
 from tests.engine.tiny import tiny_config
 from tests.support import RANK_TIMEOUT, start_method
 
-PATIENCE_S = 60.0  # no honest job of this size takes so long, not on a machine that does much else
-# Quick enough for a test; a busy machine may keep a thread waiting for a second.
-LIMITS = {"heartbeat_s": 0.2, "silent_s": 4.0, "hang_s": 8.0, "long_s": 50.0}
+PATIENCE_S = 120.0  # no honest job of this size takes so long, not on a machine that does much else
+# Quick enough for a test; a busy machine may keep a thread waiting for some seconds.
+TIGHT = {"heartbeat_s": 0.2, "silent_s": 6.0, "hang_s": 12.0}
 
 
 class Trouble(NamedTuple):
     """What happens to one rank, and when.
 
-    what: "kill", "term" or "stop" (a signal to itself), or the name of a function of this file.
-    entry: at the so-manieth phase that it enters, counted over its life. touch: or at the so-manieth time
-    that it touches a file of a checkpoint.
+    what: "kill", "term" or "stop" (a signal to itself), or a name of `DOINGS`.
+    entry: when it enters its phase of this number; touch: or when it touches files of checkpoints for the
+    time of this number.
     """
 
     what: str
@@ -51,7 +53,7 @@ TOUCHES = ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir")
 
 def drill_config(**changes: Any) -> RunConfig:
     """Six steps, a checkpoint after each."""
-    settings = {"epochs": 2, "zero": {"stage": 1}, "faults": LIMITS}
+    settings = {"epochs": 2, "zero": {"stage": 1}}
     settings["checkpoint"] = {"every_steps": 1, "every_epochs": None}
     return tiny_config(**{**settings, **changes})
 
@@ -131,7 +133,7 @@ def _enter(
     )
     world = World(rank, world_size, rank, torch.device("cpu"))
     if trouble is not None and trouble.rank == rank:
-        prepare(trouble, Path(run))
+        prepare(trouble, Path(data), Path(run))
     code = 0
     try:
         config = config_from(settings, "drill")
@@ -143,9 +145,15 @@ def _enter(
     os._exit(code)
 
 
-def prepare(trouble: Trouble, run: Path) -> None:
+def prepare(trouble: Trouble, data: Path, run: Path) -> None:
     """Lets the trouble come when it is due."""
-    happen = partial_of(trouble)
+
+    def happen() -> None:
+        if trouble.what in SIGNALS:
+            os.kill(os.getpid(), SIGNALS[trouble.what])
+        else:
+            DOINGS[trouble.what](data, run)
+
     if trouble.touch:
         count_touches(trouble.touch, str(run / "checkpoints"), happen)
         return
@@ -160,13 +168,6 @@ def prepare(trouble: Trouble, run: Path) -> None:
     Pulse.enter = enter  # type: ignore[method-assign]
 
 
-def partial_of(trouble: Trouble) -> Callable[[], None]:
-    number = SIGNALS.get(trouble.what)
-    if number is not None:
-        return lambda: os.kill(os.getpid(), number)
-    return globals()[trouble.what]
-
-
 def count_touches(number: int, folder: str, happen: Callable[[], None]) -> None:
     left = [number]
 
@@ -179,22 +180,52 @@ def count_touches(number: int, folder: str, happen: Callable[[], None]) -> None:
     sys.addaudithook(count)
 
 
-def hang() -> None:
+def hang(data: Path, run: Path) -> None:
     """The main thread does not come back."""
     time.sleep(2 * PATIENCE_S)
+
+
+def hang_a_worker(data: Path, run: Path) -> None:
+    """The threads that read do not come back from the storage."""
+    Dataset.read = lambda dataset, ids: time.sleep(2 * PATIENCE_S)  # type: ignore[method-assign]
+
+
+def spoil_a_picture(data: Path, run: Path) -> None:
+    """The next step of this rank has a picture that is no numbers."""
+    real = trainer_module.train_step
+
+    def step(engine: Any, teacher: Any, micro_batches: Any, *rest: Any, **options: Any) -> Any:
+        micro_batches[0][0][0, 0, 0, 0] = float("nan")
+        return real(engine, teacher, micro_batches, *rest, **options)
+
+    trainer_module.train_step = step
+
+
+def delete_a_shard(data: Path, run: Path) -> None:
+    """One of several goes, to come back from the same folder."""
+    shard = sorted(data.glob("*.tar"))[1]
+    shard.rename(shard.with_suffix(".gone"))
+
+
+def lose_the_mount(data: Path, run: Path) -> None:
+    """All of the data set goes."""
+    data.rename(data.with_suffix(".gone"))
+
+
+def fill_the_disk(data: Path, run: Path) -> None:
+    """Of the run folder, to the last byte."""
+    with contextlib.suppress(OSError), (run.parent / "ballast").open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+
+
+DOINGS: dict[str, Callable[[Path, Path], None]] = {
+    function.__name__: function
+    for function in (hang, hang_a_worker, spoil_a_picture, delete_a_shard, lose_the_mount, fill_the_disk)
+}
 
 
 def result_of(run: Path) -> dict[str, Tensor]:
     """All that the last checkpoint of a run holds."""
     path, _ = newest(run / "checkpoints")
     return everything(path)
-
-
-def wait_until(happens: Callable[[], bool]) -> None:
-    """Raises TimeoutError where it does not happen."""
-    until_s = time.monotonic() + PATIENCE_S
-    while not happens():
-        if time.monotonic() > until_s:
-            raise TimeoutError("what a drill waits for did not happen")
-        with contextlib.suppress(InterruptedError):
-            time.sleep(0.01)

@@ -107,6 +107,16 @@ def test_the_page_shows_every_part_of_the_run(tmp_path: Path) -> None:
         assert expected in page.text
 
 
+def test_the_ranks_are_compared_where_there_are_several(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    two = {"step_s": [2.0, 2.0], "data_wait_fraction": [0.1, 0.7], "rank_wait_fraction": [0.6, 0.0]}
+    write_lines(run / "ranks.jsonl", [{"step": 1, **two}, {"step": EVIL, **two}, {"step": 3, "step_s": "x"}])
+    _, page = page_of(run)
+    assert " ".join(page.text.split()).count("1 (waits least) 1.4 s 0.6 s 0.0 s") == 1
+    write_lines(run / "ranks.jsonl", [])
+    assert "waits least" not in page_of(run)[1].text
+
+
 def test_the_curves_are_those_of_the_log(tmp_path: Path) -> None:
     html, _ = page_of(write_run(tmp_path / "run"))
     inside = re.search(r'<script type="application/json" id="curves">(.*?)</script>', html, re.DOTALL)
