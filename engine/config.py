@@ -55,6 +55,20 @@ class ModelConfig(StrictModel):
     channels_last: bool = False  # memory layout of the weights and views, for convolutional nets
     # Keeps of each block of the backbone its input alone, and computes it a second time in the backward.
     checkpoint_activations: bool = False
+    compile: bool = (
+        False  # the student's backbone by torch.compile; needs a C++ compiler or a GPU with Triton
+    )
+    # What a BatchNorm sees at once, see `Student`; None: the method's own choice.
+    batchnorm_views: Literal["all", "size", "view"] | None = None
+
+    @model_validator(mode="after")
+    def compiles_or_recomputes(self) -> "ModelConfig":
+        if self.compile and self.checkpoint_activations:
+            raise ValueError(
+                "model.compile and model.checkpoint_activations exclude each other: a compiled backbone "
+                "decides by itself what it computes again; set one of them to false"
+            )
+        return self
 
 
 class DataConfig(StrictModel):
@@ -199,6 +213,13 @@ class RunConfig(StrictModel):
         end, peak = self.schedule.final_lr, self.optimizer.lr
         if end is not None and end > peak:
             raise ValueError(f"schedule.final_lr {end} is above optimizer.lr {peak}; the rate falls to it")
+        return self
+
+    @model_validator(mode="after")
+    def stage_3_compiles_nothing(self) -> "RunConfig":
+        # Its hooks let weights come and go, layer by layer, which a compiled graph does not see.
+        if self.zero.stage == 3 and self.model.compile:
+            raise ValueError("model.compile does not work with zero.stage=3; set zero.stage to 2 or less")
         return self
 
     @model_validator(mode="after")

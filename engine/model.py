@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,20 +26,30 @@ from viewmill.methods.refresh import Refresh
 
 
 class Student(nn.Module):
-    """Backbone and method head as one module, so that one engine splits the weights of both."""
+    """Backbone and method head as one module, so that one engine splits the weights of both.
 
-    def __init__(self, backbone: nn.Module, method: Method, channels_last: bool = False) -> None:
+    Args:
+        at_once: the views that go through together, and so what a BatchNorm sees: "all" (the head all of
+            them, the backbone those of one size), "size" or "view" (both). None: as the method wants it.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        method: Method,
+        channels_last: bool = False,
+        *,
+        at_once: Literal["all", "size", "view"] | None = None,
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.method = method
+        self.at_once = at_once or method.forwards
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
         self.backbone.to(memory_format=self.layout)
 
     def forward(self, views: list[Tensor]) -> Tensor:
         """Embeddings of all views, in the order of `views`.
-
-        The method says what goes through together, and so what a BatchNorm sees at once: views of one size
-        through the backbone and all views through the head, or each view by itself through both.
 
         Args:
             views: V tensors (n, 3, S, S), views of equal S beside each other; any float type.
@@ -47,17 +57,28 @@ class Student(nn.Module):
         Returns:
             (V, n, D) in the type that the head gives, not normalised.
         """
-        parts = [[view] for view in views] if self.method.forwards == "view" else [views]
-        embeddings = [self.method.embed(represent(self.backbone, part, self.layout)) for part in parts]
+        embeddings = [
+            self.method.embed(represent(self.backbone, part, self.layout))
+            for part in parts_of(views, self.at_once)
+        ]
         return torch.cat(embeddings).view(len(views), len(views[0]), -1)
+
+
+def parts_of(views: list[Tensor], at_once: str) -> list[list[Tensor]]:
+    """The views in the groups that go through together: "all", "size" (of equal S), or "view"."""
+    if at_once == "all":
+        return [views]
+    if at_once == "view":
+        return [[view] for view in views]
+    return [list(part) for _, part in itertools.groupby(views, key=lambda view: view.shape[-1])]
 
 
 def represent(backbone: nn.Module, views: list[Tensor], layout: torch.memory_format) -> Tensor:
     """(V n, F) of V views (n, 3, S, S): one forward for each size, in the type of the weights."""
     dtype = next(backbone.parameters()).dtype
     representations = []
-    for _, group in itertools.groupby(views, key=lambda view: view.shape[-1]):
-        images = torch.cat(list(group)).to(dtype=dtype, memory_format=layout)
+    for group in parts_of(views, "size"):
+        images = torch.cat(group).to(dtype=dtype, memory_format=layout)
         representations.append(backbone(images))  # (views of this size * n, F)
     return torch.cat(representations)
 
@@ -130,4 +151,7 @@ def build_student(model: ModelConfig, method: MethodConfig, *, image_size: int, 
         head = build_method(method, cast(int, backbone.num_features))
     if model.checkpoint_activations:
         checkpoint_activations(backbone, model.backbone)
-    return Student(backbone, head, channels_last=model.channels_last)
+    if model.compile:
+        # In place, so that weights keep their names; for each size of views by itself, as there are few.
+        backbone.compile(dynamic=False)
+    return Student(backbone, head, channels_last=model.channels_last, at_once=model.batchnorm_views)

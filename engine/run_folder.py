@@ -15,6 +15,8 @@ FREE_ON_RESUME = (
     "torch_threads",
     "accumulation",  # of networks without BatchNorm: `check_accumulation`
     "nonfinite_limit",
+    "model.checkpoint_activations",  # the same bits
+    "model.compile",  # within the order of float32 sums
     "views.executor",  # the same crops; pixels within the published tolerance
     "views.num_threads",
     "views.prefetch",

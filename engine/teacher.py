@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from viewmill.engine.config import RunConfig
 from viewmill.engine.cut import at_hand, cut
 from viewmill.engine.method_config import CopyTeacher, DistillConfig, TeacherConfig
-from viewmill.engine.model import Student, represent
+from viewmill.engine.model import Student, parts_of, represent
 from viewmill.engine.partition import here, whole_state, write
 from viewmill.methods.method import Method, Values
 
@@ -22,7 +22,8 @@ class Teacher(nn.Module):
     It is made from weights that are equal on every rank and follows weights that are: no rank sends anything.
     At ZeRO 3 each rank has, and lets follow, its share alone; a forward gathers the weights of a layer.
     It sees the largest views of the batch, in training mode, so its BatchNorm takes the statistics of the
-    global batch; its running statistics are of its own batches. Under bf16 and fp16 its backbone computes in
+    global batch, of the views together or of each as the student's does; its head sees them together. Its
+    running statistics are of its own batches. Under bf16 and fp16 its backbone computes in
     that type, and its float32 weights follow the weights that the student computes with.
 
     Args:
@@ -35,7 +36,8 @@ class Teacher(nn.Module):
         super().__init__()
         self.backbone = copy.deepcopy(student.backbone).requires_grad_(False)
         self.head = copy.deepcopy(student.method.head).requires_grad_(False)
-        self.config, self.layout, self.half_type = config, student.layout, HALF_TYPES.get(precision)
+        self.config, self.layout, self.at_once = config, student.layout, student.at_once
+        self.half_type = HALF_TYPES.get(precision)
         self.is_cut = False
 
     @torch.no_grad()
@@ -43,9 +45,9 @@ class Teacher(nn.Module):
         """Representations (Vt, n, F), float32, of the views that are as large as the first one."""
         largest = [view for view in views if view.shape[-1] == views[0].shape[-1]]
         with torch.autocast(views[0].device.type, self.half_type, enabled=self.half_type is not None):
-            representation = represent(self.backbone, largest, self.layout)
+            parts = [represent(self.backbone, part, self.layout) for part in parts_of(largest, self.at_once)]
         # Its head is small, and its targets are worth float32.
-        return representation.float().view(len(largest), len(largest[0]), -1)
+        return torch.cat(parts).float().view(len(largest), len(largest[0]), -1)
 
     def before_epoch(self, student: Student, epoch: int) -> None:
         """`copy`: takes over weights and buffers where a period begins."""

@@ -34,8 +34,9 @@ class Method(nn.Module):
     """
 
     views: ClassVar[str]  # the preset that it wants
-    # Views of one size go through backbone and head together, or each view by itself.
-    forwards: ClassVar[Literal["resolution", "view"]] = "resolution"
+    # What goes through the network at once, so what a BatchNorm sees: all views, those of one size, or each
+    # by itself. The backbone takes one size at a time also where the head takes all views.
+    forwards: ClassVar[Literal["all", "size", "view"]] = "all"
     has_teacher: ClassVar[bool] = False
     # Its `targets` are the labels of this rank's images, (n,) int64, none of them -1.
     needs_labels: ClassVar[bool] = False

@@ -27,9 +27,7 @@ class IMSVD(Method):
     """
 
     views: ClassVar[str] = "imsvd"
-    forwards: ClassVar[Literal["resolution", "view"]] = (
-        "view"  # as published: BatchNorm sees one view at a time
-    )
+    forwards: ClassVar[Literal["all", "size", "view"]] = "view"  # as published
 
     def __init__(
         self,

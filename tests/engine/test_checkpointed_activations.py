@@ -34,7 +34,8 @@ class Calls:
         self.blocks, self.kept = 0, 0
         backbone: Any = student.backbone
         block = backbone.blocks[0] if hasattr(backbone, "blocks") else backbone.layer1[0]
-        block.register_forward_hook(self.count)
+        # Before it: a second forward stops when it has all that the backward needs, ahead of the block's end.
+        block.register_forward_pre_hook(self.count)
 
     def count(self, *_: Any) -> None:
         self.blocks += 1

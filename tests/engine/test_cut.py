@@ -115,6 +115,22 @@ def distillation(stage: int, **changes: Any) -> RunConfig:
     return tiny_config(**(own | {"evaluation": {"tasks": ["knn@5"]}} | changes))
 
 
+def test_a_distillation_in_bf16_has_at_stage_3_the_losses_and_the_teacher_of_stage_0(
+    world: World, tmp_path: Path
+) -> None:
+    data = tiny_data_set(tmp_path / "train", 24)
+    for stage in (0, 3):
+        told = distillation(stage, precision="bf16", max_steps=4, optimizer={"name": "sgd", "lr": 0.05})
+        train(told, data, tmp_path / f"stage {stage}", world=world)
+    runs = [tmp_path / f"stage {stage}" for stage in (0, 3)]
+    whole, shares = ([line["loss"] for line in read_lines(run / "metrics.jsonl")] for run in runs)
+    assert shares == pytest.approx(whole, rel=1e-3)  # bfloat16 keeps 8 bits of what the layers say
+    whole, shares = (load_file(run / "export" / "backbone.safetensors") for run in runs)
+    for name, tensor in whole.items():
+        assert shares[name].dtype == torch.float32
+        torch.testing.assert_close(shares[name], tensor, rtol=1e-2, atol=1e-4)
+
+
 def test_a_distillation_goes_from_stage_0_to_3_and_on_to_1(world: World, tmp_path: Path) -> None:
     data, test = tiny_data_set(tmp_path / "train", 26), tiny_data_set(tmp_path / "test", 40, 1000)
     train(distillation(0), data, tmp_path / "plain", on=test, world=world)

@@ -1,5 +1,7 @@
 """The student: views in, embeddings out."""
 
+from typing import Literal
+
 import pytest
 import torch
 from torch import Tensor
@@ -33,6 +35,35 @@ def test_views_of_one_size_go_through_the_backbone_together() -> None:
     module.backbone.register_forward_pre_hook(lambda _, args: seen.append(tuple(args[0].shape)))
     module(views())
     assert seen == [(8, 3, 32, 32), (12, 3, 16, 16)]
+
+
+@pytest.mark.parametrize(
+    ("at_once", "backbone", "head"),
+    [("all", [8, 12], [20]), ("size", [8, 12], [8, 12]), ("view", [4] * 5, [4] * 5), (None, [8, 12], [20])],
+)
+def test_what_goes_through_together_is_a_choice(
+    at_once: Literal["all", "size", "view"] | None, backbone: list[int], head: list[int]
+) -> None:
+    model = ModelConfig(backbone="test_resnet", batchnorm_views=at_once)
+    module = build_student(model, METHOD, image_size=32, seed=0)
+    seen: dict[str, list[int]] = {"backbone": [], "head": []}
+    module.backbone.register_forward_pre_hook(lambda _, args: seen["backbone"].append(len(args[0])))
+    module.method.projector.register_forward_pre_hook(lambda _, args: seen["head"].append(len(args[0])))
+    embeddings = module(views())
+    assert embeddings.shape == (5, 4, 8)
+    assert seen == {"backbone": backbone, "head": head}
+
+
+def test_a_norm_of_each_view_by_itself_forgets_how_views_differ() -> None:
+    # Each view is the first one times a number, which a BatchNorm of the view alone takes out again.
+    base = views((32,))[0]
+    batch = [base, 3 * base, 5 * base]
+    spread = {}
+    for at_once in ("all", "view"):
+        model = ModelConfig(backbone="test_resnet", batchnorm_views=at_once)
+        z = build_student(model, METHOD, image_size=32, seed=0)(batch)
+        spread[at_once] = float((z - z[:1]).norm() / z.norm())
+    assert spread["view"] < 1e-3 < 0.1 < spread["all"]
 
 
 def test_the_seed_alone_decides_the_weights() -> None:

@@ -40,6 +40,14 @@ def test_it_begins_as_the_student_and_sees_the_largest_views(student: Student) -
     assert all(torch.equal(own[name], theirs[name.replace("head.", "method.head.", 1)]) for name in weights)
 
 
+def test_its_backbone_sees_each_view_by_itself_where_the_students_does(student: Student) -> None:
+    student.at_once, seen = "view", []
+    teacher = Teacher(student, EmaTeacher(), "fp32")
+    teacher.backbone.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    assert teacher([torch.randn(4, 3, size, size) for size in (32, 32, 16)]).shape[:2] == (2, 4)
+    assert seen == [4, 4]
+
+
 def test_a_running_mean_moves_by_the_rest_of_the_momentum(student: Student) -> None:
     teacher = Teacher(student, EmaTeacher(), "fp32")
     before = [parameter.clone() for parameter in teacher.parameters()]
