@@ -31,7 +31,12 @@ def command(
         typer.Argument(metavar="KEY=VALUE", help="Settings on top of the recipe, the last one wins."),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the run's newest checkpoint that verifies.")
+        bool,
+        typer.Option(
+            "--resume",
+            help="Go on from the run's newest checkpoint that verifies; under torchrun --max-restarts, begin "
+            "where there is none yet.",
+        ),
     ] = False,
     local_rank: Annotated[int | None, typer.Option("--local_rank", "--local-rank", hidden=True)] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the last metrics as JSON.")] = False,

@@ -20,7 +20,7 @@ from tests.drills.job import TIGHT, Ended, Job, Trouble, drill_config, result_of
 from tests.engine.small_training import equal
 from tests.engine.tiny import metrics, tiny_data_set
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]  # a job waits long for a busy machine
 ENTRIES = 23  # phases that a rank enters in six steps with a checkpoint each, and somewhat less
 TOUCHES = 150  # of checkpoints' files by rank 1, and somewhat less
 
