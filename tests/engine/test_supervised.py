@@ -1,7 +1,6 @@
 """Training with labels: what is refused before it starts, and that the yardstick learns."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
@@ -17,7 +16,7 @@ from viewmill.engine.samples import order_of_run
 from viewmill.engine.step import train_step
 from viewmill.engine.telemetry import read_lines
 from viewmill.engine.train import train
-from viewmill.engine.world import World, start_world, stop_world
+from viewmill.engine.world import World
 from viewmill.methods.method import MethodLoss
 from viewmill.shards.convert import convert
 from viewmill.shards.manifest import Dataset
@@ -82,15 +81,6 @@ def test_labels_reach_a_method_that_needs_them_and_no_other(needs_labels: bool) 
     _, _, targets = method.loss.call_args.args
     assert targets is step.targets
     assert torch.equal(targets, labels) if needs_labels else targets is None
-
-
-@pytest.fixture(scope="module")
-def world() -> Iterator[World]:
-    threads = torch.get_num_threads()
-    world = start_world("cpu")
-    yield world
-    stop_world(world)
-    torch.set_num_threads(threads)
 
 
 @pytest.mark.slow

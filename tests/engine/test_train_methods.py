@@ -4,7 +4,6 @@ nothing.
 
 import copy
 import json
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,11 +25,11 @@ from viewmill.engine.replay import replay
 from viewmill.engine.teacher import Teacher
 from viewmill.engine.telemetry import read_lines
 from viewmill.engine.train import train
-from viewmill.engine.world import World, start_world, stop_world
+from viewmill.engine.world import World
 from viewmill.methods.families.distillation import Distillation
 from viewmill.shards.manifest import Dataset
 
-from tests.engine.tiny import metrics, tiny_config, tiny_data_set
+from tests.engine.tiny import metrics, tiny_config
 
 pytestmark = pytest.mark.slow
 PROJECTOR = {"layers": 2, "hidden": 32, "dim": 16}
@@ -71,20 +70,6 @@ RUNS: dict[str, dict[str, Any]] = {
         "data": {"max_per_class": 6},
     },
 }
-
-
-@pytest.fixture(scope="module")
-def world() -> Iterator[World]:
-    threads = torch.get_num_threads()
-    world = start_world("cpu")
-    yield world
-    stop_world(world)
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_data_set(tmp_path_factory.mktemp("tiny"), count=26)
 
 
 def config(**changes: Any) -> RunConfig:

@@ -5,7 +5,6 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from viewmill.engine.passes.diagnosis import diagnose, parts_of
 from viewmill.engine.passes.reading import Reading
 from viewmill.engine.passes.run import run_pass
 from viewmill.engine.telemetry import read_lines
-from viewmill.engine.world import World, start_world, stop_world
+from viewmill.engine.world import World
 from viewmill.shards.manifest import Dataset
 from viewmill.tools.cli import app
 from viewmill.tools.console import run_app
@@ -38,15 +37,6 @@ from tests.support import run_ranks
 
 pytestmark = pytest.mark.slow
 QUICK = ["--executor", "reference", "--num-threads", "1", "--device", "cpu", "--batch-size", "4"]
-
-
-@pytest.fixture(scope="module")
-def world() -> Iterator[World]:
-    threads = torch.get_num_threads()
-    world = start_world("cpu")
-    yield world
-    stop_world(world)
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
