@@ -39,7 +39,7 @@ def partly_labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def supervised(num_classes: int, **changes: Any) -> RunConfig:
     method = {"name": "supervised", "num_classes": num_classes}
-    views = {"preset": "supervised@32", "executor": "reference", "num_threads": 1}
+    views = {"preset": "supervised@32", "executor": "host", "num_threads": 1}
     return tiny_config(method=method, views=views, **changes)
 
 
@@ -95,7 +95,7 @@ def test_a_supervised_run_learns_its_classes_and_is_evaluated_as_any(tmp_path: P
     with Dataset.open(data) as bank, Dataset.open(unseen) as queries:
         tasks = ["knn@5", "linear"]
         entries = evaluate(
-            tmp_path / "run", bank, queries, tasks, world=world, executor="reference", num_threads=1
+            tmp_path / "run", bank, queries, tasks, world=world, executor="host", num_threads=1
         )
     details = json.loads((tmp_path / "run" / "evaluation" / "linear.json").read_text())
     own = details["tasks"][0]["contenders"]["trained"]["own_classifier"]
