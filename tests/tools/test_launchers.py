@@ -1,7 +1,5 @@
 """A tiny training, as people start it: viewmill train, torchrun and deepspeed, on the CPU."""
 
-import contextlib
-import io
 import json
 import os
 import shutil
@@ -17,6 +15,7 @@ from viewmill.shards.convert import convert
 from viewmill.tools.cli import app
 from viewmill.tools.console import run_app
 
+from tests.commands import viewmill_on_a_rank
 from tests.support import run_ranks
 
 pytestmark = pytest.mark.slow
@@ -108,18 +107,9 @@ def test_the_deepspeed_launcher_trains_the_same_run_on_two_ranks(
     assert losses(tmp_path / "run")[0] == pytest.approx(losses(alone)[0], rel=1e-4)
 
 
-def told_by_the_command(rank: int, words: list[str]) -> tuple[int, str]:
-    """Exit code and stderr of the command on one of two ranks."""
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank)}
-    errors = io.StringIO()
-    with contextlib.redirect_stderr(errors):
-        code = run_app(app, words)
-    return code, errors.getvalue()
-
-
 def test_ranks_that_do_not_divide_the_batch_are_refused_by_every_rank(dataset: Path, tmp_path: Path) -> None:
     words = ["train", *arguments(dataset, tmp_path / "run", "batch_size=9")]
-    for rank, (code, told) in enumerate(run_ranks(2, told_by_the_command, words)):
+    for rank, (code, told) in enumerate(run_ranks(2, viewmill_on_a_rank, words)):
         assert code == 2
         (line,) = told.splitlines()
         assert line.startswith(f"[rank {rank}] error: batch_size=9")
