@@ -20,9 +20,11 @@ from tests.support import run_ranks
 
 pytestmark = pytest.mark.slow
 
-# The same run under every launcher: 2 steps of 8 images, on the smallest views that a ResNet takes.
+# The same run under every launcher: 2 steps of 8 images, on the smallest views that a ResNet takes, by timm's
+# smallest.
 SETTINGS = ["epochs=1", "batch_size=8", "views.preset=hydes@32", "views.num_threads=1", "torch_threads=1"]
-SETTINGS += ["log.tensorboard=false", "method.projector.hidden=16", "method.projector.dim=8"]
+SETTINGS += ["method.projector.hidden=16", "method.projector.dim=8", "model.backbone=test_resnet"]
+SETTINGS += ["log.tensorboard=false"]
 JOB = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 PYTHON = [sys.executable, "-m"]
 
