@@ -10,8 +10,24 @@ TOGETHER = {
     "tests/engine/test_zero.py": "two ranks of the engine",
     "tests/engine/checkpoints/test_checkpoint.py": "two ranks of the engine",
 }
-# Files that take minutes: the last to begin would run alone, while the other workers have nothing left.
-LONG = {"test_training_is_the_same_everywhere.py", "test_launchers.py"}
+# Files that take half a minute and more, longest first: the last to begin would run alone, while the other
+# workers have nothing left.
+LONG = (
+    "test_training_is_the_same_everywhere.py",
+    "test_launchers.py",
+    "test_every_method_trains_the_same.py",
+    "test_accumulation.py",
+    "test_train.py",
+    "test_checkpoint.py",
+    "test_train_methods.py",
+    "test_diagnosis.py",
+    "test_run_pass.py",
+    "test_bench_methods.py",
+    "test_ranks_stop_together.py",
+    "test_bench_loss_imsvd.py",
+    "test_bench_loss_hydes.py",
+    "test_loader_ends.py",
+)
 
 
 @pytest.hookimpl(optionalhook=True)  # pytest-xdist's: without it all tests run in this process
@@ -33,4 +49,5 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """On workers the long files come first."""
     if hasattr(config, "workerinput"):
-        items.sort(key=lambda item: item.path.name not in LONG)
+        places = {name: place for place, name in enumerate(LONG)}
+        items.sort(key=lambda item: places.get(item.path.name, len(LONG)))

@@ -1,15 +1,33 @@
-"""What tests of the engine share: trainings on one and two ranks, done once."""
+"""What tests of the engine share: a world of one rank, pictures, and trainings that are done once."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from viewmill.engine.world import start_world, stop_world
+from viewmill.engine.world import World, start_world, stop_world
 
 from tests.engine.small_training import STAGES, engine_of, save, train
+from tests.engine.tiny import tiny_data_set
 from tests.engine.two_ranks import two_ranks
 from tests.support import run_ranks
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[World]:
+    """A world of one rank. Trainings set the number of threads; it is put back."""
+    threads = torch.get_num_threads()
+    world = start_world("cpu")
+    yield world
+    stop_world(world)
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """26 pictures in four classes: three batches of 8, and two to drop. No test writes to them."""
+    return tiny_data_set(tmp_path_factory.mktemp("tiny"), count=26)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,5 @@
 """Whole trainings by micro-batches, on one rank: their curves, how they resume, and what they skip."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +12,11 @@ from viewmill.engine.loading import loader_options
 from viewmill.engine.samples import order_of_run
 from viewmill.engine.telemetry import read_lines
 from viewmill.engine.train import train
-from viewmill.engine.world import World, start_world, stop_world
+from viewmill.engine.world import World
 from viewmill.methods.families.hydes import HyDeS
 from viewmill.shards.manifest import Dataset
 
-from tests.engine.tiny import metrics, tiny_config, tiny_data_set
+from tests.engine.tiny import metrics, tiny_config
 
 pytestmark = pytest.mark.slow
 VIT: dict[str, Any] = {"model": {"backbone": "test_vit"}, "optimizer": {"lr": 1e-4}}
@@ -30,20 +29,6 @@ DISTILL = {
     "scope": "ema",
 }
 FIGURES = ("loss", "grad_norm", "mean_cosine", "effective_rank", "h_global", "h_local")
-
-
-@pytest.fixture(scope="module")
-def world() -> Iterator[World]:
-    threads = torch.get_num_threads()
-    world = start_world("cpu")
-    yield world
-    stop_world(world)
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_data_set(tmp_path_factory.mktemp("tiny"), count=26)
 
 
 @pytest.fixture(scope="module")

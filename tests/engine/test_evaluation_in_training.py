@@ -1,7 +1,6 @@
 """Evaluation while training: it says what `evaluate` says, changes nothing, and the best checkpoint stays."""
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +13,12 @@ from viewmill.engine.evaluation.evaluate import evaluate
 from viewmill.engine.evaluation.in_training import Best, better
 from viewmill.engine.telemetry import read_lines
 from viewmill.engine.train import train
-from viewmill.engine.world import World, start_world, stop_world
+from viewmill.engine.world import World
 from viewmill.shards.manifest import Dataset
 
 from tests.engine.tiny import tiny_config, tiny_data_set
 
 TASKS = ["knn@5", "linear"]
-
-
-@pytest.fixture(scope="module")
-def world() -> Iterator[World]:
-    world = start_world("cpu")
-    yield world
-    stop_world(world)
 
 
 @pytest.fixture(scope="module")

@@ -1,26 +1,18 @@
 """Fragments: over all ranks, every number of every parameter and of its state exactly once."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from viewmill.engine.fragments import check_cover, owned
-from viewmill.engine.world import World, start_world, stop_world
+from viewmill.engine.world import World
 
 from tests.engine.small_training import STAGES, engine_of, network, weights_of
 from tests.engine.two_ranks import fragments_of
 
 KINDS = ("weight", "exp_avg", "exp_avg_sq", "step")
 Row = tuple[str, str, int, int, list[int]]  # name, kind, offset, numel, shape
-
-
-@pytest.fixture(scope="module")
-def world() -> Iterator[World]:
-    world = start_world("cpu")
-    yield world
-    stop_world(world)
 
 
 def times_written(rows: list[Row]) -> dict[tuple[str, str], list[int]]:

@@ -1,6 +1,5 @@
 """New values for the head reach the student, its optimiser and the teacher, and nothing else."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,7 +10,7 @@ from viewmill.engine.fragments import slots
 from viewmill.engine.refresh import replace_in_head
 from viewmill.engine.teacher import Teacher, build_teacher
 from viewmill.engine.train import prepare_student
-from viewmill.engine.world import World, start_world, stop_world
+from viewmill.engine.world import World
 from viewmill.engine.zero import ZeroEngine, initialize
 
 from tests.engine.tiny import tiny_config
@@ -19,13 +18,6 @@ from tests.engine.tiny import tiny_config
 pytestmark = pytest.mark.slow
 NAME = "method.head.directions"
 SGD = {"name": "sgd", "lr": 0.05, "momentum": 0.9}
-
-
-@pytest.fixture(scope="module")
-def world() -> Iterator[World]:
-    world = start_world("cpu")
-    yield world
-    stop_world(world)
 
 
 def trained(world: World, clusters: str = "learned", **changes: Any) -> tuple[ZeroEngine, Teacher]:

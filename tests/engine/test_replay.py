@@ -43,6 +43,7 @@ def config(max_steps: int, accumulation: int) -> RunConfig:
         accumulation=accumulation,
         model={"backbone": "test_vit"},
         method={"projector": {"layers": 1, "dim": 16}},
+        views={"preset": "hydes@32", "executor": "reference", "num_threads": 1},  # no other has its bits
         checkpoint={"every_steps": 1},
     )
 

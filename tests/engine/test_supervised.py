@@ -1,7 +1,6 @@
 """Training with labels: what is refused before it starts, and that the yardstick learns."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
@@ -17,7 +16,7 @@ from viewmill.engine.samples import order_of_run
 from viewmill.engine.step import train_step
 from viewmill.engine.telemetry import read_lines
 from viewmill.engine.train import train
-from viewmill.engine.world import World, start_world, stop_world
+from viewmill.engine.world import World
 from viewmill.methods.method import MethodLoss
 from viewmill.shards.convert import convert
 from viewmill.shards.manifest import Dataset
@@ -40,7 +39,7 @@ def partly_labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def supervised(num_classes: int, **changes: Any) -> RunConfig:
     method = {"name": "supervised", "num_classes": num_classes}
-    views = {"preset": "supervised@32", "executor": "reference", "num_threads": 1}
+    views = {"preset": "supervised@32", "executor": "host", "num_threads": 1}
     return tiny_config(method=method, views=views, **changes)
 
 
@@ -85,15 +84,6 @@ def test_labels_reach_a_method_that_needs_them_and_no_other(needs_labels: bool) 
     assert torch.equal(targets, labels) if needs_labels else targets is None
 
 
-@pytest.fixture(scope="module")
-def world() -> Iterator[World]:
-    threads = torch.get_num_threads()
-    world = start_world("cpu")
-    yield world
-    stop_world(world)
-    torch.set_num_threads(threads)
-
-
 @pytest.mark.slow
 def test_a_supervised_run_learns_its_classes_and_is_evaluated_as_any(tmp_path: Path, world: World) -> None:
     data, unseen = tiny_data_set(tmp_path / "a", 64), tiny_data_set(tmp_path / "b", 96, first=64)
@@ -106,7 +96,7 @@ def test_a_supervised_run_learns_its_classes_and_is_evaluated_as_any(tmp_path: P
     with Dataset.open(data) as bank, Dataset.open(unseen) as queries:
         tasks = ["knn@5", "linear"]
         entries = evaluate(
-            tmp_path / "run", bank, queries, tasks, world=world, executor="reference", num_threads=1
+            tmp_path / "run", bank, queries, tasks, world=world, executor="host", num_threads=1
         )
     details = json.loads((tmp_path / "run" / "evaluation" / "linear.json").read_text())
     own = details["tasks"][0]["contenders"]["trained"]["own_classifier"]

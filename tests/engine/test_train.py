@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -23,7 +22,7 @@ from viewmill.engine.nonfinite import NonFiniteError
 from viewmill.engine.preemption import Requeue
 from viewmill.engine.telemetry import RunLog, read_lines
 from viewmill.engine.train import train
-from viewmill.engine.world import World, start_world, stop_world
+from viewmill.engine.world import World
 from viewmill.methods.families.hydes import HyDeS
 from viewmill.pipelines.order import SampleOrder
 from viewmill.shards.manifest import Dataset
@@ -32,20 +31,6 @@ from tests.engine.tiny import metrics, tiny_config, tiny_data_set
 
 pytestmark = pytest.mark.slow
 STEPS_PER_EPOCH = 3  # 26 pictures, batches of 8: two are dropped at the end
-
-
-@pytest.fixture(scope="module")
-def world() -> Iterator[World]:
-    threads = torch.get_num_threads()
-    world = start_world("cpu")
-    yield world
-    stop_world(world)
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_data_set(tmp_path_factory.mktemp("tiny"), count=26)
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ nothing.
 
 import copy
 import json
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,11 +25,11 @@ from viewmill.engine.replay import replay
 from viewmill.engine.teacher import Teacher
 from viewmill.engine.telemetry import read_lines
 from viewmill.engine.train import train
-from viewmill.engine.world import World, start_world, stop_world
+from viewmill.engine.world import World
 from viewmill.methods.families.distillation import Distillation
 from viewmill.shards.manifest import Dataset
 
-from tests.engine.tiny import metrics, tiny_config, tiny_data_set
+from tests.engine.tiny import metrics, tiny_config
 
 pytestmark = pytest.mark.slow
 PROJECTOR = {"layers": 2, "hidden": 32, "dim": 16}
@@ -42,7 +41,7 @@ DISTILL = {
     "projector": PROJECTOR,
     "teacher": {"kind": "ema", "momentum": {"kind": "cosine", "start": 0.5, "end": 0.9}},
 }
-HYDES_VIEWS = {"preset": "hydes@32", "executor": "reference", "num_threads": 1}
+HYDES_VIEWS = {"preset": "hydes@32", "executor": "host", "num_threads": 1}
 SGD = {"name": "sgd", "lr": 0.05, "nesterov": True}
 # Each has state of its own that a resumed run needs.
 RUNS: dict[str, dict[str, Any]] = {
@@ -71,20 +70,6 @@ RUNS: dict[str, dict[str, Any]] = {
         "data": {"max_per_class": 6},
     },
 }
-
-
-@pytest.fixture(scope="module")
-def world() -> Iterator[World]:
-    threads = torch.get_num_threads()
-    world = start_world("cpu")
-    yield world
-    stop_world(world)
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_data_set(tmp_path_factory.mktemp("tiny"), count=26)
 
 
 def config(**changes: Any) -> RunConfig:
@@ -140,7 +125,7 @@ def test_the_prior_of_the_data_set_is_that_of_every_sample_once(
     # The teacher of the first pass is the student as it was drawn.
     student = build_student(chosen.model, chosen.method, image_size=32, seed=chosen.seed).eval()
     with Dataset.open(data) as dataset:
-        said = extract(student.backbone, dataset, image_size=32, world=world, executor="reference").features
+        said = extract(student.backbone, dataset, image_size=32, world=world, executor="host").features
     with torch.no_grad():
         prior = (student.method.embed(said).double() / 0.04).softmax(dim=1).mean(dim=0)
     expected = prior.clamp(min=1 / (26 * 24))
@@ -228,7 +213,7 @@ def test_the_prototypes_of_a_pass_are_those_of_every_sample_once(
     train(config(method=method, max_steps=4), data, tmp_path / "run", world=world)
     ((teacher, found),) = seen
     with Dataset.open(data) as dataset:
-        said = extract(teacher.backbone, dataset, image_size=32, world=world, executor="reference").features
+        said = extract(teacher.backbone, dataset, image_size=32, world=world, executor="host").features
     with torch.no_grad():
         unit = torch.nn.functional.normalize(teacher.head.features(said).double(), dim=1)
         old = torch.nn.functional.normalize(teacher.head.directions.double(), dim=1)

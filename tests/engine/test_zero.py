@@ -1,7 +1,6 @@
 """ZeRO behind one class: what DeepSpeed is told, and what a step does at every stage."""
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +25,6 @@ from tests.engine.small_training import (
     weights_of,
 )
 from tests.engine.two_ranks import LARS, after_lars, held, without_norms
-
-
-@pytest.fixture(scope="module")
-def world() -> Iterator[World]:
-    world = start_world("cpu")
-    yield world
-    stop_world(world)
 
 
 def test_micro_batches_are_not_told_to_deepspeed_which_would_divide_by_them() -> None:

@@ -1,7 +1,5 @@
 """A tiny training, as people start it: viewmill train, torchrun and deepspeed, on the CPU."""
 
-import contextlib
-import io
 import json
 import os
 import shutil
@@ -17,13 +15,16 @@ from viewmill.shards.convert import convert
 from viewmill.tools.cli import app
 from viewmill.tools.console import run_app
 
+from tests.commands import viewmill_on_a_rank
 from tests.support import run_ranks
 
 pytestmark = pytest.mark.slow
 
-# The same run under every launcher: 2 steps of 8 images, on the smallest views that a ResNet takes.
+# The same run under every launcher: 2 steps of 8 images, on the smallest views that a ResNet takes, by timm's
+# smallest.
 SETTINGS = ["epochs=1", "batch_size=8", "views.preset=hydes@32", "views.num_threads=1", "torch_threads=1"]
-SETTINGS += ["log.tensorboard=false", "method.projector.hidden=16", "method.projector.dim=8"]
+SETTINGS += ["method.projector.hidden=16", "method.projector.dim=8", "model.backbone=test_resnet"]
+SETTINGS += ["log.tensorboard=false"]
 JOB = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 PYTHON = [sys.executable, "-m"]
 
@@ -108,18 +109,9 @@ def test_the_deepspeed_launcher_trains_the_same_run_on_two_ranks(
     assert losses(tmp_path / "run")[0] == pytest.approx(losses(alone)[0], rel=1e-4)
 
 
-def told_by_the_command(rank: int, words: list[str]) -> tuple[int, str]:
-    """Exit code and stderr of the command on one of two ranks."""
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank)}
-    errors = io.StringIO()
-    with contextlib.redirect_stderr(errors):
-        code = run_app(app, words)
-    return code, errors.getvalue()
-
-
 def test_ranks_that_do_not_divide_the_batch_are_refused_by_every_rank(dataset: Path, tmp_path: Path) -> None:
     words = ["train", *arguments(dataset, tmp_path / "run", "batch_size=9")]
-    for rank, (code, told) in enumerate(run_ranks(2, told_by_the_command, words)):
+    for rank, (code, told) in enumerate(run_ranks(2, viewmill_on_a_rank, words)):
         assert code == 2
         (line,) = told.splitlines()
         assert line.startswith(f"[rank {rank}] error: batch_size=9")

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from viewmill.engine.checkpoints import checkpoint
 from viewmill.engine.checkpoints.behind import HostCopies
 from viewmill.engine.checkpoints.checkpoint import Checkpoint, CheckpointError, newest, restore
 from viewmill.engine.checkpoints.retention import Retention
-from viewmill.engine.world import World, start_world, stop_world
+from viewmill.engine.world import World
 from viewmill.engine.zero import ZeroEngine
 
 from tests.engine.small_training import (
@@ -32,13 +31,6 @@ from tests.engine.two_ranks import held, no_space, without_norms
 
 pytestmark = pytest.mark.slow
 SOURCES = [f"W={size} stage {stage}" for size in (1, 2) for stage in STAGES]
-
-
-@pytest.fixture(scope="module")
-def world() -> Iterator[World]:
-    world = start_world("cpu")
-    yield world
-    stop_world(world)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +14,13 @@ import pytest
 from viewmill.engine.checkpoints.behind import HostCopies
 from viewmill.engine.checkpoints.checkpoint import Checkpoint, CheckpointError, newest
 from viewmill.engine.checkpoints.retention import Retention
-from viewmill.engine.world import World, start_world, stop_world
+from viewmill.engine.world import World
 from viewmill.engine.zero import ZeroEngine
 
 from tests.engine.small_training import engine_of, equal, everything, save, train
 
 pytestmark = pytest.mark.slow
 FILES = ("COMMIT", "MANIFEST.json", "buffers.safetensors", "rank_0.safetensors")
-
-
-@pytest.fixture(scope="module")
-def world() -> Iterator[World]:
-    world = start_world("cpu")
-    yield world
-    stop_world(world)
 
 
 @pytest.fixture(scope="module")

@@ -42,7 +42,7 @@ def train_one(method: str, data: str, run: str, world: World) -> None:
         max_steps=5,
         method=METHODS[method],
         model={"backbone": "test_vit"},  # as in test_every_method_trains_the_same
-        views={"preset": "imsvd@32", "executor": "reference", "num_threads": 1},
+        views={"preset": "imsvd@32", "executor": "host", "num_threads": 1},
         optimizer={"lr": 1e-4},
         schedule={"constant": True},
         zero={"stage": 2 if world.world_size > 1 else 0},

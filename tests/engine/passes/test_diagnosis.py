@@ -2,10 +2,6 @@
 
 import json
 import math
-import os
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +15,12 @@ from viewmill.engine.passes.diagnosis import diagnose, parts_of
 from viewmill.engine.passes.reading import Reading
 from viewmill.engine.passes.run import run_pass
 from viewmill.engine.telemetry import read_lines
-from viewmill.engine.world import World, start_world, stop_world
+from viewmill.engine.world import World
 from viewmill.shards.manifest import Dataset
 from viewmill.tools.cli import app
 from viewmill.tools.console import run_app
 
+from tests.commands import viewmill_on_a_rank
 from tests.engine.passes.diagnosis_on_ranks import (
     CLUSTERS,
     SAMPLES,
@@ -38,15 +35,6 @@ from tests.support import run_ranks
 
 pytestmark = pytest.mark.slow
 QUICK = ["--executor", "reference", "--num-threads", "1", "--device", "cpu", "--batch-size", "4"]
-
-
-@pytest.fixture(scope="module")
-def world() -> Iterator[World]:
-    threads = torch.get_num_threads()
-    world = start_world("cpu")
-    yield world
-    stop_world(world)
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -246,14 +234,12 @@ def test_the_command_prints_and_keeps_what_it_found(
     assert "has no figures for joint" in capsys.readouterr().err
 
 
-def test_the_command_started_by_torchrun_on_two_ranks_finds_the_same(
+def test_the_command_on_two_ranks_finds_the_same(
     runs: dict[str, str], data: str, tmp_path: Path, alone: dict[str, Any]
 ) -> None:
     out = tmp_path / "found.json"
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    words = ["-m", "viewmill.tools.cli", "diagnose", runs["imsvd"], "--data", data, "--out", str(out), *QUICK]
-    done = subprocess.run([*launch, *words], capture_output=True, text=True, env=os.environ, timeout=240)
-    assert done.returncode == 0, done.stderr
+    words = ["diagnose", runs["imsvd"], "--data", data, "--out", str(out), *QUICK]
+    assert [code for code, _ in run_ranks(2, viewmill_on_a_rank, words)] == [0, 0]
     found, expected = flat(json.loads(out.read_text())), flat(alone["imsvd"]["figures"])
     assert found.keys() == expected.keys()
     for name, value in found.items():

@@ -61,7 +61,7 @@ def test_training_from_a_url_is_training_from_the_disk(
     losses = []
     for data in (tmp_path / "data", url):
         out = tmp_path / f"run{len(losses)}"
-        settings = ("epochs=1", "batch_size=8")
+        settings = ("epochs=1", "batch_size=8", "model.backbone=test_resnet", "views.preset=hydes@32")
         code, _, told = run(capsys, "train", "hydes_tiny", *settings, "--data", data, "--out", out)
         assert code == 0, told
         lines = (out / "metrics.jsonl").read_text().splitlines()
