@@ -25,7 +25,7 @@ def test_the_first_start_begins_the_run(tmp_path: Path) -> None:
     "file", ["config.yaml", "heartbeats/rank-0.json", "checkpoints/.step_00000001.new-0/x"]
 )
 def test_a_run_killed_before_its_first_checkpoint_begins_again(tmp_path: Path, file: str) -> None:
-    for name in ("config.yaml", file):
+    for name in {"config.yaml", file}:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     assert start(tmp_path) is None
@@ -49,6 +49,13 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
 def test_without_an_agent_that_restarts_a_missing_run_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="holds no run to resume"):
         start(tmp_path / "rnu", may_begin=False)
+
+
+def test_a_start_that_failed_ahead_of_the_run_leaves_a_free_folder(tmp_path: Path) -> None:
+    (tmp_path / "heartbeats").mkdir()
+    (tmp_path / "faults").mkdir()
+    assert start(tmp_path) is None
+    assert find_start(tmp_path, tiny_config(), resume=False) is None
 
 
 def test_torchruns_variables_say_whether_it_restarts_and_has() -> None:
