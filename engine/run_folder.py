@@ -34,18 +34,23 @@ MAY_GROW_ON_RESUME = ("epochs", "max_steps")  # more epochs also stretch the cos
 
 def refuse_used_folder(run_dir: Path) -> None:
     """Raises ConfigError where a new run would write over something."""
-    if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
+    is_free = not run_dir.exists() or (run_dir.is_dir() and not _left(run_dir))
+    if not is_free:
         raise ConfigError(f"{run_dir} is not empty; pass --resume to continue it, or another --out")
+
+
+def _left(run_dir: Path) -> list[Path]:
+    """What stands in a folder beside the signs of a start that failed before the run had begun."""
+    return [path for path in run_dir.iterdir() if path.name not in ("heartbeats", "faults")]
 
 
 def was_never_saved(run_dir: Path) -> bool:
     """Whether the folder is free, or of a run that has ended before its first checkpoint."""
-    if not run_dir.exists() or (run_dir.is_dir() and not any(run_dir.iterdir())):
+    if not run_dir.exists() or (run_dir.is_dir() and not _left(run_dir)):
         return True
     # A damaged checkpoint, or the hint at one that is gone, is a loss: no reason to begin anew in silence.
     saved = [path for path in (run_dir / "checkpoints").glob("*") if not path.name.startswith(".")]
-    is_of_a_run = (run_dir / "config.yaml").is_file() or (run_dir / "heartbeats").is_dir()
-    return is_of_a_run and not saved
+    return (run_dir / "config.yaml").is_file() and not saved
 
 
 def refuse_missing_folder(run_dir: Path) -> None:

@@ -18,18 +18,21 @@ class Finding(NamedTuple):
     culprits: tuple[Peer, ...]
 
 
-def judge(place: Place, waited_s: float, peers: Sequence[Peer], limits: FaultsConfig) -> Finding | None:
+def judge(
+    place: Place, waited_s: float, peers: Sequence[Peer], limits: FaultsConfig, longest_s: float = 0.0
+) -> Finding | None:
     """What is wrong with a rank that has been in this place for `waited_s`; None: nothing yet.
 
     Args:
         peers: the other ranks, as seen lately; empty while there was no reason to look.
+        longest_s: that such a phase has taken in this session.
     """
     if place.phase is Phase.END:
         return None
     lost = [peer for peer in peers if _is_lost(peer, limits)]
     if lost and waited_s >= limits.silent_s and place.phase is not Phase.DATA:  # data waits for no rank
         return Finding(LOST_RANK, lost_ranks(lost), tuple(lost))
-    if waited_s < limits.of(place):
+    if waited_s < limits.of(place, longest_s):
         return None
     where = f"step {place.step}: {waited_s:.0f} s in {place.phase.value}"
     if place.phase is Phase.DATA:

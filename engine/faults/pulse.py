@@ -56,10 +56,20 @@ class Dwell:
         self._most_s = 5 * every_s
         self._place: Place | None = None
         self._looked_s = self.seconds = 0.0
+        self._longest_s: dict[Phase, float] = {}
 
     def look(self, place: Place, now_s: float) -> float:
         """Seconds in this place; now_s is of a clock that never goes back."""
         passed_s, self._looked_s = min(now_s - self._looked_s, self._most_s), now_s
-        self.seconds = self.seconds + passed_s if place == self._place else 0.0
-        self._place = place
-        return self.seconds
+        if place == self._place:
+            self.seconds += passed_s
+            return self.seconds
+        if self._place is not None:
+            phase = self._place.phase
+            self._longest_s[phase] = max(self.seconds, self.longest_s(phase))
+        self._place, self.seconds = place, 0.0
+        return 0.0
+
+    def longest_s(self, phase: Phase) -> float:
+        """The longest stay in such a phase so far that has ended."""
+        return self._longest_s.get(phase, 0.0)

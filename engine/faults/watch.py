@@ -115,7 +115,8 @@ class FaultWatch:
             place, seen = self._pulse.at, self._seen
             waited_s = self._dwell.look(place, time.monotonic())
             peers = seen.peers if seen is not None and seen.place == place else []
-            finding = judge(place, waited_s, peers, self._limits)
+            longest_s = self._dwell.longest_s(place.phase)
+            finding = judge(place, waited_s, peers, self._limits, longest_s)
             if finding is not None and self._telling.acquire(blocking=False):
                 self._say(f"error: {finding.cause}; stacks in {self._run_dir}/faults, go on with --resume")
                 within(_PATIENCE_TO_WRITE_S, partial(self._write, finding, place, with_stacks=True))

@@ -12,6 +12,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import deepspeed  # noqa: F401  # so that the ranks' server imports it once for all of them
 import torch
 import torch.distributed as dist
 from torch import Tensor

@@ -66,6 +66,7 @@ def assert_same_run(run_dir: Path, other: Path) -> None:
 
 def test_a_run_leaves_the_files_of_a_run_folder(whole_run: Path) -> None:
     expected = {"config.yaml", "environment.json", "metrics.jsonl", "ranks.jsonl", "events.jsonl"}
+    expected |= {"heartbeats", "stragglers.json"}
     assert {path.name for path in whole_run.iterdir()} == expected | {"tensorboard", "checkpoints", "export"}
     assert [line["step"] for line in read_lines(whole_run / "ranks.jsonl")] == list(range(1, 13))
     assert load_config(whole_run / "config.yaml") == long_config(log={"every_steps": 1})

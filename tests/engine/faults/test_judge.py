@@ -84,6 +84,17 @@ def test_each_batch_of_a_long_phase_begins_its_time_anew() -> None:
     assert [*seen, dwell.look(pulse.at, 103.0)] == [0.0, 1.0, 2.0, 0.0]
 
 
+def test_a_phase_that_was_slow_before_may_be_slow_again() -> None:
+    place, dwell = MEETING._replace(phase=Phase.COMPUTE), Dwell(every_s=20.0)
+    for now_s in (0.0, 50.0, 100.0):
+        dwell.look(place, now_s)
+    dwell.look(MEETING, 110.0)
+    longest_s = dwell.longest_s(Phase.COMPUTE)
+    assert (longest_s, dwell.longest_s(Phase.MEETING)) == (100.0, 0.0)
+    assert judge(place, 999.0, [], LIMITS, longest_s) is None
+    assert judge(place, 1000.0, [], LIMITS, longest_s) is not None
+
+
 def test_a_pause_of_the_whole_machine_is_no_hang() -> None:
     place, dwell = Pulse().at, Dwell(every_s=1.0)
     dwell.look(place, 100.0)
