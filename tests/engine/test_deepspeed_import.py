@@ -26,7 +26,7 @@ from tests.engine.small_training import engine_of
 from tests.engine.tiny import tiny_config, tiny_data_set
 
 ALONE = World(0, 1, 0, torch.device("cpu"))
-BACKBONE = "test_resnet"
+BACKBONE, FIRST = "test_resnet", "conv1.0.weight"  # of its tensors
 
 
 class Foreign(nn.Module):
@@ -126,15 +126,15 @@ def test_two_backbones_need_a_prefix(tmp_path: Path) -> None:
         take(folder, tmp_path / "out")
     take(folder, tmp_path / "out", prefix="encoder.net1.")
     found = load_file(tmp_path / "out" / "backbone.safetensors")
-    assert torch.equal(found["conv1.weight"], module.encoder["net1"].conv1.weight)
+    assert torch.equal(found[FIRST], module.encoder["net1"].state_dict()[FIRST])
 
 
 def test_half_precision_becomes_float32(tmp_path: Path) -> None:
     module = Foreign()
     take(stage_0_checkpoint(tmp_path / "ds", module.bfloat16()), tmp_path / "out")
-    found = load_file(tmp_path / "out" / "backbone.safetensors")["conv1.weight"]
+    found = load_file(tmp_path / "out" / "backbone.safetensors")[FIRST]
     assert found.dtype == torch.float32
-    assert torch.equal(found, module.encoder["net0"].conv1.weight.float())
+    assert torch.equal(found, module.encoder["net0"].state_dict()[FIRST].float())
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_half_precision_becomes_float32(tmp_path: Path) -> None:
     [
         ({"backbone": "resnet18"}, r"no such backbone below the prefix .*conv1\.weight is \(.*\), not \("),
         ({"backbone": "resnet19"}, "is no timm model; the nearest is"),
-        ({"prefix": "student."}, r"student\.conv1\.weight is missing"),
+        ({"prefix": "student."}, r"student\.conv1\.0\.weight is missing"),
     ],
 )
 def test_another_backbone_is_refused_with_what_does_not_fit(
@@ -169,7 +169,7 @@ def test_what_is_no_checkpoint_or_a_split_model_is_refused(tmp_path: Path) -> No
 def test_a_prefix_is_found_at_the_start_of_a_name_only() -> None:
     wanted = timm.create_model(BACKBONE, num_classes=0)
     state = {f"a.{name}": value for name, value in wanted.state_dict().items()}
-    state["a.b_conv1.weight"] = state["a.conv1.weight"]
+    state[f"a.b_{FIRST}"] = state[f"a.{FIRST}"]
     assert find_prefix(state, wanted, "here") == "a."
 
 
@@ -182,7 +182,7 @@ def test_imported_weights_are_evaluated_and_trained_on(tmp_path: Path, world: Wo
     assert imported.is_whole
     source = load_source(tmp_path / "out", ALONE)
     assert (source.image_size, source.about["backbone"]) == (32, BACKBONE)
-    assert torch.equal(source.backbone.conv1.weight, student.backbone.conv1.weight)
+    assert torch.equal(source.backbone.state_dict()[FIRST], student.backbone.state_dict()[FIRST])
 
     for name in ("backbone", "weights"):
         other = build_student(config.model, config.method, image_size=32, seed=6)
@@ -196,7 +196,7 @@ def test_imported_weights_are_evaluated_and_trained_on(tmp_path: Path, world: Wo
     frozen = {"optimizer": {"lr": 1e-30, "weight_decay": 0.0}}
     train(tiny_config(epochs=2, max_steps=1, **still, **frozen), data, tmp_path / "run", world=world)
     exported = load_file(tmp_path / "run" / "export" / "backbone.safetensors")
-    assert torch.equal(exported["conv1.weight"], student.backbone.conv1.weight)
+    assert torch.equal(exported[FIRST], student.backbone.state_dict()[FIRST])
     (tmp_path / "out" / "weights.safetensors").unlink()  # a resumed run has its own
     train(tiny_config(epochs=2, **still, **frozen), data, tmp_path / "run", resume=True, world=world)
 
