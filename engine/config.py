@@ -52,6 +52,8 @@ class ModelConfig(StrictModel):
 
     backbone: str = "resnet18"  # a timm name
     stem: Literal["imagenet", "small"] = "imagenet"  # small: 3 x 3 convolution, no pooling; ResNets only
+    # A safetensors file that a new run begins with: timm's names, or all weights of a student. None: drawn.
+    weights: str | None = None
     channels_last: bool = False  # memory layout of the weights and views, for convolutional nets
     # Keeps of each block of the backbone its input alone, and computes it a second time in the backward.
     checkpoint_activations: bool = False

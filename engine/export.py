@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from viewmill.engine.method_config import DistillConfig, MethodConfig
 
+BACKBONE_FILE, ABOUT_FILE = "backbone.safetensors", "config.json"
 PREFIX = "backbone."
 TEACHER_PREFIX = "teacher."  # of the teacher's tensors in a checkpoint
 
@@ -42,9 +43,9 @@ def export_backbone(
     backbone = {
         name: value.float() if value.is_floating_point() else value for name, value in backbone.items()
     }
-    aside = folder / "backbone.safetensors.tmp"
+    aside = folder / f"{BACKBONE_FILE}.tmp"
     save_file(backbone, str(aside), metadata={"format": "pt"})
-    aside.replace(folder / "backbone.safetensors")
-    aside = folder / "config.json.tmp"
+    aside.replace(folder / BACKBONE_FILE)
+    aside = folder / f"{ABOUT_FILE}.tmp"
     aside.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-    aside.replace(folder / "config.json")
+    aside.replace(folder / ABOUT_FILE)

@@ -36,6 +36,7 @@ from viewmill.engine.run_folder import (
 )
 from viewmill.engine.samples import order_of_run
 from viewmill.engine.stale_statistics import stale_notice
+from viewmill.engine.start_weights import load_start_weights
 from viewmill.engine.step_traces import StepTraces, check_traced_steps
 from viewmill.engine.teacher import build_teacher
 from viewmill.engine.telemetry import RunLog
@@ -104,6 +105,8 @@ def train(
         if past is not None:
             check_accumulation(past.state["config"]["accumulation"], config, student)
             loader.load_state_dict(past.state["loader"])  # before anything is written: it may refuse
+        if past is None:
+            load_start_weights(student, config.model.weights, world)
         teacher = build_teacher(student, config)
         engine = initialize(student, config, world)
         from_rank_zero(world, lambda: write_run_files(run_dir, config, world))

@@ -6,6 +6,7 @@ that a laptop or a cluster node need not have, and then does the same arithmetic
 
 import os
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -340,6 +341,21 @@ def _forget_ended_groups() -> None:
         dist.get_global_rank(groups._WORLD_GROUP, 0)
     except ValueError:  # torch no longer knows it
         groups._release_process_group_references()
+
+
+def read_zero_checkpoint(checkpoint: Path, world: World) -> dict[str, Tensor]:
+    """float32 weights, and buffers, of a checkpoint that DeepSpeed wrote at ZeRO 1 to 3. Loads pickles.
+
+    Raises:
+        ValueError, FileNotFoundError: as DeepSpeed does, where files are missing or of another kind.
+    """
+    import_deepspeed(world)
+    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+
+    state: dict[str, Tensor] = get_fp32_state_dict_from_zero_checkpoint(
+        str(checkpoint.parent), checkpoint.name
+    )
+    return state
 
 
 def gradient_norm(module: nn.Module) -> Tensor:

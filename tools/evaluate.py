@@ -14,7 +14,8 @@ EXAMPLE = "viewmill evaluate RUN --train DATASET --on TEST --tasks knn,linear"
 
 def command(
     source: Annotated[
-        str, typer.Argument(metavar="SOURCE", help="A run's folder, a checkpoint's folder, or timm:NAME.")
+        str,
+        typer.Argument(metavar="SOURCE", help="Folder of a run, a checkpoint or an export; or timm:NAME."),
     ],
     train: Annotated[str, typer.Option(metavar="DATASET", help="Labelled images to learn classes from.")],
     on: Annotated[str, typer.Option(metavar="DATASET", help="Labelled images to classify.")],

@@ -1,5 +1,6 @@
-"""Where a backbone to evaluate comes from: a run, a checkpoint, or timm's pretrained weights."""
+"""Where a backbone to evaluate comes from: a run, a checkpoint, an export, or timm's pretrained weights."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import huggingface_hub
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from viewmill.engine.agreement import from_rank_zero
@@ -15,7 +17,7 @@ from viewmill.engine.checkpoints.errors import CheckpointError
 from viewmill.engine.checkpoints.folder import MANIFEST_FILE, Checkpoint, newest
 from viewmill.engine.checks import resolve_views
 from viewmill.engine.config import ConfigError, config_from
-from viewmill.engine.export import PREFIX, backbone_prefix
+from viewmill.engine.export import ABOUT_FILE, BACKBONE_FILE, PREFIX, backbone_prefix
 from viewmill.engine.method_config import SupervisedConfig
 from viewmill.engine.world import World
 
@@ -55,7 +57,7 @@ class BackboneSource:
 
 
 def load_source(source: Path | str, world: World) -> BackboneSource:
-    """The backbone of a run's newest checkpoint that verifies, of one checkpoint, or of timm:NAME.
+    """The backbone of a run's newest checkpoint that verifies, of one checkpoint, an export, or timm:NAME.
 
     Every rank calls it.
 
@@ -68,7 +70,9 @@ def load_source(source: Path | str, world: World) -> BackboneSource:
     if text.startswith(TIMM):
         return load_timm(text.removeprefix(TIMM))
     if ":" in text and not Path(source).exists():
-        raise ValueError(f"{text}: no such kind of source; give a run, a checkpoint, or timm:NAME")
+        raise ValueError(f"{text}: no such kind of source; give a run, a checkpoint, an export, or timm:NAME")
+    if from_rank_zero(world, (Path(source) / BACKBONE_FILE).is_file):
+        return load_export(Path(source))
     path, passed_over = from_rank_zero(world, lambda: find_checkpoint(Path(source)))
     return load_checkpoint(Path(path), passed_over)
 
@@ -83,8 +87,8 @@ def find_checkpoint(path: Path) -> tuple[str, list[str]]:
         return str(Checkpoint.open(path).path), []
     if not (path / "checkpoints").is_dir():
         raise FileNotFoundError(
-            f"{path}: neither a run (no checkpoints/ in it) nor a checkpoint (no {MANIFEST_FILE}); give the "
-            "folder that viewmill train wrote, or one of its checkpoints"
+            f"{path}: neither a run (no checkpoints/ in it) nor a checkpoint (no {MANIFEST_FILE}) nor an "
+            f"export (no {BACKBONE_FILE}); give the folder that viewmill train wrote, or a checkpoint in it"
         )
     found, reasons = newest(path / "checkpoints")
     return str(found), [reason.removeprefix(f"{path / 'checkpoints'}/") for reason in reasons]
@@ -123,6 +127,35 @@ def load_checkpoint(path: Path, passed_over: list[str]) -> BackboneSource:
         path=path,
         passed_over=passed_over,
         classifier=classifier,
+    )
+
+
+def load_export(folder: Path) -> BackboneSource:
+    """The backbone of a folder with BACKBONE_FILE and ABOUT_FILE, as `export_backbone` writes them.
+
+    Raises:
+        ValueError: one of the two is damaged, or they do not fit each other.
+    """
+    try:
+        about = json.loads((folder / ABOUT_FILE).read_text(encoding="utf-8"))
+        kept = {key: about[key] for key in ("backbone", "stem", "image_size")}
+        build = partial(build_backbone, kept["backbone"], stem=kept["stem"], image_size=kept["image_size"])
+        backbone = build()
+        backbone.load_state_dict(load_file(folder / BACKBONE_FILE))
+        mean, std = tuple(about["mean"]), tuple(about["std"])
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        raise ValueError(f"{folder}: no backbone can be built of this export: {error!r}") from error
+    return BackboneSource(
+        name=folder.name,
+        backbone=backbone,
+        build=build,
+        about=kept,
+        image_size=kept["image_size"],
+        mean=cast(tuple[float, float, float], mean),
+        std=cast(tuple[float, float, float], std),
+        step=about.get("step"),
+        folder=None,
+        path=None,
     )
 
 
