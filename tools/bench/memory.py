@@ -12,8 +12,22 @@ def peak_bytes(process: int | str = "self") -> int:
     Raises:
         OSError: there is no such process (any more).
     """
+    return _bytes_of("VmHWM", process)
+
+
+def now_bytes() -> int:
+    """The memory that this process holds."""
+    return _bytes_of("VmRSS", "self")
+
+
+def reset_peak() -> None:
+    """From now on `peak_bytes` of this process counts anew."""
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
+
+
+def _bytes_of(name: str, process: int | str) -> int:
     status = Path(f"/proc/{process}/status").read_text(encoding="utf-8")
-    lines = [line for line in status.splitlines() if line.startswith("VmHWM:")]
+    lines = [line for line in status.splitlines() if line.startswith(f"{name}:")]
     return int(lines[0].split()[1]) * 1024 if lines else 0  # a process that has ended has no memory
 
 

@@ -1,4 +1,4 @@
-"""`viewmill bench` of a training as a whole: train."""
+"""`viewmill bench` of a training as a whole: train, memory."""
 
 from pathlib import Path
 from typing import Annotated
@@ -48,6 +48,54 @@ def train(
             repeats=repeats,
             threads=threads,
             overrides=override or (),
+            progress=tell,
+        )
+    keep(figures, out, table, json)
+
+
+MEMORY_EXAMPLE = "viewmill bench memory --out memory.json"
+
+
+def memory(
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Where the figures go, as JSON.")] = Path(
+        "bench-memory.json"
+    ),
+    backbone: Annotated[str, typer.Option(help="By timm's name; one without BatchNorm.")] = (
+        "vit_small_patch16_224"
+    ),
+    size: Annotated[
+        list[int] | None, typer.Option(help="Side of each view; several times.", show_default="224, 224")
+    ] = None,
+    micro_batch: Annotated[int, typer.Option(min=1, help="Images of a rank's forward.")] = 2,
+    stage: Annotated[
+        list[int] | None, typer.Option(help="Of ZeRO; several times.", show_default="0, 1, 2, 3")
+    ] = None,
+    world_size: Annotated[
+        list[int] | None, typer.Option(help="Ranks; several times.", show_default="1, 2, 4")
+    ] = None,
+    accumulation: Annotated[
+        list[int] | None,
+        typer.Option(
+            help="Micro-batches a step, at stage 0 on one rank; several times.", show_default="1, 4, 16"
+        ),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Measure the peak memory of a rank at each ZeRO stage and world size, beside a formula, on the CPU.
+
+    And that of many micro-batches a step: gradient caching keeps the activations of one.
+    """
+    from viewmill.tools.bench.training_memory import ACCUMULATIONS, STAGES, WORLD_SIZES, run, table
+
+    check_folder(out)
+    with told() as tell:
+        figures = run(
+            backbone=backbone,
+            sizes=size or (224, 224),
+            micro_batch=micro_batch,
+            stages=stage or STAGES,
+            world_sizes=world_size or WORLD_SIZES,
+            accumulations=accumulation or ACCUMULATIONS,
             progress=tell,
         )
     keep(figures, out, table, json)
