@@ -1,9 +1,10 @@
 """Steps whose loss or gradient is no number: skipped without a trace, counted, and fatal when they repeat."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class NonFiniteError(RuntimeError):
@@ -24,14 +25,14 @@ class SkipCount:
     def good(self) -> None:
         self.in_row = 0
 
-    def skipped(self, step: int, ids: list[int], limit: int, ranks: list[int]) -> None:
+    def skipped(self, step: int, ids: list[int], limit: int, where: str) -> None:
         """Counts one skipped step.
 
         Args:
             step: steps done, this one included.
             ids: samples of the step's global batch.
             limit: skipped steps in a row that end the run.
-            ranks: those whose embeddings are not finite.
+            where: see `first_place`.
 
         Raises:
             NonFiniteError: the limit is reached.
@@ -39,12 +40,31 @@ class SkipCount:
         self.total += 1
         self.in_row += 1
         if self.in_row >= limit:
-            where = f"embeddings of rank {', '.join(map(str, ranks))}" if ranks else "embeddings are finite"
             raise NonFiniteError(
                 f"step {step}: loss or gradient is not finite ({where}), {self.in_row} steps in a row "
                 "(nonfinite_limit); lower optimizer.lr or set optimizer.clip_grad_norm, and look at the "
                 f"samples {ids}"
             )
+
+
+def are_finite(tensors: Iterable[Tensor]) -> bool:
+    """Whether all numbers are."""
+    return all(bool(tensor.isfinite().all()) for tensor in tensors)
+
+
+def first_place(finite: list[tuple[bool, bool]]) -> str:
+    """Where a number that is none came in: 'views of rank 1', 'embeddings of rank 0, 1', or later.
+
+    Views first: one bad view spoils the embeddings of all ranks, by way of BatchNorm's global statistics.
+
+    Args:
+        finite: whether the views, and the embeddings, of each rank are.
+    """
+    for what, column in (("views", 0), ("embeddings", 1)):
+        ranks = [str(rank) for rank, flags in enumerate(finite) if not flags[column]]
+        if ranks:
+            return f"{what} of rank {', '.join(ranks)}"
+    return "views and embeddings are finite"
 
 
 class BufferGuard:

@@ -44,6 +44,7 @@ class RunLog:
             return
         for name in ("metrics", "ranks"):
             cut_after(run_dir / f"{name}.jsonl", resume_step)
+        cut_torn_line(run_dir / "events.jsonl")
         for name in ("metrics", "ranks", "events"):
             self._files[name] = (run_dir / f"{name}.jsonl").open("a", encoding="utf-8")
         if tensorboard:
@@ -148,6 +149,13 @@ def cut_after(path: Path, step: int) -> None:
         return
     kept = [line for line in read_lines(path) if line["step"] <= step]
     replace_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+
+
+def cut_torn_line(path: Path) -> None:
+    """Drops a last line that a kill or a full disk has cut short, so that the next one stands by itself."""
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    if text and not text.endswith("\n"):
+        replace_text(path, text[: text.rfind("\n") + 1])
 
 
 def replace_text(path: Path, text: str) -> None:

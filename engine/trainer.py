@@ -20,7 +20,7 @@ from viewmill.engine.faults.pulse import Phase, Pulse
 from viewmill.engine.full_pass import DonePass, FullPass
 from viewmill.engine.hardware import peak_memory
 from viewmill.engine.ledger import Ledger
-from viewmill.engine.nonfinite import BufferGuard, NonFiniteError, SkipCount
+from viewmill.engine.nonfinite import BufferGuard, NonFiniteError, SkipCount, are_finite, first_place
 from viewmill.engine.preemption import Requeue, SignalWatch, write_requeue
 from viewmill.engine.progress import TrainingProgress
 from viewmill.engine.refresh import replace_in_head
@@ -209,7 +209,7 @@ class Trainer:
 
     def note(self, step: Step, batches: list[Batch]) -> None:
         """Counts a skipped step. Where samples may be at fault, event and error name them, of all ranks, and
-        the ranks whose embeddings are no numbers.
+        say where the first number that is none was seen.
         """
         if step.applied:
             self.skips.good()
@@ -220,14 +220,14 @@ class Trainer:
             self.log.event("overflow", self.step, loss_scale=scale.value)
             return
         mine = [sample for batch in batches for sample in batch.ids.tolist()]
-        is_bad = not bool(step.embeddings.isfinite().all())
-        told = gather_json(self.world, [mine, is_bad])
-        ids = [sample for ids, _ in told for sample in ids]
-        ranks = [rank for rank, (_, is_bad) in enumerate(told) if is_bad]
+        views = [view for batch in batches for view in batch.views]
+        told = gather_json(self.world, [mine, are_finite(views), are_finite([step.embeddings])])
+        ids = [sample for ids, _, _ in told for sample in ids]
+        where = first_place([(views, embeddings) for _, views, embeddings in told])
         reason = "loss or gradient is not finite"
-        self.log.event("skipped_step", self.step, reason=reason, ids=ids, ranks=ranks)
+        self.log.event("skipped_step", self.step, reason=reason, where=where, ids=ids)
         try:
-            self.skips.skipped(self.step, ids, self.config.nonfinite_limit, ranks)
+            self.skips.skipped(self.step, ids, self.config.nonfinite_limit, where)
         except NonFiniteError:
             self.checkpoints.end()  # the run ends here; what is on its way to disk is good
             raise

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from viewmill.engine.faults.heartbeat import Peer, stamp
-from viewmill.engine.telemetry import read_lines
+from viewmill.engine.telemetry import cut_torn_line, read_lines
 
 FOLDER, SUMMARY = "faults", "summary.json"
 
@@ -53,7 +53,9 @@ def record(run_dir: Path, faults: list[Fault]) -> None:
     """
     folder = run_dir / FOLDER
     folder.mkdir(exist_ok=True)
-    with (folder / f"rank-{faults[0].told_by}.jsonl").open("a", encoding="utf-8") as file:
+    path = folder / f"rank-{faults[0].told_by}.jsonl"
+    cut_torn_line(path)
+    with path.open("a", encoding="utf-8") as file:
         file.write("".join(json.dumps(fault._asdict()) + "\n" for fault in faults))
     summarise(run_dir, told_by=faults[0].told_by)
 

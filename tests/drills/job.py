@@ -22,7 +22,7 @@ from viewmill.engine.checkpoints.checkpoint import newest
 from viewmill.engine.config import RunConfig, config_from
 from viewmill.engine.faults.pulse import Phase, Pulse
 from viewmill.engine.world import World
-from viewmill.shards.manifest import Dataset
+from viewmill.shards.storage import shard_files
 from viewmill.tools.console import describe
 
 from tests.engine.small_training import everything
@@ -188,7 +188,7 @@ def hang(data: Path, run: Path) -> None:
 
 def hang_a_worker(data: Path, run: Path) -> None:
     """The threads that read do not come back from the storage."""
-    Dataset.read = lambda dataset, ids: time.sleep(2 * PATIENCE_S)  # type: ignore[method-assign]
+    shard_files.read_at = lambda file, size, offset: time.sleep(2 * PATIENCE_S)
 
 
 def spoil_a_picture(data: Path, run: Path) -> None:

@@ -11,6 +11,7 @@ from viewmill.engine.faults.causes import is_fault, is_of_a_peer, kind_of
 from viewmill.engine.faults.heartbeat import file_of, has_ended, new_session, peers_of, write_heartbeat
 from viewmill.engine.faults.pulse import Phase, Pulse
 from viewmill.engine.faults.record import Fault, dump_stacks, merge, record, recorded
+from viewmill.engine.nonfinite import first_place
 from viewmill.engine.preemption import Requeue
 
 FAULT = Fault("a", "lost rank", 1, "node1", 7, "collective", "rank 1: no sign", 0, "2026-01-01T00:00:09Z")
@@ -64,6 +65,20 @@ def test_what_is_recorded_can_be_read_again(tmp_path: Path) -> None:
     record(tmp_path, [FAULT._replace(told_by=2, rank=2)])
     assert [(line["rank"], line["told_by"]) for line in recorded(tmp_path)] == [(1, [0]), (2, [2])]
     assert not list(tmp_path.glob("faults/.*"))
+
+
+def test_a_line_that_a_full_disk_cut_short_spoils_no_other(tmp_path: Path) -> None:
+    record(tmp_path, [FAULT])
+    with (tmp_path / "faults" / "rank-0.jsonl").open("a") as file:
+        file.write('{"session": "b", "ki')
+    record(tmp_path, [FAULT._replace(session="c")])
+    assert [line["session"] for line in recorded(tmp_path)] == ["a", "c"]
+
+
+def test_a_number_that_is_none_is_told_where_it_came_in() -> None:
+    assert first_place([(True, False), (False, False)]) == "views of rank 1"
+    assert first_place([(True, False), (True, True)]) == "embeddings of rank 0"
+    assert first_place([(True, True)]) == "views and embeddings are finite"
 
 
 def test_the_stacks_of_all_threads_are_kept(tmp_path: Path) -> None:
