@@ -27,6 +27,11 @@ def test_an_older_gpu_is_told_what_serves_it() -> None:
     assert "\n" not in plain + chosen
 
 
+@pytest.mark.parametrize(("capability", "best"), [((6, 1), "fp32"), ((7, 0), "fp16"), ((7, 5), "fp16")])
+def test_a_gpu_with_tensor_cores_for_float16_alone_is_told_so(capability: tuple[int, int], best: str) -> None:
+    assert f"precision={best} is the" in str(old_gpu_notice(capability, "fp32"))
+
+
 def test_a_cpu_has_no_compute_capability() -> None:
     assert capability_of(torch.device("cpu")) is None
 
