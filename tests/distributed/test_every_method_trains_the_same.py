@@ -51,7 +51,7 @@ def config(method: dict[str, Any], stage: int) -> RunConfig:
         batch_size=16,
         model={"backbone": "test_vit"},
         method=method,
-        views={"preset": "imsvd@32", "executor": "host", "num_threads": 1},
+        views={"preset": "imsvd@32", "executor": "reference", "num_threads": 1},
         optimizer={"lr": 1e-4},
         schedule={"constant": True},
         zero={"stage": stage},
