@@ -6,7 +6,10 @@ from typing import Any
 
 from safetensors.torch import save_file
 from torch import Tensor
+from viewmill.engine.checkpoints import checkpoint
+from viewmill.engine.config import RunConfig
 from viewmill.engine.method_config import DistillConfig, MethodConfig
+from viewmill.pipelines.views import ViewSpec
 
 BACKBONE_FILE, ABOUT_FILE = "backbone.safetensors", "config.json"
 PREFIX = "backbone."
@@ -21,6 +24,23 @@ def backbone_prefix(method: MethodConfig) -> str:
 def exports_teacher(method: MethodConfig) -> bool:
     """Whether the backbone to be exported and evaluated is the teacher's."""
     return isinstance(method, DistillConfig) and method.export == "teacher"
+
+
+def export_newest(run_dir: Path, config: RunConfig, spec: ViewSpec) -> None:
+    """Exports the backbone of the newest checkpoint, whose weights are whole and float32, to RUN/export."""
+    path, _ = checkpoint.newest(run_dir / "checkpoints")
+    last = checkpoint.Checkpoint.open(path, verify=False)
+    about = {
+        "backbone": config.model.backbone,
+        "stem": config.model.stem,
+        "image_size": spec.sizes[0],
+        "mean": list(spec.mean),
+        "std": list(spec.std),
+        "method": config.method.name,
+        "step": last.step,
+    }
+    weights = {**last.read_full(), **last.buffers()}
+    export_backbone(weights, about, run_dir / "export", backbone_prefix(config.method))
 
 
 def export_backbone(

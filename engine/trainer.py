@@ -15,7 +15,7 @@ from viewmill.engine.checkpoints import checkpoint
 from viewmill.engine.clock import StepClock
 from viewmill.engine.config import RunConfig
 from viewmill.engine.evaluation.in_training import Best, InTraining, better
-from viewmill.engine.export import TEACHER_PREFIX, backbone_prefix, export_backbone, exports_teacher
+from viewmill.engine.export import TEACHER_PREFIX, export_newest, exports_teacher
 from viewmill.engine.faults.pulse import Phase, Pulse
 from viewmill.engine.full_pass import DonePass, FullPass
 from viewmill.engine.hardware import peak_memory
@@ -358,25 +358,10 @@ class Trainer:
 
     def finish(self) -> None:
         """Exports the backbone from the last checkpoint, whose weights are whole and float32."""
-        from_rank_zero(self.world, self.export)
+        from_rank_zero(self.world, lambda: export_newest(self.run_dir, self.config, self.spec))
         from_rank_zero(self.world, lambda: write_stragglers(self.run_dir))
         overflows = {} if self.engine.loss_scale is None else {"overflows": self.skips.overflows}
         self.log.event("end", self.step, skipped=self.skips.total, **overflows)
-
-    def export(self) -> None:
-        path, _ = checkpoint.newest(self.run_dir / "checkpoints")
-        last = checkpoint.Checkpoint.open(path, verify=False)
-        about = {
-            "backbone": self.config.model.backbone,
-            "stem": self.config.model.stem,
-            "image_size": self.spec.sizes[0],
-            "mean": list(self.spec.mean),
-            "std": list(self.spec.std),
-            "method": self.config.method.name,
-            "step": last.step,
-        }
-        prefix = backbone_prefix(self.config.method)
-        export_backbone({**last.read_full(), **last.buffers()}, about, self.run_dir / "export", prefix)
 
 
 def fetch(epoch: Iterator[Batch], count: int) -> tuple[list[Batch], Exception | None]:

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from viewmill.engine import zero
 from viewmill.engine.checkpoints.checkpoint import Checkpoint, restore
+from viewmill.engine.deepspeed_settings import STAGE_3, deepspeed_config
 from viewmill.engine.optimizers import Rates, build_optimizer, first_rates, set_rates
 from viewmill.engine.world import World, start_world, stop_world
-from viewmill.engine.zero import deepspeed_config, initialize
+from viewmill.engine.zero import initialize
 
 from tests.engine.small_training import (
     STAGES,
@@ -207,7 +207,7 @@ def test_at_stage_3_the_module_is_empty_between_two_forwards(ranks: list[dict[st
 def test_a_forward_at_stage_3_has_the_weights_of_one_layer_where_nothing_is_gathered_ahead(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(zero.STAGE_3, "stage3_prefetch_bucket_size", 0)
+    monkeypatch.setitem(STAGE_3, "stage3_prefetch_bucket_size", 0)
     module, there = nn.Sequential(nn.Flatten(), *[nn.Linear(108, 108) for _ in range(5)]), []
     for layer in module[1:]:
         # Before DeepSpeed's own hooks, which let the weights go.

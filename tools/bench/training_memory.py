@@ -10,7 +10,7 @@ from typing import Any
 from rich.table import Table
 from torch.multiprocessing.spawn import start_processes
 from viewmill.engine.config import RunConfig, config_from
-from viewmill.engine.zero import MAX_LIVE, REDUCE_BUCKET
+from viewmill.engine.deepspeed_settings import MAX_LIVE, REDUCE_BUCKET
 from viewmill.tools.bench.fingerprint import fingerprint
 from viewmill.tools.bench.memory import MIB
 from viewmill.tools.bench.memory_rank import Counted, Job, count, measure_rank, plain_malloc
