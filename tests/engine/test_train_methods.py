@@ -238,10 +238,10 @@ def test_prototypes_made_anew_come_to_fit_spread_out_and_share_the_images(
 
 
 def test_imsvd_learns_with_sgd_and_logs_its_terms(data: Path, tmp_path: Path, world: World) -> None:
-    train(config(method=IMSVD, optimizer=SGD, epochs=16), data, tmp_path / "run", world=world)
+    train(config(method=IMSVD, optimizer=SGD, epochs=32), data, tmp_path / "run", world=world)
     lines = metrics(tmp_path / "run")
     losses = [line["loss"] for line in lines]
-    assert sum(losses[-10:]) < sum(losses[:10]) - 0.5
+    assert sum(losses[-10:]) < sum(losses[:10]) - 1.5
     for line in lines:
         terms = [line[name] for name in ("invariance", "diagonal_entropy", "offdiagonal_entropy")]
         assert line["loss"] == pytest.approx(sum(terms), rel=1e-4, abs=1e-5)
