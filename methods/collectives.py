@@ -7,12 +7,26 @@ no-ops.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import ProcessGroup
+
+
+class Travelling(NamedTuple):
+    """What a collective fills while this rank computes something else; every rank begins its own in turn."""
+
+    tensor: Tensor  # nobody's to read or write before `arrived`
+    work: "dist.Work | None" = None
+    sent: Tensor | None = None  # kept until then
+
+    def arrived(self) -> Tensor:
+        """Waits for the other ranks' part; on a GPU what is queued from here on does."""
+        if self.work is not None:
+            self.work.wait()
+        return self.tensor
 
 
 def world_size(group: ProcessGroup | None = None) -> int:
@@ -30,12 +44,19 @@ def all_gather_rows(rows: Tensor, group: ProcessGroup | None = None) -> Tensor:
 
     n must be equal on all ranks (see `check_equal_shapes`).
     """
-    ranks = world_size(group)
+    return begin_all_gather_rows(rows, group).arrived()
+
+
+def begin_all_gather_rows(rows: Tensor, group: ProcessGroup | None = None) -> Travelling:
+    """`all_gather_rows`, whose result this rank's own rows may be read in before the others' are there."""
+    ranks, count = world_size(group), len(rows)
     if ranks == 1:
-        return rows.detach()
-    gathered = rows.new_empty((ranks * rows.shape[0], *rows.shape[1:]))
-    dist.all_gather_into_tensor(gathered, rows.detach().contiguous(), group=group)
-    return gathered
+        return Travelling(rows.detach())
+    gathered = rows.new_empty((ranks * count, *rows.shape[1:]))
+    own = gathered[rank(group) * count : (rank(group) + 1) * count].copy_(rows.detach())
+    # What is sent lies where it belongs already, so no backend writes there.
+    work = dist.all_gather_into_tensor(gathered, own, group=group, async_op=True)
+    return Travelling(gathered, work, own)
 
 
 def sum_over_ranks(x: Tensor, group: ProcessGroup | None = None) -> Tensor:
@@ -64,38 +85,46 @@ def owned_columns(dim: int, group: ProcessGroup | None = None) -> range:
     return _share(dim, rank(group), world_size(group))
 
 
-def columns_to_owners(rows_nD: Tensor, group: ProcessGroup | None = None) -> Tensor:
+def begin_columns_to_owners(rows_nD: Tensor, group: ProcessGroup | None = None) -> Travelling:
     """(n, D) on every rank -> (W n, C): all ranks' rows, in rank order, in the columns that this rank owns.
 
     n must be equal on all ranks. Carries no gradient.
     """
     ranks = world_size(group)
     if ranks == 1:
-        return rows_nD
+        return Travelling(rows_nD)
     count, dim = rows_nD.shape
     shares = [_share(dim, other, ranks) for other in range(ranks)]
     sent = torch.cat([rows_nD[:, share.start : share.stop].reshape(-1) for share in shares])
     own = len(owned_columns(dim, group))
-    received = sent.new_empty(ranks * count * own)
-    dist.all_to_all_single(
-        received, sent, [count * own] * ranks, [count * len(share) for share in shares], group=group
+    received = sent.new_empty((ranks * count, own))
+    sizes = [count * len(share) for share in shares]
+    work = dist.all_to_all_single(
+        received.view(-1), sent, [count * own] * ranks, sizes, group=group, async_op=True
     )
-    return received.view(ranks * count, own)
+    return Travelling(received, work, sent)
 
 
-def columns_to_rows(owned_NC: Tensor, like_nD: Tensor, group: ProcessGroup | None = None) -> Tensor:
-    """The way back of `columns_to_owners`: (W n, C) -> this rank's rows, shaped as `like_nD`."""
+def begin_columns_to_rows(owned_NC: Tensor, dim: int, group: ProcessGroup | None = None) -> Travelling:
+    """The way back of `begin_columns_to_owners`; `rows_of_columns` puts together what has arrived."""
     ranks = world_size(group)
     if ranks == 1:
-        return owned_NC
-    count, dim = like_nD.shape
-    shares = [_share(dim, other, ranks) for other in range(ranks)]
-    received = owned_NC.new_empty(count * dim)
-    received_sizes = [count * len(share) for share in shares]
-    dist.all_to_all_single(
-        received, owned_NC.reshape(-1), received_sizes, [owned_NC.numel() // ranks] * ranks, group=group
-    )
-    parts = received.split(received_sizes)
+        return Travelling(owned_NC)
+    count = len(owned_NC) // ranks
+    received, sent = owned_NC.new_empty(count * dim), owned_NC.reshape(-1)
+    received_sizes = [count * len(_share(dim, other, ranks)) for other in range(ranks)]
+    sent_sizes = [owned_NC.numel() // ranks] * ranks
+    work = dist.all_to_all_single(received, sent, received_sizes, sent_sizes, group=group, async_op=True)
+    return Travelling(received, work, sent)
+
+
+def rows_of_columns(travelling: Travelling, dim: int, group: ProcessGroup | None = None) -> Tensor:
+    """(n, D), once all owners have sent their columns of this rank's rows."""
+    ranks, received = world_size(group), travelling.arrived()
+    if ranks == 1:
+        return received
+    count = received.numel() // dim
+    parts = received.split([count * len(_share(dim, other, ranks)) for other in range(ranks)])
     return torch.cat([part.view(count, -1) for part in parts], dim=1)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.distributed import ProcessGroup
 from viewmill.methods.collectives import check_equal_shapes, mean_over_ranks
-from viewmill.methods.joint_entropy import JointEntropy, cross_joint_entropy, self_joint_entropy
+from viewmill.methods.joint_entropy import Exchange, JointEntropy, cross_joint_entropy, self_joint_entropy
 
 SMALLEST = 1e-8  # what probabilities are clamped to, before any logarithm
 SIMILARITIES = ("inner", "cross_entropy")
@@ -123,10 +123,16 @@ def imsvd_loss(
         "offdiagonal_weight": weight * w_off * ("offdiagonal" in terms),
     }
     with torch.autocast(z1.device.type, enabled=False):
-        q1, q2 = (soft_variables(z, units, temperature) for z in (z1, z2))
+        exchange = Exchange(group) if joint == "cross" else None
+        q1 = soft_variables(z1, units, temperature)
+        if exchange:  # q1 travels while q2 is made, both while the invariance is
+            exchange.rows(q1)
+        q2 = soft_variables(z2, units, temperature)
+        if exchange:
+            exchange.columns(q2)
         invariance = mean_over_ranks(_dissimilarity(q1, q2, units, similarity), group)
-        if joint == "cross":
-            entropy = cross_joint_entropy(q1, q2, units=units, group=group, **chosen)
+        if exchange:
+            entropy = cross_joint_entropy(q1, q2, units=units, group=group, exchange=exchange, **chosen)
         else:
             entropy = _within_views(q1, q2, units, group, **chosen)
     loss = entropy.total + invariance if "invariance" in terms else entropy.total

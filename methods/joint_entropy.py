@@ -14,11 +14,14 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.distributed import ProcessGroup
 from viewmill.methods.collectives import (
+    Travelling,
     all_gather_rows,
     all_sum,
-    columns_to_owners,
-    columns_to_rows,
+    begin_all_gather_rows,
+    begin_columns_to_owners,
+    begin_columns_to_rows,
     owned_columns,
+    rows_of_columns,
     rows_to_owners,
     world_size,
 )
@@ -37,6 +40,32 @@ class JointEntropy(NamedTuple):
     offdiagonal: Tensor  # sum over m1 != m2, d1, d2 of P log P
 
 
+class Exchange:
+    """What ranks need of each other's probabilities, sent as soon as a view's are there.
+
+    In this order on every rank: `rows` of the first view, `columns` of the second.
+    """
+
+    def __init__(self, group: ProcessGroup | None = None) -> None:
+        self._group = group
+        self.a_ND: Travelling | None = None
+        self.b_NC: Travelling | None = None
+
+    def rows(self, a_nD: Tensor) -> None:
+        """All ranks' rows begin to come."""
+        self.a_ND = begin_all_gather_rows(a_nD, self._group)
+
+    def columns(self, b_nD: Tensor) -> None:
+        """All ranks' rows of the owned columns begin to come."""
+        self.b_NC = begin_columns_to_owners(b_nD.detach(), self._group)
+
+    def arrived(self) -> tuple[Tensor, Tensor]:
+        """(N, D) and (N, C)."""
+        assert self.a_ND is not None
+        assert self.b_NC is not None
+        return self.a_ND.arrived(), self.b_NC.arrived()
+
+
 def cross_joint_entropy(
     a_nD: Tensor,
     b_nD: Tensor,
@@ -45,6 +74,7 @@ def cross_joint_entropy(
     diagonal_weight: float,
     offdiagonal_weight: float,
     group: ProcessGroup | None = None,
+    exchange: Exchange | None = None,
 ) -> JointEntropy:
     """Negative entropies of IMSVD's cross-joint matrix P = A^T B / N over the rows of all ranks.
 
@@ -61,9 +91,14 @@ def cross_joint_entropy(
     Args:
         a_nD, b_nD: probabilities of two views, > 0, float32 or float64, of equal shape on all ranks.
         units: U, the values of a variable; divides D.
+        exchange: of these two, where it was begun before; on every rank or on none.
     """
+    if exchange is None:
+        exchange = Exchange(group)
+        exchange.rows(a_nD)
+        exchange.columns(b_nD)
     settings = _Settings(units, diagonal_weight, offdiagonal_weight, group)
-    return JointEntropy(*_CrossJoint.apply(a_nD, b_nD, settings))
+    return JointEntropy(*_CrossJoint.apply(a_nD, b_nD, settings, exchange))
 
 
 def self_joint_entropy(
@@ -86,29 +121,44 @@ class _Settings(NamedTuple):
 
 class _CrossJoint(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, a_nD: Tensor, b_nD: Tensor, at: _Settings) -> tuple[Tensor, Tensor, Tensor]:
-        all_ND, b_NC = all_gather_rows(a_nD, at.group), columns_to_owners(b_nD.detach(), at.group)
-        is_training = any(ctx.needs_input_grad[:2])
-        grad_ND = torch.zeros_like(all_ND) if is_training else None
-        grad_NC = torch.empty_like(b_NC) if is_training else None
-        sums = all_ND.new_zeros(2)
-        for columns, own, p_DK, log_DK in _blocks(all_ND, b_NC, at.group):
-            sums += _add_up(p_DK, log_DK, columns, at.units)
-            if grad_ND is not None and grad_NC is not None:
-                pull_DK = _pull(log_DK, columns, at)
-                grad_ND.addmm_(b_NC[:, own], pull_DK.T)
-                torch.mm(all_ND, pull_DK, out=grad_NC[:, own])
-        if grad_ND is not None and grad_NC is not None:
-            scale = world_size(at.group) / len(all_ND)  # W times this rank's part of the mean over N
-            grad_a, grad_b = rows_to_owners(grad_ND, at.group), columns_to_rows(grad_NC, b_nD, at.group)
-            ctx.save_for_backward(grad_a.mul_(scale), grad_b.mul_(scale))
+    def forward(
+        ctx: Any, a_nD: Tensor, b_nD: Tensor, at: _Settings, exchange: Exchange
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        all_ND, b_NC = exchange.arrived()
+        if any(ctx.needs_input_grad[:2]):
+            sums, grad_a, grad_b = _sums_and_gradients(all_ND, b_NC, at)
+            ctx.save_for_backward(grad_a, grad_b)
+        else:
+            sums = all_ND.new_zeros(2)
+            for columns, _, p_DK, log_DK in _blocks(all_ND, b_NC, at.group):
+                sums += _add_up(p_DK, log_DK, columns, at.units)
         return _result(ctx, all_sum(sums, at.group), at)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, None, None]:
         grad_a, grad_b = ctx.saved_tensors
-        return grad * grad_a, grad * grad_b, None
+        return grad * grad_a, grad * grad_b, None, None
+
+
+def _sums_and_gradients(all_ND: Tensor, b_NC: Tensor, at: _Settings) -> tuple[Tensor, Tensor, Tensor]:
+    """This rank's part of the sums (see `_add_up`), and the total's gradients by its rows, (n, D) each."""
+    dim, owned = all_ND.shape[1], b_NC.shape[1]
+    sums, grad_ND, grad_NC = all_ND.new_zeros(2), torch.zeros_like(all_ND), torch.empty_like(b_NC)
+    on_its_way: Travelling | None = None
+    for columns, own, p_DK, log_DK in _blocks(all_ND, b_NC, at.group):
+        sums += _add_up(p_DK, log_DK, columns, at.units)
+        pull_DK = _pull(log_DK, columns, at)
+        torch.mm(all_ND, pull_DK, out=grad_NC[:, own])
+        if own.stop == owned:  # it is whole, and travels during the last product
+            on_its_way = begin_columns_to_rows(grad_NC, dim, at.group)
+        grad_ND.addmm_(b_NC[:, own], pull_DK.T)
+    if on_its_way is None:  # more ranks than columns: this one owns none
+        on_its_way = begin_columns_to_rows(grad_NC, dim, at.group)
+    grad_a = rows_to_owners(grad_ND, at.group)
+    grad_b = rows_of_columns(on_its_way, dim, at.group)
+    scale = world_size(at.group) / len(all_ND)  # W times this rank's part of the mean over N
+    return sums, grad_a.mul_(scale), grad_b.mul_(scale)
 
 
 class _SelfJoint(torch.autograd.Function):
@@ -126,7 +176,8 @@ class _SelfJoint(torch.autograd.Function):
         if grad_NC is not None:
             # Twice, as an entry of A stands in a row and in a column of P.
             scale = 2 * world_size(at.group) / len(all_ND)
-            ctx.save_for_backward(columns_to_rows(grad_NC, a_nD, at.group).mul_(scale))
+            on_its_way = begin_columns_to_rows(grad_NC, a_nD.shape[1], at.group)
+            ctx.save_for_backward(rows_of_columns(on_its_way, a_nD.shape[1], at.group).mul_(scale))
         return _result(ctx, all_sum(sums, at.group), at)
 
     @staticmethod

@@ -8,11 +8,11 @@ plain torch; `triton_kernel_sums` does the same on a GPU that Triton supports.
 # m rows of this rank, N rows of all ranks, D width, T rows of a tile
 
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
-from viewmill.methods.kernel_tiles import among_own, tiles
+from viewmill.methods.kernel_tiles import among_own, nothing, tiles
 
 # Rows of a tile. On the CPU two tiles stay in the cache; a GPU wants fewer, larger products.
 TILE = 1024
@@ -20,6 +20,10 @@ TILE_ON_GPU = 4096
 # exp(kappa s) and its sums stay normal float32 numbers up to here (|s| <= 1); above, sums run in log space.
 MAX_DIRECT_KAPPA = 40.0
 LEAST_CAPABILITY = (8, 0)  # of a GPU, for Triton
+
+Logits = Iterator[
+    tuple[Tensor, slice, slice, bool]
+]  # a tile, its rows and columns, and whether it is mirrored
 
 
 def kernel_backend(device: torch.device, dtype: torch.dtype) -> str:
@@ -43,13 +47,14 @@ def kernel_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
     return dtype if kernel_backend(device, dtype) == "triton" else at_least
 
 
-def log_row_sums(all_ND: Tensor, own: slice, kappa: float) -> Tensor:
-    """log sum_{j != i} exp(kappa z_i . z_j) of this rank's rows.
+def log_row_sums(all_ND: Tensor, own: slice, kappa: float, arrived: Callable[[], object] = nothing) -> Tensor:
+    """log sum_{j != i} exp(kappa z_i . z_j) of this rank's rows, first among them, then with the others.
 
     Args:
         all_ND: the unit vectors of all ranks, of `kernel_dtype`.
         own: which of them are this rank's, m rows.
         kappa: concentration, > 0.
+        arrived: waits for the rows of other ranks; they are not read before.
 
     Returns:
         (m,), float32 or float64.
@@ -57,9 +62,9 @@ def log_row_sums(all_ND: Tensor, own: slice, kappa: float) -> Tensor:
     if kernel_backend(all_ND.device, all_ND.dtype) == "triton":
         from viewmill.methods import triton_kernel_sums
 
-        return triton_kernel_sums.log_row_sums(all_ND, own, kappa)
+        return triton_kernel_sums.log_row_sums(all_ND, own, kappa, arrived)
     sum_up = _sum_directly if kappa <= MAX_DIRECT_KAPPA else _sum_in_logs
-    return sum_up(all_ND, own, kappa)
+    return sum_up(all_ND, own, _logits(all_ND, own, kappa, arrived))
 
 
 def attraction(all_ND: Tensor, log_sums_N: Tensor, own: slice, kappa: float) -> Tensor:
@@ -87,10 +92,10 @@ def attraction(all_ND: Tensor, log_sums_N: Tensor, own: slice, kappa: float) -> 
     return pull_mD
 
 
-def _sum_directly(all_ND: Tensor, own: slice, kappa: float) -> Tensor:
+def _sum_directly(all_ND: Tensor, own: slice, logits: Logits) -> Tensor:
     """Unit vectors bound the exponent by kappa, so no maximum is sought."""
     sums_m = all_ND.new_zeros(own.stop - own.start)
-    for logits_TT, rows, columns, mirrored in _logits(all_ND, own, kappa):
+    for logits_TT, rows, columns, mirrored in logits:
         k_TT = logits_TT.exp_()
         _set_diagonal(k_TT, rows, columns, 0.0)
         sums_m[among_own(rows, own)] += k_TT.sum(dim=1)
@@ -99,9 +104,9 @@ def _sum_directly(all_ND: Tensor, own: slice, kappa: float) -> Tensor:
     return sums_m.log_()
 
 
-def _sum_in_logs(all_ND: Tensor, own: slice, kappa: float) -> Tensor:
+def _sum_in_logs(all_ND: Tensor, own: slice, logits: Logits) -> Tensor:
     logs_m = all_ND.new_full((own.stop - own.start,), -torch.inf)
-    for logits_TT, rows, columns, mirrored in _logits(all_ND, own, kappa):
+    for logits_TT, rows, columns, mirrored in logits:
         _set_diagonal(logits_TT, rows, columns, -torch.inf)
         place = among_own(rows, own)
         logs_m[place] = torch.logaddexp(logs_m[place], logits_TT.logsumexp(dim=1))
@@ -137,10 +142,10 @@ class _Tile:
         return self.memory[: rows * columns].view(rows, columns)
 
 
-def _logits(all_ND: Tensor, own: slice, kappa: float) -> Iterator[tuple[Tensor, slice, slice, bool]]:
+def _logits(all_ND: Tensor, own: slice, kappa: float, arrived: Callable[[], object] = nothing) -> Logits:
     """kappa z_i . z_j tile by tile, each in the memory of the one before, with its place (see `tiles`)."""
     tile = _Tile(all_ND, own)
-    for rows, columns, mirrored in tiles(own, len(all_ND), _tile_rows(all_ND.device)):
+    for rows, columns, mirrored in tiles(own, len(all_ND), _tile_rows(all_ND.device), arrived):
         logits_TT = tile.of_shape(rows.stop - rows.start, columns.stop - columns.start)
         torch.addmm(logits_TT, all_ND[rows], all_ND[columns].T, beta=0, alpha=kappa, out=logits_TT)
         yield logits_TT, rows, columns, mirrored

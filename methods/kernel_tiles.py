@@ -2,10 +2,16 @@
 
 # m rows of this rank, N rows of all ranks
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 
-def tiles(own: slice, total: int, size: int) -> Iterator[tuple[slice, slice, bool]]:
+def nothing() -> None:
+    """All rows are there."""
+
+
+def tiles(
+    own: slice, total: int, size: int, arrived: Callable[[], object] = nothing
+) -> Iterator[tuple[slice, slice, bool]]:
     """(rows, columns, mirrored) of tiles that cover the own rows of the N x N kernel.
 
     Rows and columns count in the global batch. The kernel is symmetric: among the own rows only tiles on and
@@ -16,11 +22,14 @@ def tiles(own: slice, total: int, size: int) -> Iterator[tuple[slice, slice, boo
         own: this rank's rows among all.
         total: N.
         size: rows and columns of a tile; those at the edges are smaller.
+        arrived: called once, between the tiles among own rows and those with rows of other ranks.
     """
-    for top in range(own.start, own.stop, size):
-        rows = slice(top, min(top + size, own.stop))
-        for left in range(top, own.stop, size):
-            yield rows, slice(left, min(left + size, own.stop)), left != top
+    bands = [slice(top, min(top + size, own.stop)) for top in range(own.start, own.stop, size)]
+    for rows in bands:
+        for left in range(rows.start, own.stop, size):
+            yield rows, slice(left, min(left + size, own.stop)), left != rows.start
+    arrived()
+    for rows in bands:
         for begin, end in ((0, own.start), (own.stop, total)):
             for left in range(begin, end, size):
                 yield rows, slice(left, min(left + size, end)), False

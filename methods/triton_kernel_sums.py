@@ -9,6 +9,7 @@ Imported only where Triton is used; `kernel_sums` decides that.
 
 # m rows of this rank, N rows of all ranks, D width, R x C a tile
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 from viewmill.methods.kernel_sums import MAX_DIRECT_KAPPA
-from viewmill.methods.kernel_tiles import among_own, tiles
+from viewmill.methods.kernel_tiles import among_own, nothing, tiles
 
 TILE = 8192  # rows and columns of what one launch computes: 128 MiB of weights in a half type
 SIDE = 128  # rows and columns of what one program computes
@@ -25,12 +26,12 @@ LOG2_E = tl.constexpr(1.4426950408889634)  # the GPU's exponential is one of bas
 WEIGHT_SCALE = 2.0**14
 
 
-def log_row_sums(all_ND: Tensor, own: slice, kappa: float) -> Tensor:
+def log_row_sums(all_ND: Tensor, own: slice, kappa: float, arrived: Callable[[], object] = nothing) -> Tensor:
     """As `kernel_sums.log_row_sums`; all_ND in float32, bfloat16 or float16; returns float32."""
     bounded = kappa <= MAX_DIRECT_KAPPA
     start = 0.0 if bounded else -torch.inf
     merged_m = all_ND.new_full((own.stop - own.start,), start, dtype=torch.float32)
-    for rows, columns, mirrored in tiles(own, len(all_ND), TILE):
+    for rows, columns, mirrored in tiles(own, len(all_ND), TILE, arrived):
         by_row, by_column = _partial_sums(all_ND, rows, columns, mirrored, kappa, bounded)
         _merge(merged_m, among_own(rows, own), by_row, bounded)
         if mirrored:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.distributed import ProcessGroup
 from viewmill.methods.collectives import (
-    all_gather_rows,
+    begin_all_gather_rows,
     check_equal_shapes,
     mean_over_ranks,
     rank,
@@ -83,7 +83,8 @@ def hydes_loss(
 
     Memory is O(nVD + ND + two tiles). The forward gathers z and the rows' log sums, m (D s + 4) (W - 1) bytes
     from this rank to the others where z goes in numbers of s bytes (`kernel_dtype`; in float64 the 4 is 8),
-    and takes the mean of the local term; the backward communicates nothing. Autocast does not reach inside.
+    and takes the mean of the local term; a rank's kernel among its own vectors is summed while z travels, the
+    local term while the log sums do. The backward communicates nothing. Autocast does not reach inside.
 
     Args:
         z: (V, n, D) embeddings, unnormalised; V, n and D equal on all ranks. Half types go up to float32.
@@ -121,16 +122,18 @@ class _Hydes(torch.autograd.Function):
         dtype = torch.promote_types(z_VnD.dtype, torch.float32)
         lengths_m = z_VnD.to(dtype).reshape(-1, dim).norm(dim=1).clamp_(min=1e-12)
         unit_mD = z_VnD.to(dtype).reshape(-1, dim) / lengths_m[:, None]
-        all_ND = all_gather_rows(unit_mD.to(kernel_dtype(z_VnD.device, z_VnD.dtype)), group)
+        # While the vectors of other ranks travel, a rank sums the kernel among its own.
+        vectors = begin_all_gather_rows(unit_mD.to(kernel_dtype(z_VnD.device, z_VnD.dtype)), group)
         first = rank(group) * views * images
         own = slice(first, first + views * images)
-        log_sums_m = log_row_sums(all_ND, own, kappa)
-        log_sums_N = all_gather_rows(log_sums_m, group)
-        log_constant = log_vmf_constant(dim, kappa)
-        # Without the constant: it has hundreds of nats, of which the loss keeps only (alpha - beta) times.
-        h_global = math.log(len(all_ND) - 1) - log_sums_N.mean()
+        log_sums_m = log_row_sums(vectors.tensor, own, kappa, vectors.arrived)
+        log_sums = begin_all_gather_rows(log_sums_m, group)
         local_nVV = _positive_similarities(unit_mD.view(views, images, dim), kappa)
         h_local = math.log(views - 1) - mean_over_ranks(local_nVV.logsumexp(dim=2).mean(), group)
+        log_constant = log_vmf_constant(dim, kappa)
+        all_ND, log_sums_N = vectors.arrived(), log_sums.arrived()
+        # Without the constant: it has hundreds of nats, of which the loss keeps only (alpha - beta) times.
+        h_global = math.log(len(all_ND) - 1) - log_sums_N.mean()
         loss = beta * h_local - alpha * h_global + (alpha - beta) * log_constant
         ctx.save_for_backward(unit_mD, lengths_m, all_ND, log_sums_N)
         ctx.settings = (kappa, alpha, beta, own, world_size(group), z_VnD.dtype, z_VnD.shape)

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from viewmill.methods import joint_entropy
+from viewmill.methods import imsvd, joint_entropy
 from viewmill.methods.imsvd import SMALLEST, imsvd_loss, soft_variables
 from viewmill.tools.bench.loss_peers import whole_matrix_imsvd
 
@@ -83,6 +83,26 @@ def test_the_benchs_plain_version_is_the_formula() -> None:
     z1, z2 = logits(6, 12)
     expected = imsvd_in_float64(z1, z2, 3)[0]
     torch.testing.assert_close(whole_matrix_imsvd(z1, z2, 3), expected, rtol=1e-12, atol=0)
+
+
+def test_probabilities_travel_while_the_rest_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+
+    def noted(owner: Any, name: str) -> None:
+        real = getattr(owner, name)
+
+        def note(*args: Any, **options: Any) -> Any:
+            order.append(name)
+            return real(*args, **options)
+
+        monkeypatch.setattr(owner, name, note)
+
+    for name in ("soft_variables", "_dissimilarity"):
+        noted(imsvd, name)
+    for name in ("rows", "columns", "arrived"):
+        noted(joint_entropy.Exchange, name)
+    imsvd_loss(torch.randn(4, 12), torch.randn(4, 12), units=3)
+    assert order == ["soft_variables", "rows", "soft_variables", "columns", "_dissimilarity", "arrived"]
 
 
 @pytest.mark.parametrize(

@@ -133,6 +133,26 @@ def test_own_rows_take_half_of_the_tiles(first: int, total: int, monkeypatch: py
     assert products_of_a_step(first, own, total) == among_own + 3 * own * others
 
 
+@pytest.mark.parametrize("kappa", [1.0, 60.0])
+def test_a_rank_sums_among_its_own_while_the_others_vectors_travel(
+    kappa: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_tiles(monkeypatch, 4)
+    z = torch.nn.functional.normalize(embeddings(1, 24, 8)[0], dim=1)
+    own, here = slice(6, 16), torch.full_like(z, torch.nan)
+    here[own] = z[own]
+    products: list[int] = []
+    with FlopCounterMode(display=False, custom_mapping=IN_PLACE) as counter:
+
+        def arrived() -> None:
+            products.append(counter.get_total_flops() // (2 * z.shape[1]))
+            here.copy_(z)
+
+        sums = kernel_sums.log_row_sums(here, own, kappa, arrived)
+    torch.testing.assert_close(sums, kernel_sums.log_row_sums(z, own, kappa), rtol=0, atol=0)
+    assert products == [4 * 4 + 4 * 4 + 4 * 2 + 4 * 4 + 4 * 2 + 2 * 2]  # tiles on and above the diagonal
+
+
 def test_no_maximum_is_sought_up_to_kappa_40(monkeypatch: pytest.MonkeyPatch) -> None:
     refuse = mock.Mock(side_effect=AssertionError("sums in logarithms"))
     monkeypatch.setattr(kernel_sums, "_sum_in_logs", refuse)
