@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+WIDTH = 80  # of a line in a script, where words allow it
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -41,10 +42,10 @@ def check_env(env: Mapping[str, str]) -> None:
 
 
 def wrapped(words: Sequence[str]) -> str:
-    """A quoted command, an option with its values on each line."""
-    lines: list[list[str]] = [[]]
-    for word in words:
-        if word.startswith("-") and lines[-1]:
-            lines.append([])
-        lines[-1].append(shlex.quote(word))
-    return " \\\n    ".join(" ".join(line) for line in lines)
+    """A quoted command: an option begins a line, and so does what would make one too long."""
+    lines = [""]
+    for word in map(shlex.quote, words):
+        if lines[-1] and (word.startswith("-") or len(lines[-1]) + len(word) >= WIDTH):
+            lines.append("")
+        lines[-1] += f" {word}" if lines[-1] else word
+    return " \\\n    ".join(lines)

@@ -80,7 +80,7 @@ def ssh_options(options: HostOptions) -> list[str]:
 
 
 def patience_of(options: HostOptions) -> int:
-    """Seconds without a word after which a host takes the launcher for gone: it is the slower one to say so."""
+    """Seconds without a word after which a host takes the launcher for gone; the launcher is the quicker."""
     return 2 * options.silence_s
 
 
@@ -119,10 +119,7 @@ def checks(job: Job, hosts: Sequence[Host], options: HostOptions) -> list[Comman
     """check.sh on each host. A host that does not see the file does not see the run's folder."""
     file = f"{launch_folder(job.out)}/check.sh"
     sees = f"no {file}: the run's folder must be on a disk that every host sees"
-    words = (
-        f"[ -e {shlex.quote(file)} ] || {{ echo {shlex.quote(sees)} >&2; exit 1; }}; bash {shlex.quote(file)}"
-    )
-    return [
-        Command(["ssh", *ssh_options(options), host.name, f"sh -c {shlex.quote(words)}"], host=host.name)
-        for host in hosts
-    ]
+    named = shlex.quote(file)
+    words = f"[ -e {named} ] || {{ echo {shlex.quote(sees)} >&2; exit 1; }}; bash {named}"
+    there = shlex.join(["sh", "-c", words])
+    return [Command(["ssh", *ssh_options(options), host.name, there], host=host.name) for host in hosts]
