@@ -79,11 +79,6 @@ def ssh_options(options: HostOptions) -> list[str]:
     return [*words, "-F", str(Path(options.ssh_config).absolute())]
 
 
-def patience_of(options: HostOptions) -> int:
-    """Seconds without a word after which a host takes the launcher for gone; the launcher is the quicker."""
-    return 2 * options.silence_s
-
-
 def remote(host: str, words: Sequence[str], options: HostOptions, *, attends: bool = False) -> Command:
     """A leased command on a host. The login shell there splits the words again, so they are quoted."""
     argv = ["ssh", *ssh_options(options), host, shlex.join(words)]
@@ -91,8 +86,12 @@ def remote(host: str, words: Sequence[str], options: HostOptions, *, attends: bo
 
 
 def lease(job: Job, options: HostOptions) -> str:
-    """lease.sh for a host that may be cut off."""
-    return script("lease", run=job.out, patience_s=patience_of(options))
+    """lease.sh for a host that may be cut off.
+
+    It takes the launcher for gone after as long as ssh takes the host for it, and ssh counts from its next
+    probe on: when the launcher ends, the ranks there have been ended, and a successor does not meet them.
+    """
+    return script("lease", run=job.out, patience_s=options.silence_s)
 
 
 def leases(job: Job, hosts: Sequence[Host], options: HostOptions) -> list[Command]:

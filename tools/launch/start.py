@@ -83,20 +83,23 @@ def check_hosts(checks: Sequence[Command]) -> None:
         if process.returncode:
             lines = told.strip().splitlines() or [f"exit code {process.returncode}"]
             how = "cannot be reached" if process.returncode == SSH_FAILED else "cannot take part"
-            wrong.append(f"{check.host} {how}: {lines[-1]}")
+            wrong.append(f"{check.host or 'this machine'} {how}: {lines[-1]}")
     if wrong:
         raise RuntimeError(f"{'; '.join(wrong)}; nothing was started")
 
 
-def run(written: Written, run_dir: Path) -> tuple[int, str]:
+def run(written: Written, run_dir: Path, *, stdout: int | None = None) -> tuple[int, str]:
     """Exit code and one line of a launch whose files are written.
+
+    Args:
+        stdout: as `supervise` takes it.
 
     Raises:
         RuntimeError: hosts cannot take part.
     """
     check_hosts(written.checks)
     before = requeue_stamp(run_dir)
-    outcome = supervise(written.commands)
+    outcome = supervise(written.commands, stdout=stdout)
     is_requeued = requeue_stamp(run_dir) not in (None, before)
     return exit_code(outcome, is_requeued), told(outcome, is_requeued, run_dir)
 

@@ -25,6 +25,12 @@ class Written:
     hosts: list[str] = field(default_factory=list)  # in the order of their ranks, where they are known
 
 
+def needs(program: str) -> Command:
+    """A check that the launching machine has a program."""
+    words = 'command -v "$0" >/dev/null || { echo "no program $0; install it" >&2; exit 1; }'
+    return Command(["bash", "-c", words, program])
+
+
 def launch_folder(run: str) -> str:
     """Where the files of a launch lie."""
     return f"{run}/launch"

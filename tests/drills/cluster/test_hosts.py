@@ -130,7 +130,7 @@ class Launched:
         return self.run.with_suffix(".err").read_text(encoding="utf-8")
 
 
-def nothing_is_left(launched: Launched, *hosts: str, within_s: float = SILENCE_S * 4) -> None:
+def nothing_is_left(launched: Launched, *hosts: str, within_s: float = SILENCE_S * 2) -> None:
     """No process of the run is on any host, and none in a while."""
     until_s = time.monotonic() + within_s
     while left := {host: launched.site.cluster.processes_of(host, launched.run) for host in hosts}:
