@@ -117,7 +117,7 @@ def check(job: Job, hosts: Sequence[Host], options: HostOptions) -> str:
 def checks(job: Job, hosts: Sequence[Host], options: HostOptions) -> list[Command]:
     """check.sh on each host. A host that does not see the file does not see the run's folder."""
     file = f"{launch_folder(job.out)}/check.sh"
-    sees = f"no {file}: the run's folder must be on a disk that every host sees"
+    sees = f"no {file}: RUN must be on a disk that every host sees"
     named = shlex.quote(file)
     words = f"[ -e {named} ] || {{ echo {shlex.quote(sees)} >&2; exit 1; }}; bash {named}"
     there = shlex.join(["sh", "-c", words])

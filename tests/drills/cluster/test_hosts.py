@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -204,3 +205,46 @@ def test_a_host_that_is_cut_off_is_named_and_the_run_goes_on_without_it(site: Si
     goes_on = launch(site, run, hosts, "--on", "ssh", "--launcher", launcher, "--resume", *LONG, "epochs=201")
     assert goes_on.returncode == 0, goes_on.stderr
     assert len((run / "metrics.jsonl").read_text().splitlines()) > steps
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("launcher", ["torchrun", "deepspeed"])
+def test_a_launch_that_is_told_to_stop_saves_on_all_hosts(site: Site, launcher: str) -> None:
+    run, hosts = site.folder / f"stop-{launcher}", site.cluster.hosts("h1", "h2", slots=1)
+    launched = Launched(site, run, hosts, "--on", "ssh", "--launcher", launcher, *LONG)
+    launched.wait_for_a_checkpoint()
+    launched.process.send_signal(signal.SIGTERM)
+    assert launched.end() == 85, launched.told()
+    assert json.loads((run / "requeue.json").read_text())["signal"] == "SIGUSR1"
+    nothing_is_left(launched, "h1", "h2")
+
+
+@pytest.mark.soak
+def test_no_process_outlives_a_launcher_that_is_killed(site: Site) -> None:
+    run, hosts = site.folder / "killed", site.cluster.hosts("h3", "h4", slots=1)
+    launched = Launched(site, run, hosts, "--on", "ssh", *LONG)
+    launched.wait_for_a_checkpoint()
+    assert all(site.cluster.processes_of(name, run) for name in ("h3", "h4"))
+    launched.process.kill()
+    nothing_is_left(launched, "h3", "h4")
+
+
+def test_hosts_that_cannot_take_part_are_named_and_nothing_starts(site: Site) -> None:
+    run, cluster = site.folder / "none", site.cluster
+    hosts = cluster.hosts("h1", "h3", "h4", slots=1)
+    cluster.cut("h3")
+    # A disk that this host alone has, where the others see the run.
+    run.mkdir()
+    cluster.inside("h4", "mount", "-t", "tmpfs", "tmpfs", str(run))
+    try:
+        done = launch(site, run, hosts, "--on", "ssh", "--python", "/no/python", "batch_size=9")
+    finally:
+        cluster.mend("h3")
+        cluster.inside("h4", "umount", str(run))
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("error: h1 cannot take part: no program /no/python; "), done.stderr
+    assert "h3 cannot be reached: " in last
+    assert f"h4 cannot take part: no {run}/launch/check.sh: RUN must be on a disk" in last
+    assert last.endswith("nothing was started")
+    assert not (run / "checkpoints").exists()
