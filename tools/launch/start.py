@@ -3,6 +3,7 @@
 `python -m viewmill.tools.launch.start RUN/launch` does so with files that were written, and changed, before.
 """
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from viewmill.engine.preemption import REQUEUE_EXIT_CODE
 from viewmill.tools.console import FAILED, SUCCESS, USAGE, print_line
+from viewmill.tools.launch.lost_host import record_lost
 from viewmill.tools.launch.process import SSH_FAILED
 from viewmill.tools.launch.scripts import script
 from viewmill.tools.launch.supervisor import Outcome, supervise
@@ -99,9 +101,20 @@ def run(written: Written, run_dir: Path, *, stdout: int | None = None) -> tuple[
     """
     check_hosts(written.checks)
     before = requeue_stamp(run_dir)
+    began_ns = touched(run_dir)
     outcome = supervise(written.commands, stdout=stdout)
     is_requeued = requeue_stamp(run_dir) not in (None, before)
+    if outcome.is_lost and outcome.host in written.hosts:
+        with contextlib.suppress(OSError):  # of a disk that is gone as well: the host is told in any case
+            record_lost(run_dir, written.hosts, outcome.host, outcome.reason, began_ns)
     return exit_code(outcome, is_requeued), told(outcome, is_requeued, run_dir)
+
+
+def touched(run_dir: Path) -> int:
+    """This moment, by the clock of the run's disk."""
+    path = Path(launch_folder(str(run_dir))) / COMMANDS
+    path.touch()
+    return path.stat().st_mtime_ns
 
 
 def requeue_stamp(run_dir: Path) -> int | None:

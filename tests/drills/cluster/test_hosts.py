@@ -12,6 +12,8 @@ from typing import NamedTuple
 import pytest
 from torch import Tensor
 from viewmill.engine.config import load_config
+from viewmill.engine.faults.record import recorded
+from viewmill.engine.telemetry import read_lines
 from viewmill.shards.convert import convert
 
 from tests.drills.cluster.namespaces import Cluster, why_not
@@ -199,12 +201,17 @@ def test_a_host_that_is_cut_off_is_named_and_the_run_goes_on_without_it(site: Si
         nothing_is_left(launched, "h1", "h2")
     finally:
         cluster.mend("h2")
+    assert [(fault["kind"], fault["rank"], fault["host"]) for fault in recorded(run)] == [
+        ("lost host", 1, "h2")
+    ]
     assert "no word from the launcher" in (run / "launch" / "ended.log").read_text()
     steps = len((run / "metrics.jsonl").read_text().splitlines())
     hosts = cluster.hosts("h1", slots=1)
     goes_on = launch(site, run, hosts, "--on", "ssh", "--launcher", launcher, "--resume", *LONG, "epochs=201")
     assert goes_on.returncode == 0, goes_on.stderr
     assert len((run / "metrics.jsonl").read_text().splitlines()) > steps
+    (told,) = (line for line in read_lines(run / "events.jsonl") if line["event"] == "fault")
+    assert (told["what"], told["host"]) == ("lost host", "h2")
 
 
 @pytest.mark.soak
