@@ -145,8 +145,9 @@ def told(outcome: Outcome, is_requeued: bool, run_dir: Path) -> str:
     if is_requeued:
         return f"stopped by a signal and saved; go on with the same command and --resume ({run_dir})"
     if outcome.is_lost:
+        why = outcome.reason.rstrip(".")
         return (
-            f"error: host {outcome.host} is lost: {outcome.reason}; the run was ended on the others; go on "
+            f"error: host {outcome.host} is lost: {why}; the run was ended on the others; go on "
             "with --resume, and a host file without it where it stays away"
         )
     where = "" if outcome.host is None else f" on host {outcome.host}"

@@ -29,8 +29,6 @@ pytestmark = [
 ]
 WAIT_S = 400.0  # on a machine that does much else
 SILENCE_S = 6
-# Until the launcher has told of a lost host and has ended: ssh's probes, lease.sh on the others, one look.
-STATED_S = 30.0
 
 SETTINGS = {
     "epochs": 1,
@@ -122,9 +120,16 @@ class Launched:
             assert time.monotonic() < until_s, self.told()
             time.sleep(0.1)
 
-    def end(self) -> int:
+    def wait_for_steps(self, number: int) -> None:
+        until_s = time.monotonic() + WAIT_S
+        while len(read_lines(self.run / "metrics.jsonl")) < number:
+            assert self.process.poll() is None, f"it has ended: {self.told()}"
+            assert time.monotonic() < until_s, self.told()
+            time.sleep(0.1)
+
+    def end(self, within_s: float = WAIT_S) -> int:
         try:
-            return self.process.wait(timeout=WAIT_S)
+            return self.process.wait(timeout=within_s)
         finally:
             self.process.kill()
 
@@ -193,9 +198,9 @@ def test_a_host_that_is_cut_off_is_named_and_the_run_goes_on_without_it(site: Si
     try:
         cluster.cut("h2")
         cut_s = time.monotonic()
-        assert launched.end() == 1
-        # Not how fast this machine is: the launcher's own clock has to have run out, and no other one.
-        assert time.monotonic() - cut_s < STATED_S + 60, "it waited for something else than ssh's probes"
+        # Sooner than the engine's own watchdog, which waits five minutes: it is the launcher that noticed.
+        assert launched.end(within_s=150) == 1
+        print(f"{launcher}: ended {time.monotonic() - cut_s:.1f} s after the cut, silence_s={SILENCE_S}")
         last = launched.told().splitlines()[-1]
         assert last.startswith("error: host h2 is lost: "), launched.told()
         nothing_is_left(launched, "h1", "h2")
@@ -205,11 +210,11 @@ def test_a_host_that_is_cut_off_is_named_and_the_run_goes_on_without_it(site: Si
         ("lost host", 1, "h2")
     ]
     assert "no word from the launcher" in (run / "launch" / "ended.log").read_text()
-    steps = len((run / "metrics.jsonl").read_text().splitlines())
     hosts = cluster.hosts("h1", slots=1)
-    goes_on = launch(site, run, hosts, "--on", "ssh", "--launcher", launcher, "--resume", *LONG, "epochs=201")
-    assert goes_on.returncode == 0, goes_on.stderr
-    assert len((run / "metrics.jsonl").read_text().splitlines()) > steps
+    goes_on = Launched(site, run, hosts, "--on", "ssh", "--launcher", launcher, "--resume", *LONG)
+    goes_on.wait_for_steps(len(read_lines(run / "metrics.jsonl")) + 1)
+    goes_on.process.send_signal(signal.SIGTERM)
+    assert goes_on.end() == 85, goes_on.told()
     (told,) = (line for line in read_lines(run / "events.jsonl") if line["event"] == "fault")
     assert (told["what"], told["host"]) == ("lost host", "h2")
 

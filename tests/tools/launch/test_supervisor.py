@@ -87,7 +87,7 @@ def test_a_lost_host_ends_the_others_without_grace(run: Path) -> None:
     assert outcome == Outcome(255, "h2", True, "Timeout, server h2 not responding.")
     assert processes_of(run) == []
     line = told(outcome, False, run)
-    assert line.startswith("error: host h2 is lost: Timeout, server h2 not responding.; ")
+    assert line.startswith("error: host h2 is lost: Timeout, server h2 not responding; ")
     assert "--resume" in line
 
 
