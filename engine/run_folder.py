@@ -40,8 +40,8 @@ def refuse_used_folder(run_dir: Path) -> None:
 
 
 def _left(run_dir: Path) -> list[Path]:
-    """What stands in a folder beside the signs of a start that failed before the run had begun."""
-    return [path for path in run_dir.iterdir() if path.name not in ("heartbeats", "faults")]
+    """What stands in a folder beside what launched it, and signs of a start that failed before the run began."""
+    return [path for path in run_dir.iterdir() if path.name not in ("heartbeats", "faults", "launch")]
 
 
 def was_never_saved(run_dir: Path) -> bool:
