@@ -40,7 +40,7 @@ def refuse_used_folder(run_dir: Path) -> None:
 
 
 def _left(run_dir: Path) -> list[Path]:
-    """What stands in a folder beside what launched it, and signs of a start that failed before the run began."""
+    """What stands in a folder beside its launch, and signs of a start that failed before the run began."""
     return [path for path in run_dir.iterdir() if path.name not in ("heartbeats", "faults", "launch")]
 
 

@@ -16,7 +16,7 @@ def render(name: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701  (shell, and no page: every value passes `quoted` or `words`)
+        autoescape=False,  # shell, and no page: every value passes `quoted` or `words`
     )
     templates.filters.update(quoted=lambda value: shlex.quote(str(value)), words=words, printable=printable)
     return templates.get_template(name).render(**values)
