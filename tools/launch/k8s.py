@@ -31,7 +31,7 @@ class Volume(NamedTuple):
     is_read_only: bool
 
 
-class K8sOptions(StrictModel):
+class Options(StrictModel):
     """What the pods are made of; quantities as Kubernetes writes them: 500m, 16, 64Gi."""
 
     image: str = Field(min_length=1)  # it has viewmill installed
@@ -91,7 +91,7 @@ def parse_volume(text: str) -> Volume:
     return Volume(claim, path.rstrip("/") or "/", mode == "ro")
 
 
-def write(job: Job, options: K8sOptions) -> Written:
+def write(job: Job, options: Options) -> Written:
     """The manifest, and the kubectl that applies it.
 
     Raises:
@@ -130,7 +130,7 @@ def check_paths(job: Job, volumes: list[Volume]) -> None:
             raise ValueError(f"--out {path}: {deepest.path} is mounted read-only; leave out its :ro")
 
 
-def manifest(job: Job, options: K8sOptions) -> dict[str, Any]:
+def manifest(job: Job, options: Options) -> dict[str, Any]:
     """The PyTorchJob as a tree.
 
     Every replica is a Worker under an elastic policy, whatever the number: the operator then gives torchrun
@@ -168,7 +168,7 @@ def manifest(job: Job, options: K8sOptions) -> dict[str, Any]:
     }
 
 
-def pod(job: Job, options: K8sOptions) -> dict[str, Any]:
+def pod(job: Job, options: Options) -> dict[str, Any]:
     """One node: its container, volumes, and the time it has to save."""
     volumes = [parse_volume(text) for text in options.volumes]
     claims = list(dict.fromkeys(volume.claim for volume in volumes))
@@ -188,7 +188,7 @@ def pod(job: Job, options: K8sOptions) -> dict[str, Any]:
     return spec
 
 
-def container(job: Job, options: K8sOptions, volumes: list[Volume]) -> dict[str, Any]:
+def container(job: Job, options: Options, volumes: list[Volume]) -> dict[str, Any]:
     """torchrun with the training: the same command for the first start and for all others."""
     resources = {
         options.gpu_resource: None if options.gpus is None else str(options.gpus),

@@ -12,7 +12,7 @@ from viewmill.tools.launch.written import Command, Written
 SCRIPT = "slurm.sh"
 
 
-class SlurmOptions(StrictModel):
+class Options(StrictModel):
     """What sbatch is asked for; None leaves it to the cluster."""
 
     partition: str | None = None
@@ -55,7 +55,7 @@ class SlurmOptions(StrictModel):
         return lines
 
 
-def write(job: Job, options: SlurmOptions) -> Written:
+def write(job: Job, options: Options) -> Written:
     """The script of one run, and the sbatch that submits it.
 
     Raises:
@@ -65,7 +65,7 @@ def write(job: Job, options: SlurmOptions) -> Written:
 
 
 def write_array(
-    jobs: Sequence[Job], options: SlurmOptions, folder: Path, name: str, *, is_array: bool = True
+    jobs: Sequence[Job], options: Options, folder: Path, name: str, *, is_array: bool = True
 ) -> Written:
     """The script of several runs, which are the tasks of one job array, and the sbatch that submits it.
 
@@ -95,9 +95,7 @@ def write_array(
     return Written({SCRIPT: text}, [Command(["sbatch", *wait, script])])
 
 
-def directives(
-    jobs: Sequence[Job], options: SlurmOptions, folder: Path, name: str, is_array: bool
-) -> list[str]:
+def directives(jobs: Sequence[Job], options: Options, folder: Path, name: str, is_array: bool) -> list[str]:
     """The lines after #SBATCH."""
     given = {
         "job-name": "".join(char if char.isalnum() or char in "._-=," else "-" for char in name),

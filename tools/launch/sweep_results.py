@@ -23,9 +23,9 @@ COLUMNS = ("status", "step", "loss")
 def results(folder: Path, runs: Sequence[Combination]) -> list[dict[str, Any]]:
     """One line for each run: {run, settings, status, step, loss, evaluation, exit_code, cause}.
 
-    loss: of the last step that was logged, None where it was not finite. evaluation: top-1 accuracies as shares
-    of 1 by task: those of viewmill evaluate, else the last ones that were measured in training. cause: of
-    a run that failed, where it is known.
+    loss: of the last step that was logged, None where it was not finite. evaluation: top-1 accuracies as
+    shares of 1 by task: those of viewmill evaluate, else the last ones that were measured in training.
+    cause: of a run that failed, where it is known.
     """
     return [result(folder / run.name, run) for run in runs]
 
