@@ -3,6 +3,7 @@
 import numpy as np
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from viewmill.engine.batch_size import check_batch_size
 from viewmill.engine.config import ConfigError, RunConfig
 from viewmill.engine.method_config import SupervisedConfig
 from viewmill.methods.families.registry import METHODS
@@ -26,15 +27,8 @@ def resolve_views(config: RunConfig) -> ViewSpec:
 
 def check_batch(config: RunConfig, num_samples: int, world_size: int) -> None:
     """Raises ConfigError where batch, accumulation, ranks and data set do not fit each other."""
-    batch, accumulation = config.batch_size, config.accumulation
-    parts = world_size * accumulation
-    if batch % parts:
-        below, above = batch - batch % parts, batch - batch % parts + parts
-        nearest = f"{below} or {above}" if below else f"{above}"
-        raise ConfigError(
-            f"batch_size={batch} is not a multiple of {world_size} ranks x accumulation {accumulation}; "
-            f"set batch_size={nearest}, another accumulation, or start another number of ranks"
-        )
+    batch = config.batch_size
+    check_batch_size(batch, config.accumulation, world_size)
     if num_samples < batch:
         raise ConfigError(
             f"batch_size={batch} is larger than the data set's {num_samples} samples; "

@@ -2,11 +2,12 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from viewmill.engine.config import ConfigError, RunConfig, config_from, save_config
-from viewmill.engine.environment import environment
-from viewmill.engine.world import World
+
+if TYPE_CHECKING:  # torch, for which `viewmill launch` does not wait
+    from viewmill.engine.world import World
 
 # What a resumed run may set anew: where and how fast it computes, how long, and what it writes. Everything
 # else would make it another run.
@@ -40,7 +41,7 @@ def refuse_used_folder(run_dir: Path) -> None:
 
 
 def _left(run_dir: Path) -> list[Path]:
-    """What stands in a folder beside its launch, and signs of a start that failed before the run began."""
+    """What stands in a folder beside a launch's files and the signs of a start that failed too early."""
     return [path for path in run_dir.iterdir() if path.name not in ("heartbeats", "faults", "launch")]
 
 
@@ -81,8 +82,10 @@ def refuse_other_run(saved: dict[str, Any], config: RunConfig, where: str) -> No
         )
 
 
-def write_run_files(run_dir: Path, config: RunConfig, world: World) -> None:
+def write_run_files(run_dir: Path, config: RunConfig, world: "World") -> None:
     """config.yaml and environment.json; a note to requeue is answered by this start and goes."""
+    from viewmill.engine.environment import environment
+
     run_dir.mkdir(parents=True, exist_ok=True)
     (run_dir / "checkpoints").mkdir(exist_ok=True)
     save_config(config, run_dir / "config.yaml")

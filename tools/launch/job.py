@@ -25,6 +25,7 @@ class Job:
     env: Mapping[str, str] = field(default_factory=dict)  # for every rank
     resume: bool = False
     max_restarts: int = 0  # times that all ranks are started again after a failure
+    judged_on: str | None = None  # train --on: labelled images that judge the backbone between epochs
 
     def __post_init__(self) -> None:
         for name, least in (("nodes", 1), ("ranks_per_node", 1), ("max_restarts", 0)):
@@ -38,6 +39,11 @@ class Job:
         return self.nodes * self.ranks_per_node
 
     def train_arguments(self) -> list[str]:
-        """What follows `-m viewmill.tools.train`."""
-        resume = ["--resume"] if self.resume else []
-        return [self.recipe, "--data", self.data, "--out", self.out, *resume, *self.overrides]
+        """What follows `-m viewmill.tools.train`.
+
+        With restarts always --resume, which begins a run that has nothing saved: not every host's torchrun
+        counts a restart, so the ranks would disagree about it.
+        """
+        judge = [] if self.judged_on is None else ["--on", self.judged_on]
+        resume = ["--resume"] if self.resume or self.max_restarts else []
+        return [self.recipe, "--data", self.data, "--out", self.out, *judge, *resume, *self.overrides]

@@ -10,6 +10,9 @@ class Command:
     argv: list[str]
     env: dict[str, str] = field(default_factory=dict)  # on top of the launching process's own
     host: str | None = None  # where its work is done, for messages; None: where it was launched
+    # It runs lease.sh: it reads the launcher's words from stdin, and ends what it started where they end.
+    leased: bool = False
+    attends: bool = False  # leased, and does no work itself: it ends when the other commands have ended
 
 
 @dataclass(frozen=True)
@@ -18,3 +21,10 @@ class Written:
 
     files: dict[str, str]
     commands: list[Command]
+    checks: list[Command] = field(default_factory=list)  # run before, and all must end with 0
+    hosts: list[str] = field(default_factory=list)  # in the order of their ranks, where they are known
+
+
+def launch_folder(run: str) -> str:
+    """Where the files of a launch lie."""
+    return f"{run}/launch"

@@ -1,0 +1,125 @@
+"""Commands by ssh, which notice within seconds that a host is gone."""
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from viewmill.engine.strict import StrictModel
+from viewmill.tools.launch.hosts import Host, read_hosts, same_slots
+from viewmill.tools.launch.job import Job
+from viewmill.tools.launch.scripts import script
+from viewmill.tools.launch.written import Command, launch_folder
+
+CONNECT_S = 10
+PROBES = 3  # unanswered ones in a row: the host is gone
+
+
+class HostOptions(StrictModel):
+    """How hosts are reached."""
+
+    hosts: str | None = None  # the host file
+    ssh_config: str | None = None  # ssh -F: ports, users, keys; a path without spaces
+    silence_s: int = 15  # a host that ssh hears nothing of for so long is lost
+    folder: str | None = None  # where every host goes first: relative paths in overrides begin there
+
+
+def hosts_of(job: Job, options: HostOptions) -> list[Host]:
+    """The job's hosts, as many ranks on each.
+
+    Raises:
+        ValueError: there are none, fewer than nodes, or other ranks than slots.
+        FileNotFoundError: there is no host file.
+    """
+    if options.hosts is None:
+        raise ValueError("no hosts; pass --hosts FILE with a line 'NAME slots=N' for each")
+    hosts = read_hosts(options.hosts)[: job.nodes]
+    if len(hosts) < job.nodes:
+        raise ValueError(f"{options.hosts} has {len(hosts)} hosts, --nodes asks for {job.nodes}; add hosts")
+    short = [host for host in hosts if host.slots < job.ranks_per_node]
+    if short:
+        raise ValueError(
+            f"{options.hosts}: {short[0].name} has slots={short[0].slots}, for {job.ranks_per_node} ranks; "
+            "raise its slots, or pass a smaller --ranks-per-node"
+        )
+    return hosts
+
+
+def size_of(options: HostOptions) -> tuple[int, int]:
+    """(nodes, ranks of each) that a host file stands for.
+
+    Raises:
+        ValueError: there is none, or hosts differ.
+        FileNotFoundError: as `read_hosts`.
+    """
+    if options.hosts is None:
+        raise ValueError("no hosts; pass --hosts FILE with a line 'NAME slots=N' for each")
+    hosts = read_hosts(options.hosts)
+    return len(hosts), same_slots(hosts)
+
+
+def ssh_options(options: HostOptions) -> list[str]:
+    """Words between `ssh` and the host: no questions, and a dead host is noticed.
+
+    Raises:
+        ValueError: the path of the configuration has a space, or silence_s is too short for probes.
+    """
+    if options.silence_s < PROBES:
+        raise ValueError(f"silence_s must be at least {PROBES}, got {options.silence_s}")
+    settings = {
+        "BatchMode": "yes",
+        "ConnectTimeout": CONNECT_S,
+        "ServerAliveInterval": options.silence_s // PROBES,
+        "ServerAliveCountMax": PROBES,
+    }
+    words = [word for name, value in settings.items() for word in ("-o", f"{name}={value}")]
+    if options.ssh_config is None:
+        return words
+    if any(char.isspace() for char in options.ssh_config):
+        raise ValueError(f"ssh_config={options.ssh_config!r} holds a space, on which pdsh splits; move it")
+    return [*words, "-F", str(Path(options.ssh_config).absolute())]
+
+
+def patience_of(options: HostOptions) -> int:
+    """Seconds without a word after which a host takes the launcher for gone; the launcher is the quicker."""
+    return 2 * options.silence_s
+
+
+def remote(host: str, words: Sequence[str], options: HostOptions, *, attends: bool = False) -> Command:
+    """A leased command on a host. The login shell there splits the words again, so they are quoted."""
+    argv = ["ssh", *ssh_options(options), host, shlex.join(words)]
+    return Command(argv, host=host, leased=True, attends=attends)
+
+
+def lease(job: Job, options: HostOptions) -> str:
+    """lease.sh for a host that may be cut off."""
+    return script("lease", run=job.out, patience_s=patience_of(options))
+
+
+def leases(job: Job, hosts: Sequence[Host], options: HostOptions) -> list[Command]:
+    """A watch on each host over ranks that another program starts there."""
+    words = ["bash", f"{launch_folder(job.out)}/lease.sh"]
+    return [remote(host.name, words, options, attends=True) for host in hosts]
+
+
+def check(job: Job, hosts: Sequence[Host], options: HostOptions) -> str:
+    """check.sh."""
+    is_folder = job.data.startswith("/")
+    return script(
+        "check",
+        env=job.env,
+        run=job.out,
+        folder=options.folder,
+        data_folder=job.data if is_folder else None,
+        python=job.python,
+        hosts=hosts,
+    )
+
+
+def checks(job: Job, hosts: Sequence[Host], options: HostOptions) -> list[Command]:
+    """check.sh on each host. A host that does not see the file does not see the run's folder."""
+    file = f"{launch_folder(job.out)}/check.sh"
+    sees = f"no {file}: the run's folder must be on a disk that every host sees"
+    named = shlex.quote(file)
+    words = f"[ -e {named} ] || {{ echo {shlex.quote(sees)} >&2; exit 1; }}; bash {named}"
+    there = shlex.join(["sh", "-c", words])
+    return [Command(["ssh", *ssh_options(options), host.name, there], host=host.name) for host in hosts]

@@ -1,0 +1,61 @@
+"""What a training can be launched on: by name, a module's `Options` and `write(job, options)`."""
+
+import difflib
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
+from viewmill.engine.strict import ConfigError, StrictModel
+from viewmill.tools.launch import local, mpi, ssh
+from viewmill.tools.launch.job import Job
+from viewmill.tools.launch.written import Written
+
+
+class Target(NamedTuple):
+    """One kind of machine or cluster."""
+
+    options: type[StrictModel]
+    write: Callable[[Job, Any], Written]
+    sees_data: bool = True  # what it runs on sees the disk of the launching machine
+
+
+TARGETS = {
+    "local": Target(local.Options, local.write),
+    "ssh": Target(ssh.Options, ssh.write),
+    "mpi": Target(mpi.Options, mpi.write),
+}
+
+
+def target_named(name: str) -> Target:
+    """Raises ConfigError where there is no such target."""
+    if name not in TARGETS:
+        raise ConfigError(f"--on {name}: no such target; choose one of {', '.join(TARGETS)}")
+    return TARGETS[name]
+
+
+def options_of(name: str, given: Mapping[str, Any]) -> Any:
+    """The target's options.
+
+    Args:
+        given: by name, without those that were not given.
+
+    Raises:
+        ConfigError: the target has no such option, or not with that value.
+    """
+    model = target_named(name).options
+    try:
+        return model.model_validate(dict(given))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"])) or "options"
+        if first["type"] == "extra_forbidden":
+            raise ConfigError(f"{key} is no option of --on {name}; {_instead(key, model)}") from None
+        raise ConfigError(f"{key}: {first['msg']}, got {first['input']!r}, for --on {name}") from None
+
+
+def _instead(key: str, model: type[StrictModel]) -> str:
+    known = list(model.model_fields)
+    if not known:
+        return "it has none"
+    near = difflib.get_close_matches(key, known, n=1)
+    return f"the nearest is {near[0]}" if near else f"it has {', '.join(known)}"

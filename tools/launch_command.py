@@ -1,0 +1,237 @@
+"""`viewmill launch`: one training on this machine, on hosts or on a cluster, explained, written or run."""
+
+import os
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from viewmill.tools.console import SUCCESS, print_json, print_line, refuse_url
+
+if TYPE_CHECKING:
+    from viewmill.engine.config import RunConfig
+    from viewmill.tools.launch.job import Job
+
+EXAMPLE = "viewmill launch hydes_tiny --data DATASET --out RUN --on ssh --hosts hosts --explain"
+# Variables that every rank is given where the launching shell has them: they say how ranks talk and compute.
+FORWARDED = ("NCCL_", "GLOO_", "OMP_", "TORCH_", "DS_ACCELERATOR", "PYTHONPATH", "VIEWMILL_DEBUG")
+PORT = 29500
+
+
+def command(
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="A YAML file, or a name that viewmill recipes lists.")
+    ],
+    data: Annotated[
+        str, typer.Option(metavar="DATASET", help="The data set, at the same path on every host, or its URL.")
+    ],
+    out: Annotated[Path, typer.Option(metavar="RUN", help="The run's folder, on a disk that all hosts see.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="Settings on top of the recipe, the last one wins."),
+    ] = None,
+    on: Annotated[str, typer.Option(metavar="TARGET", help="local, ssh or mpi.")] = "local",
+    nodes: Annotated[
+        int | None, typer.Option(min=1, help="Hosts.", show_default="those of --hosts, else 1")
+    ] = None,
+    ranks_per_node: Annotated[
+        int | None, typer.Option(min=1, help="Ranks of each.", show_default="its slots, or GPUs, or 1")
+    ] = None,
+    hosts: Annotated[
+        str | None, typer.Option(metavar="FILE", help="ssh, mpi: a line 'NAME slots=N' for each host.")
+    ] = None,
+    launcher: Annotated[
+        str | None, typer.Option(help="ssh: torchrun or deepspeed.", show_default="torchrun")
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Another option of the target, see tools/launch/README.md."),
+    ] = None,
+    env: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME[=VALUE]", help="A variable for every rank; without a value, as it is here."
+        ),
+    ] = None,
+    python: Annotated[
+        str, typer.Option(metavar="FILE", help="Every host's interpreter.", show_default="this one")
+    ] = sys.executable,
+    port: Annotated[
+        int | None,
+        typer.Option(help="Where ranks meet, on the first host.", show_default=f"{PORT}, or a free one here"),
+    ] = None,
+    judge: Annotated[
+        str | None, typer.Option(metavar="DATASET", help="Labelled images, as train --on takes them.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint.")] = False,
+    max_restarts: Annotated[
+        int, typer.Option(min=0, help="Times that torchrun starts all ranks again after a failure.")
+    ] = 0,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Print files, commands, variables and ranks; do nothing.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Write the files into RUN/launch, and run nothing.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the plan, or how it ended, as JSON.")] = False,
+) -> None:
+    """Train on one machine or many, until all ranks have ended; none is left behind when one fails.
+
+    The same recipe, data and batch on every target. SIGTERM, SIGUSR1 and Ctrl-C save the run on all hosts and
+    end it with exit code 85; a second one ends it at once. --resume goes on, on other hosts too.
+    """
+    from viewmill.engine.config import load_config
+    from viewmill.tools.launch.explained import explanation, plan
+    from viewmill.tools.launch.job import Job
+    from viewmill.tools.launch.targets import options_of, target_named
+
+    refuse_url(out, "train into a folder, then copy it to the store")
+    target = target_named(on)
+    given = target_options(option or (), hosts=hosts, launcher=launcher)
+    options = options_of(on, given)
+    config = load_config(recipe, overrides)
+    size = size_of_job(options, nodes, ranks_per_node)
+    job = Job(
+        recipe=path_of_recipe(recipe),
+        data=absolute(data),
+        out=str(out.absolute()),
+        overrides=tuple(overrides or ()),
+        nodes=size[0],
+        ranks_per_node=size[1],
+        python=python,
+        port=port or (PORT if size[0] > 1 or hosts is not None else free_port()),
+        env=environment_of_ranks(env or (), os.environ),
+        resume=resume,
+        max_restarts=max_restarts,
+        judged_on=None if judge is None else absolute(judge),
+    )
+    if target.sees_data:
+        refuse_early(job, config)
+    written = target.write(job, options)
+    if explain:
+        shown = plan(job, written, config.device)
+        print_json(shown) if json else print_line(explanation(job, written, config.device))
+        return
+    from viewmill.tools.launch.start import run, write_files
+
+    folder = write_files(written, Path(job.out), python)
+    if dry_run:
+        told = {"run": job.out, "files": sorted(str(path) for path in folder.iterdir())}
+        print_json(told) if json else print_line(f"{folder}: written; start it with: bash {folder}/launch.sh")
+        return
+    code, line = run(written, Path(job.out))
+    finish(job, code, line, as_json=json)
+
+
+def finish(job: "Job", code: int, line: str, *, as_json: bool) -> None:
+    """Passes on how a launch has ended."""
+    if as_json:
+        print_json({"run": job.out, "world_size": job.world_size, "exit_code": code, "message": line})
+    elif code == SUCCESS:
+        print_line(line)
+    if code != SUCCESS:
+        print(line, file=sys.stderr)
+        raise typer.Exit(code)
+
+
+def target_options(words: Sequence[str], **named: str | None) -> dict[str, Any]:
+    """--option KEY=VALUE, whose values are YAML, and the options that have a flag of their own.
+
+    Raises:
+        ConfigError: a word has no value, or is given twice.
+    """
+    from viewmill.engine.config import ConfigError
+    from viewmill.engine.recipe_file import apply_override
+
+    options: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
+    for word in words:
+        key = word.partition("=")[0].strip()
+        if key in options:
+            raise ConfigError(f"--option {word}: {key} is given twice; leave one out")
+        apply_override(options, word)
+    return options
+
+
+def size_of_job(options: Any, nodes: int | None, ranks_per_node: int | None) -> tuple[int, int]:
+    """(nodes, ranks of each): as they were asked for, else those of the host file, else of this machine.
+
+    Raises:
+        ValueError: the host file is none, or its hosts differ and nothing was asked for.
+        FileNotFoundError: there is no such file.
+    """
+    from viewmill.tools.launch.hosts import read_hosts, same_slots
+    from viewmill.tools.launch.secure_shell import HostOptions
+
+    if not isinstance(options, HostOptions) or options.hosts is None:
+        return nodes or 1, ranks_per_node or gpus_here(os.environ) or 1
+    found = read_hosts(options.hosts)
+    return nodes or len(found), ranks_per_node or same_slots(found[:nodes])
+
+
+def gpus_here(variables: Mapping[str, str]) -> int:
+    """GPUs that this process may use, found without a library of theirs."""
+    visible = variables.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([name for name in visible.split(",") if name.strip() not in ("", "-1")])
+    return len(list(Path("/dev").glob("nvidia[0-9]*")))
+
+
+def environment_of_ranks(given: Sequence[str], variables: Mapping[str, str]) -> dict[str, str]:
+    """What every rank is given: `FORWARDED`, then --env; one thread a rank unless the shell says otherwise.
+
+    Raises:
+        ValueError: a name has neither a value nor one in this shell.
+    """
+    env = {"OMP_NUM_THREADS": "1"}
+    env |= {name: value for name, value in sorted(variables.items()) if name.startswith(FORWARDED)}
+    for word in given:
+        name, equals, value = word.partition("=")
+        if not equals and name not in variables:
+            raise ValueError(f"--env {name}: this shell has no such variable; pass --env {name}=VALUE")
+        env[name] = value if equals else variables[name]
+    return env
+
+
+def refuse_early(job: "Job", config: "RunConfig") -> None:
+    """What every rank would refuse, told once and before any has started.
+
+    Raises:
+        ConfigError: the batch does not fit ranks or data, or the run's folder is in use or lacks a run.
+        FileNotFoundError: there is no data set.
+    """
+    from viewmill.engine.batch_size import check_batch_size
+    from viewmill.engine.run_folder import refuse_missing_folder, refuse_used_folder
+    from viewmill.shards.storage.mirror import read_info_at
+
+    for path in filter(None, (job.data, job.judged_on)):
+        read_info_at(path)
+    check_batch_size(config.batch_size, config.accumulation, job.world_size)
+    run = Path(job.out)
+    if job.resume:
+        refuse_missing_folder(run)
+    else:
+        refuse_used_folder(run)
+
+
+def absolute(source: str) -> str:
+    """A path as every host takes it; a URL stays."""
+    from viewmill.shards.storage.sources import named_source
+
+    named = named_source(source)
+    return named if isinstance(named, str) else str(named.absolute())
+
+
+def path_of_recipe(recipe: str) -> str:
+    """A file's absolute path; a name stays."""
+    path = Path(recipe)
+    return str(path.absolute()) if path.is_file() else recipe
+
+
+def free_port() -> int:
+    """A port of this machine that nothing listens on."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        port: int = listening.getsockname()[1]
+        return port
