@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 from pydantic import Field, field_validator
 from viewmill.engine.strict import StrictModel
 from viewmill.tools.launch.job import TRAIN_MODULE, Job
-from viewmill.tools.launch.written import Command, Written
+from viewmill.tools.launch.torchrun import SIGNALS
+from viewmill.tools.launch.written import Command, Written, launch_folder
 
 MANIFEST = "pytorchjob.yaml"
 API_VERSION, KIND = "kubeflow.org/v1", "PyTorchJob"
@@ -38,7 +39,7 @@ class Options(StrictModel):
     python: str = "python"  # the image's
     volumes: tuple[str, ...] = Field(default=(), strict=False)  # CLAIM:/PATH, or CLAIM:/PATH:ro
     namespace: str | None = None
-    gpus: int | None = Field(default=None, ge=1)  # of a pod
+    gpus: str | None = Field(default=None, pattern=r"^[1-9]\d*$")  # of a pod
     gpu_resource: str = "nvidia.com/gpu"
     cpus: str | None = None
     mem: str | None = None
@@ -51,6 +52,7 @@ class Options(StrictModel):
     )  # fewer pods than nodes may go on; None: all must be there
     save_seconds: int = Field(default=300, ge=1)  # that a pod which is to go has for its checkpoint
     backoff_limit: int = Field(default=10, ge=0)  # failures of pods before the job has failed
+    folder: str = "kubernetes"  # on this machine, for the manifest; the run's own is on a volume
     keep_seconds: int | None = Field(
         default=None, ge=0
     )  # that the job is kept when it has ended; None: for good
@@ -107,7 +109,9 @@ def write(job: Job, options: Options) -> Written:
         "launch, to be read and edited.\n"
     )
     text = head + yaml.safe_dump(manifest(job, options), sort_keys=False, width=110)
-    return Written({MANIFEST: text}, [Command(["kubectl", "apply", "-f", f"{job.out}/launch/{MANIFEST}"])])
+    return Written(
+        {MANIFEST: text}, [Command(["kubectl", "apply", "-f", f"{launch_folder(job.out)}/{MANIFEST}"])]
+    )
 
 
 def check_paths(job: Job, volumes: list[Volume]) -> None:
@@ -191,7 +195,7 @@ def pod(job: Job, options: Options) -> dict[str, Any]:
 def container(job: Job, options: Options, volumes: list[Volume]) -> dict[str, Any]:
     """torchrun with the training: the same command for the first start and for all others."""
     resources = {
-        options.gpu_resource: None if options.gpus is None else str(options.gpus),
+        options.gpu_resource: options.gpus,
         "cpu": options.cpus,
         "memory": options.mem,
     }
@@ -219,9 +223,9 @@ def container(job: Job, options: Options, volumes: list[Volume]) -> dict[str, An
 def command(job: Job, python: str) -> list[str]:
     """No shell: signals reach torchrun. Where the pods meet, it reads from the operator's variables."""
     words = [python, "-m", "torch.distributed.run", f"--nproc-per-node={job.ranks_per_node}"]
-    words += ["--signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1", "-m", TRAIN_MODULE]
+    words += ["--signals-to-handle", SIGNALS, "-m", TRAIN_MODULE]
     arguments = job.train_arguments()
-    words += arguments if job.resume else [*arguments, "--resume"]
+    words += arguments if "--resume" in arguments else [*arguments, "--resume"]
     # Kubernetes replaces $(NAME) by a variable, and $$ by $.
     return [word.replace("$", "$$") for word in words]
 

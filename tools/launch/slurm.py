@@ -1,13 +1,14 @@
 """SLURM: a batch script that starts one torchrun a node, is requeued before its time is up, and goes on."""
 
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import PurePath
 
 from pydantic import Field, field_validator
 from viewmill.engine.strict import StrictModel
 from viewmill.tools.launch.job import TRAIN_MODULE, Job
-from viewmill.tools.launch.template import render
-from viewmill.tools.launch.written import Command, Written
+from viewmill.tools.launch.scripts import script
+from viewmill.tools.launch.torchrun import before_rendezvous
+from viewmill.tools.launch.written import Command, Written, launch_folder
 
 SCRIPT = "slurm.sh"
 
@@ -19,8 +20,8 @@ class Options(StrictModel):
     account: str | None = None
     qos: str | None = None
     time: str | None = None  # limit, as sbatch reads it: minutes, hours:minutes:seconds, days-hours
-    gpus_per_node: str | None = None  # a number, or type:number
-    cpus_per_node: int | None = Field(default=None, ge=1)
+    gpus: str | None = None  # of a node: a number, or type:number
+    cpus: str | None = Field(default=None, pattern=r"^[1-9]\d*$")  # of a node
     mem: str | None = None  # of a node, as sbatch reads it: 200G
     constraint: str | None = None
     sbatch: tuple[str, ...] = Field(default=(), strict=False)  # further options of sbatch: --exclusive
@@ -31,7 +32,7 @@ class Options(StrictModel):
     parallel: int | None = Field(default=None, ge=1)  # runs of a sweep at the same time; None: no limit
     wait: bool = False  # sbatch comes back when the job has ended, with its exit code
 
-    @field_validator("partition", "account", "qos", "time", "gpus_per_node", "mem", "constraint")
+    @field_validator("partition", "account", "qos", "time", "gpus", "mem", "constraint")
     @classmethod
     def is_one_word(cls, value: str | None) -> str | None:
         if value is not None and (not value or value.split() != [value]):
@@ -61,38 +62,39 @@ def write(job: Job, options: Options) -> Written:
     Raises:
         ValueError: the folder's name cannot stand in a batch script.
     """
-    return write_array([job], options, Path(job.out), "viewmill-" + Path(job.out).name, is_array=False)
+    return _written([job], options, job.out, is_array=False)
 
 
-def write_array(
-    jobs: Sequence[Job], options: Options, folder: Path, name: str, *, is_array: bool = True
-) -> Written:
+def write_array(jobs: Sequence[Job], options: Options, folder: str) -> Written:
     """The script of several runs, which are the tasks of one job array, and the sbatch that submits it.
 
     Args:
         jobs: alike but for `out` and `overrides`.
         folder: the script and its output go to launch/ in it.
-        name: of the job.
 
     Raises:
         ValueError: the folder's name cannot stand in a batch script.
     """
-    script = f"{folder}/launch/{SCRIPT}"
-    first = jobs[0]
-    text = render(
-        "slurm.sh.j2",
+    return _written(jobs, options, folder, is_array=True)
+
+
+def _written(jobs: Sequence[Job], options: Options, folder: str, is_array: bool) -> Written:
+    path, first = f"{launch_folder(folder)}/{SCRIPT}", jobs[0]
+    text = script(
+        "slurm",
+        env={"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(options.signal_seconds), **first.env},
         job=first,
         jobs=jobs,
         is_array=is_array,
         options=options,
-        script=script,
-        directives=directives(jobs, options, folder, name, is_array),
+        script=path,
+        directives=directives(jobs, options, folder, is_array),
         srun=[f"--ntasks={first.nodes}", "--ntasks-per-node=1", *options.srun],
-        torchrun=torchrun(first),
+        torchrun=before_rendezvous(first),
         module=TRAIN_MODULE,
     )
-    wait = ["--wait"] if options.wait else []
-    return Written({SCRIPT: text}, [Command(["sbatch", *wait, script])])
+    command = Command(["sbatch", *(["--wait"] if options.wait else []), path])
+    return Written({SCRIPT: text}, [command], is_over=options.wait)
 
 
 def directives(jobs: Sequence[Job], options: Options, folder: Path, name: str, is_array: bool) -> list[str]:
@@ -101,8 +103,8 @@ def directives(jobs: Sequence[Job], options: Options, folder: Path, name: str, i
         "job-name": "".join(char if char.isalnum() or char in "._-=," else "-" for char in name),
         "nodes": jobs[0].nodes,
         "ntasks-per-node": 1,
-        "cpus-per-task": options.cpus_per_node,
-        "gpus-per-node": options.gpus_per_node,
+        "cpus-per-task": options.cpus,
+        "gpus-per-node": options.gpus,
         "mem": options.mem,
         "partition": options.partition,
         "account": options.account,
@@ -122,23 +124,15 @@ def array_of(count: int, parallel: int | None) -> str:
     return f"0-{count - 1}" + ("" if parallel is None else f"%{parallel}")
 
 
-def output_of(folder: Path, is_array: bool) -> str:
+def output_of(path: str, is_array: bool) -> str:
     """Where the output goes, quoted for an #SBATCH line, in which % begins a number of SLURM's.
 
     Raises:
         ValueError: no quoting helps.
     """
-    path = str(folder)
     if not path.isprintable() or '"' in path or "\\" in path:
         raise ValueError(
             f"{path!r}: quotes, backslashes and control characters cannot stand in a batch script"
         )
     name = "slurm-%A_%a.out" if is_array else "slurm-%j.out"
-    return f'"{path.replace("%", "%%")}/launch/{name}"'
-
-
-def torchrun(job: Job) -> list[str]:
-    """The words of torchrun on every node, but for where the nodes meet."""
-    counts = [f"--nproc-per-node={job.ranks_per_node}", f"--max-restarts={job.max_restarts}"]
-    signals = "--signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"  # it would die of USR1
-    return [job.python, "-m", "torch.distributed.run", *counts, signals]
+    return f'"{launch_folder(path.replace("%", "%%"))}/{name}"'

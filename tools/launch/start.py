@@ -31,9 +31,10 @@ def write_files(written: Written, run: Path, python: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     told = {"commands": written.commands, "checks": written.checks}
     lists = {name: [asdict(command) for command in commands] for name, commands in told.items()}
+    known = {"hosts": written.hosts, "is_over": written.is_over}
     files = {
         **written.files,
-        COMMANDS: json.dumps({**lists, "hosts": written.hosts}, indent=2) + "\n",
+        COMMANDS: json.dumps({**lists, **known}, indent=2) + "\n",
         "launch.sh": script("launch", python=python, folder=str(folder)),
     }
     for name, text in files.items():
@@ -56,7 +57,7 @@ def read_written(folder: Path) -> Written:
     try:
         told = json.loads(path.read_text(encoding="utf-8"))
         commands, checks = ([Command(**line) for line in told[name]] for name in ("commands", "checks"))
-        return Written({}, commands, checks, told["hosts"])
+        return Written({}, commands, checks, told["hosts"], told["is_over"])
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: {error!r}; write it anew with viewmill launch ... --dry-run") from error
 
@@ -97,6 +98,8 @@ def run(written: Written, run_dir: Path) -> tuple[int, str]:
     check_hosts(written.checks)
     before = requeue_stamp(run_dir)
     outcome = supervise(written.commands)
+    if outcome.code == SUCCESS and not written.is_over:
+        return SUCCESS, f"{run_dir}: submitted"
     is_requeued = requeue_stamp(run_dir) not in (None, before)
     return exit_code(outcome, is_requeued), told(outcome, is_requeued, run_dir)
 

@@ -18,7 +18,7 @@ FULL: dict[str, Any] = {
     "image": "registry.example/viewmill:1",
     "volumes": VOLUMES,
     "namespace": "vision",
-    "gpus": 8,
+    "gpus": "8",
     "cpus": "96",
     "mem": "900Gi",
     "pull_secret": "registry",
@@ -104,7 +104,7 @@ def test_a_pod_has_the_time_of_a_checkpoint_and_torchrun_leaves_it_to_the_ranks(
 
 
 def test_every_start_resumes_and_words_stay_as_they_are() -> None:
-    tree = manifest(job(overrides=("note=$(HOME) it's",)), image="i", volumes=VOLUMES)
+    tree = manifest(job(overrides=("note=$(HOME) it's",), max_restarts=0), image="i", volumes=VOLUMES)
     container = tree["spec"]["pytorchReplicaSpecs"]["Worker"]["template"]["spec"]["containers"][0]
     words = container["command"]
     # Kubernetes replaces $(HOME), and makes $ of $$.

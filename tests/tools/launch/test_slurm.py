@@ -96,11 +96,11 @@ def test_nodes_meet_on_the_node_of_the_script(batch: Batch, tmp_path: Path) -> N
     assert batch.run(script(given), SLURM_CPUS_PER_TASK="96").returncode == 0
     seen = batch.srun()
     host = os.uname().nodename
-    for word in ("--ntasks=4", "--nproc-per-node=8", "--max-restarts=2", "--cpus-per-task=96", "--nnodes=4"):
-        assert word in seen["argv"]
-    assert f"--rdzv-endpoint={host}:{29500 + 42}" in seen["argv"]
-    assert "--rdzv-id=7042-0" in seen["argv"]
-    assert seen["env"]["OMP_NUM_THREADS"] == "12"
+    assert {"--ntasks=4", "--cpus-per-task=96"} <= set(seen["argv"])
+    words = " ".join(seen["argv"])
+    for option in ("nnodes 4", "nproc-per-node 8", "max-restarts 2", "rdzv-id 7042-0"):
+        assert f" --{option} " in words
+    assert f" --rdzv-endpoint {host}:{29500 + 42} " in words
 
 
 def test_one_node_listens_on_loopback_alone(batch: Batch, tmp_path: Path) -> None:
@@ -111,8 +111,8 @@ def test_one_node_listens_on_loopback_alone(batch: Batch, tmp_path: Path) -> Non
 
 
 def test_the_script_asks_for_what_the_options_say(tmp_path: Path) -> None:
-    options = {"partition": "gpu", "account": "me", "time": "1-00", "gpus_per_node": "a100:8", "mem": "0"}
-    more = {"cpus_per_node": 96, "constraint": "ib&a100", "sbatch": ["--exclusive"], "signal_seconds": 300}
+    options = {"partition": "gpu", "account": "me", "time": "1-00", "gpus": "a100:8", "mem": "0"}
+    more = {"cpus": "96", "constraint": "ib&a100", "sbatch": ["--exclusive"], "signal_seconds": 300}
     text = script(job(tmp_path / "100% run", nodes=2), **options, **more)
     asked = [line.removeprefix("#SBATCH ") for line in text.splitlines() if line.startswith("#SBATCH ")]
     assert asked == [
@@ -160,7 +160,7 @@ def test_a_start_that_brought_no_checkpoint_is_the_last_one(batch: Batch, tmp_pa
 
 def test_each_task_of_an_array_is_one_run(batch: Batch, tmp_path: Path) -> None:
     runs = [job(tmp_path / f"lr={lr}", overrides=(f"optimizer.lr={lr}",), resume=True) for lr in (1, 2)]
-    written = write_array(runs, Options(parallel=1), tmp_path, "sweep")
+    written = write_array(runs, Options(parallel=1), str(tmp_path))
     text = written.files["slurm.sh"]
     assert "#SBATCH --array=0-1%1\n" in text
     assert batch.run(text, SLURM_ARRAY_TASK_ID="1").returncode == 0
@@ -175,7 +175,14 @@ def test_an_array_without_a_limit_has_none() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"partition": "a b"}, {"time": ""}, {"sbatch": ["exclusive"]}, {"setup": ["a\nb"]}, {"gpu": "8"}],
+    [
+        {"partition": "a b"},
+        {"time": ""},
+        {"sbatch": ["exclusive"]},
+        {"setup": ["a\nb"]},
+        {"gpu": "8"},
+        {"cpus": "some"},
+    ],
 )
 def test_options_that_no_line_can_hold_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
