@@ -2,6 +2,7 @@
 # make test   installs what it needs and runs every test                    (20 minutes on 2 cores)
 # make check  lint, types and the fast tests, while you work                (4 minutes)
 # make soak PART=NAME   the long drills, a part at a time
+# make test-cluster     viewmill launch on hosts that are namespaces of this machine: root, and what apt brings
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -18,7 +19,7 @@ TESTS = OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(JOBS) --maxprocesses=8 --duratio
 export OMP_NUM_THREADS ?= 2
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: install check test lint types soak demo clean
+.PHONY: install check test test-cluster lint types soak demo clean
 
 install: $(STAMP)
 
@@ -57,6 +58,16 @@ test: lint types $(VENV)/.ffcv
 
 soak: install $(VENV)/.ffcv
 	$(BIN)/pytest -q -m soak --durations=20 -k '$(if $(filter all,$(PART)),,$(PART))'
+
+CLUSTER_PACKAGES = openssh-server openssh-client pdsh iproute2 openmpi-bin
+
+test-cluster: install
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    command -v pdsh >/dev/null && command -v mpirun >/dev/null && [ -x /usr/sbin/sshd ] && [ -x /sbin/ip ] \
+	    || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
+	         --no-install-recommends $(CLUSTER_PACKAGES) >/dev/null; }; \
+	fi
+	$(BIN)/pytest -q -ra --durations=20 -m 'soak or not soak' tests/drills/cluster
 
 demo: install
 	$(BIN)/viewmill sample-data $(DEMO)/photographs --test-tiles 120

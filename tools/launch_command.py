@@ -121,7 +121,8 @@ def command(
         told = {"run": job.out, "files": sorted(str(path) for path in folder.iterdir())}
         print_json(told) if json else print_line(f"{folder}: written; start it with: bash {folder}/launch.sh")
         return
-    code, line = run(written, Path(job.out))
+    # With --json stdout is for programs: the ranks' own last line goes where all else goes.
+    code, line = run(written, Path(job.out), stdout=sys.stderr.fileno() if json else None)
     finish(job, code, line, as_json=json)
 
 

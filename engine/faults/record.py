@@ -12,6 +12,7 @@ from viewmill.engine.faults.heartbeat import Peer, stamp
 from viewmill.engine.telemetry import cut_torn_line, read_lines
 
 FOLDER, SUMMARY = "faults", "summary.json"
+LAUNCHER = -1  # stands for a rank where the launcher tells a fault: no rank could
 
 
 class Fault(NamedTuple):

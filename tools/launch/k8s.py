@@ -109,9 +109,9 @@ def write(job: Job, options: Options) -> Written:
         "launch, to be read and edited.\n"
     )
     text = head + yaml.safe_dump(manifest(job, options), sort_keys=False, width=110)
-    return Written(
-        {MANIFEST: text}, [Command(["kubectl", "apply", "-f", f"{launch_folder(job.out)}/{MANIFEST}"])]
-    )
+    folder = f"{options.folder}/{name_of(job.out)}"
+    apply = Command(["kubectl", "apply", "-f", f"{launch_folder(folder)}/{MANIFEST}"])
+    return Written({MANIFEST: text}, [apply], is_over=False, folder=folder)
 
 
 def check_paths(job: Job, volumes: list[Volume]) -> None:

@@ -16,7 +16,7 @@ from viewmill.tools.launch.secure_shell import (
 )
 from viewmill.tools.launch.ssh import rank_script, refuse_restarts
 from viewmill.tools.launch.torchrun import SHUTDOWN_S
-from viewmill.tools.launch.written import Command, Written, launch_folder
+from viewmill.tools.launch.written import Command, Written, launch_folder, needs
 
 
 class Options(HostOptions):
@@ -46,9 +46,10 @@ def write(job: Job, options: Options) -> Written:
     }
     start = Command(["bash", f"{folder}/lease.sh", "bash", f"{folder}/mpi.sh"], leased=True)
     if not hosts:
-        return Written(files, [start])
+        return Written(files, [start], [needs("mpirun")])
     files["check.sh"] = check(job, hosts, options)
-    return Written(files, [*leases(job, hosts, options), start], checks(job, hosts, options), names)
+    asked = [needs("mpirun"), *checks(job, hosts, options)]
+    return Written(files, [*leases(job, hosts, options), start], asked, names)
 
 
 def _mpirun(job: Job, hosts: Sequence[Host], options: Options) -> list[str]:

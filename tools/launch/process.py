@@ -15,14 +15,19 @@ SSH_FAILED = 255
 
 
 class Process:
-    """One command, in a session of its own: Ctrl-C is the launcher's to pass on."""
+    """One command, in a session of its own: Ctrl-C is the launcher's to pass on.
 
-    def __init__(self, command: Command) -> None:
+    Args:
+        stdout: the descriptor that takes what it prints; None: the launcher's own.
+    """
+
+    def __init__(self, command: Command, *, stdout: int | None = None) -> None:
         self.command = command
         self._popen = subprocess.Popen(
             command.argv,
             env={**os.environ, **command.env},
             stdin=subprocess.PIPE if command.leased else subprocess.DEVNULL,
+            stdout=stdout,
             stderr=None if command.host is None else subprocess.PIPE,
             start_new_session=True,
         )

@@ -79,11 +79,6 @@ def ssh_options(options: HostOptions) -> list[str]:
     return [*words, "-F", str(Path(options.ssh_config).absolute())]
 
 
-def patience_of(options: HostOptions) -> int:
-    """Seconds without a word after which a host takes the launcher for gone; the launcher is the quicker."""
-    return 2 * options.silence_s
-
-
 def remote(host: str, words: Sequence[str], options: HostOptions, *, attends: bool = False) -> Command:
     """A leased command on a host. The login shell there splits the words again, so they are quoted."""
     argv = ["ssh", *ssh_options(options), host, shlex.join(words)]
@@ -91,8 +86,12 @@ def remote(host: str, words: Sequence[str], options: HostOptions, *, attends: bo
 
 
 def lease(job: Job, options: HostOptions) -> str:
-    """lease.sh for a host that may be cut off."""
-    return script("lease", run=job.out, patience_s=patience_of(options))
+    """lease.sh for a host that may be cut off.
+
+    It takes the launcher for gone after as long as ssh takes the host for it, and ssh counts from its next
+    probe on: when the launcher ends, the ranks there have been ended, and a successor does not meet them.
+    """
+    return script("lease", run=job.out, patience_s=options.silence_s)
 
 
 def leases(job: Job, hosts: Sequence[Host], options: HostOptions) -> list[Command]:
@@ -118,7 +117,7 @@ def check(job: Job, hosts: Sequence[Host], options: HostOptions) -> str:
 def checks(job: Job, hosts: Sequence[Host], options: HostOptions) -> list[Command]:
     """check.sh on each host. A host that does not see the file does not see the run's folder."""
     file = f"{launch_folder(job.out)}/check.sh"
-    sees = f"no {file}: the run's folder must be on a disk that every host sees"
+    sees = f"no {file}: RUN must be on a disk that every host sees"
     named = shlex.quote(file)
     words = f"[ -e {named} ] || {{ echo {shlex.quote(sees)} >&2; exit 1; }}; bash {named}"
     there = shlex.join(["sh", "-c", words])

@@ -97,8 +97,9 @@ def _written(jobs: Sequence[Job], options: Options, folder: str, is_array: bool)
     return Written({SCRIPT: text}, [command], is_over=options.wait)
 
 
-def directives(jobs: Sequence[Job], options: Options, folder: Path, name: str, is_array: bool) -> list[str]:
+def directives(jobs: Sequence[Job], options: Options, folder: str, is_array: bool) -> list[str]:
     """The lines after #SBATCH."""
+    name = f"viewmill-{PurePath(folder).name}"
     given = {
         "job-name": "".join(char if char.isalnum() or char in "._-=," else "-" for char in name),
         "nodes": jobs[0].nodes,

@@ -19,7 +19,7 @@ from viewmill.tools.launch.secure_shell import (
     remote,
     ssh_options,
 )
-from viewmill.tools.launch.written import Command, Written, launch_folder
+from viewmill.tools.launch.written import Command, Written, launch_folder, needs
 
 # What pdsh's remote shell takes as one word, for DeepSpeed does not quote.
 _PLAIN = re.compile(r"[A-Za-z0-9_@%+=:,./-]+")
@@ -101,7 +101,8 @@ def _by_deepspeed(job: Job, hosts: Sequence[Host], options: Options) -> Written:
         "check.sh": check(job, hosts, options),
     }
     start = Command(["bash", f"{folder}/deepspeed.sh"], own)
-    return Written(files, [*leases(job, hosts, options), start], checks(job, hosts, options), names)
+    asked = [needs("pdsh"), *checks(job, hosts, options)]
+    return Written(files, [*leases(job, hosts, options), start], asked, names)
 
 
 def rank_script(job: Job, options: HostOptions, *, starter: str, mpi_address: str | None = None) -> str:

@@ -3,6 +3,7 @@
 `python -m viewmill.tools.launch.start RUN/launch` does so with files that were written, and changed, before.
 """
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from viewmill.engine.preemption import REQUEUE_EXIT_CODE
 from viewmill.tools.console import FAILED, SUCCESS, USAGE, print_line
+from viewmill.tools.launch.lost_host import record_lost
 from viewmill.tools.launch.process import SSH_FAILED
 from viewmill.tools.launch.scripts import script
 from viewmill.tools.launch.supervisor import Outcome, supervise
@@ -84,24 +86,38 @@ def check_hosts(checks: Sequence[Command]) -> None:
         if process.returncode:
             lines = told.strip().splitlines() or [f"exit code {process.returncode}"]
             how = "cannot be reached" if process.returncode == SSH_FAILED else "cannot take part"
-            wrong.append(f"{check.host} {how}: {lines[-1]}")
+            wrong.append(f"{check.host or 'this machine'} {how}: {lines[-1]}")
     if wrong:
         raise RuntimeError(f"{'; '.join(wrong)}; nothing was started")
 
 
-def run(written: Written, run_dir: Path) -> tuple[int, str]:
+def run(written: Written, run_dir: Path, *, stdout: int | None = None) -> tuple[int, str]:
     """Exit code and one line of a launch whose files are written.
+
+    Args:
+        stdout: as `supervise` takes it.
 
     Raises:
         RuntimeError: hosts cannot take part.
     """
     check_hosts(written.checks)
     before = requeue_stamp(run_dir)
-    outcome = supervise(written.commands)
+    began_ns = touched(run_dir)
+    outcome = supervise(written.commands, stdout=stdout)
     if outcome.code == SUCCESS and not written.is_over:
         return SUCCESS, f"{run_dir}: submitted"
     is_requeued = requeue_stamp(run_dir) not in (None, before)
+    if outcome.is_lost and outcome.host in written.hosts:
+        with contextlib.suppress(OSError):  # of a disk that is gone as well: the host is told in any case
+            record_lost(run_dir, written.hosts, outcome.host, outcome.reason, began_ns)
     return exit_code(outcome, is_requeued), told(outcome, is_requeued, run_dir)
+
+
+def touched(run_dir: Path) -> int:
+    """This moment, by the clock of the run's disk."""
+    path = Path(launch_folder(str(run_dir))) / COMMANDS
+    path.touch()
+    return path.stat().st_mtime_ns
 
 
 def requeue_stamp(run_dir: Path) -> int | None:
@@ -132,8 +148,9 @@ def told(outcome: Outcome, is_requeued: bool, run_dir: Path) -> str:
     if is_requeued:
         return f"stopped by a signal and saved; go on with the same command and --resume ({run_dir})"
     if outcome.is_lost:
+        why = outcome.reason.rstrip(".")
         return (
-            f"error: host {outcome.host} is lost: {outcome.reason}; the run was ended on the others; go on "
+            f"error: host {outcome.host} is lost: {why}; the run was ended on the others; go on "
             "with --resume, and a host file without it where it stays away"
         )
     where = "" if outcome.host is None else f" on host {outcome.host}"

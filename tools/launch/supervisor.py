@@ -49,18 +49,21 @@ class Signals:
                 signal.signal(number, handler)
 
 
-def supervise(commands: Sequence[Command], *, grace_s: float = GRACE_S) -> Outcome:
+def supervise(commands: Sequence[Command], *, grace_s: float = GRACE_S, stdout: int | None = None) -> Outcome:
     """Runs all until those that work have ended; none of their processes is left, on any host.
 
     A signal becomes the word USR1 to every lease, at which ranks save and stop; where there is no lease the
     commands get it as it came. The first command that fails gives the others `grace_s` seconds, none where
     its host is lost; then they are ended.
+
+    Args:
+        stdout: the descriptor that takes what the commands print; None: this process's own.
     """
     processes: list[Process] = []
     with Signals().watched() as signals:
         try:
             for command in commands:
-                processes.append(Process(command))
+                processes.append(Process(command, stdout=stdout))
             failed = _watch(processes, signals, grace_s)
             # Before the rest is ended: that changes their codes.
             return Outcome(0) if failed is None else _told(failed)

@@ -27,6 +27,12 @@ class Written:
     folder: str | None = None  # instead of the run's, which this machine does not see
 
 
+def needs(program: str) -> Command:
+    """A check that the launching machine has a program."""
+    words = 'command -v "$0" >/dev/null || { echo "no program $0; install it" >&2; exit 1; }'
+    return Command(["bash", "-c", words, program])
+
+
 def launch_folder(run: str) -> str:
     """Where the files of a launch lie."""
     return f"{run}/launch"

@@ -68,7 +68,8 @@ def test_all_that_end_well_end_well(run: Path) -> None:
 def test_the_first_that_fails_ends_the_others_and_is_named(
     run: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    commands = [leased(run, "sleep 600"), leased(run, "echo why >&2; exit 3", host="h2")]
+    other = Command(["bash", "-c", "echo why >&2; exit 3"], host="h2")
+    commands = [leased(run, "sleep 600"), other]
     assert supervise(commands, grace_s=0.0) == Outcome(3, "h2", False, "why")
     assert processes_of(run) == []
     assert "h2: why" in capfd.readouterr().err
@@ -86,7 +87,7 @@ def test_a_lost_host_ends_the_others_without_grace(run: Path) -> None:
     assert outcome == Outcome(255, "h2", True, "Timeout, server h2 not responding.")
     assert processes_of(run) == []
     line = told(outcome, False, run)
-    assert line.startswith("error: host h2 is lost: Timeout, server h2 not responding.; ")
+    assert line.startswith("error: host h2 is lost: Timeout, server h2 not responding; ")
     assert "--resume" in line
 
 

@@ -116,7 +116,7 @@ def test_ssh_asks_nothing_and_notices_a_dead_host(tmp_path: Path, hosts: Path) -
     for command in [*written.commands, *written.checks]:
         for word in ("BatchMode=yes", "ServerAliveInterval=3", "ServerAliveCountMax=3", "/etc/c"):
             assert word in command.argv
-    assert "patience=18 " in written.files["lease.sh"]
+    assert "patience=9 " in written.files["lease.sh"]
 
 
 def test_the_plan_names_every_rank_with_host_and_device(tmp_path: Path, hosts: Path) -> None:

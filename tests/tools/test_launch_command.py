@@ -1,0 +1,185 @@
+"""`viewmill launch`: what it explains and writes, what it refuses, and runs that it ends or lets go on."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from viewmill.shards.convert import convert
+from viewmill.tools.cli import app
+from viewmill.tools.console import run_app
+from viewmill.tools.launch_command import EXAMPLE, environment_of_ranks, gpus_here
+
+from tests.tools.test_cli import refused
+from tests.tools.test_launchers import JOB, PYTHON, SETTINGS, losses, write_images
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("launch")
+    write_images(root / "source", count=20, seed=0)
+    convert(root / "source", root / "ds", workers=1)
+    return root / "ds"
+
+
+@pytest.fixture
+def hosts(tmp_path: Path) -> Path:
+    path = tmp_path / "hosts"
+    path.write_text("h1 slots=2\nh2 slots=2\n")
+    return path
+
+
+def words_of(dataset: Path, run: Path, *words: str) -> list[str]:
+    return ["launch", "hydes_tiny", "--data", str(dataset), "--out", str(run), *SETTINGS, *words]
+
+
+def test_the_example_explains_a_launch_and_touches_nothing(
+    dataset: Path, hosts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = {"DATASET": str(dataset), "RUN": str(tmp_path / "run"), "hosts": str(hosts)}
+    words = [places.get(word, word) for word in EXAMPLE.split()[1:]]
+    assert run_app(app, words) == 0
+    shown = capsys.readouterr().out
+    for expected in ("torch.distributed.run", "rank 3: h2, local rank 1", "OMP_NUM_THREADS=", "ServerAlive"):
+        assert expected in shown
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_plan_is_json_for_programs(
+    dataset: Path, hosts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = words_of(dataset, tmp_path / "run", "--on", "ssh", "--hosts", str(hosts), "--env", "A=b c")
+    assert run_app(app, [*words, "--explain", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["world_size"] == 4
+    assert [rank["host"] for rank in plan["ranks"]] == ["h1", "h1", "h2", "h2"]
+    assert plan["env"]["A"] == "b c"
+    assert len(plan["commands"]) == len(plan["checks"]) == 2
+
+
+def test_a_dry_run_writes_what_launch_sh_starts(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    assert run_app(app, [*words_of(dataset, run), "--dry-run", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    names = ["commands.json", "launch.sh", "lease.sh", "ranks.sh"]
+    assert [Path(path).name for path in told["files"]] == names
+    assert os.access(run / "launch" / "launch.sh", os.X_OK)
+    assert run_app(app, [*words_of(dataset, run), "--dry-run"]) == 0  # a folder of scripts alone is free
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--on", "slrum"], "--on slrum: no such target; choose one of local"),
+        (["--hosts", "hosts"], "hosts is no option of --on local; it has none"),
+        (["--on", "ssh"], "pass --hosts FILE"),
+        (["--on", "ssh", "--hosts", "nowhere"], "nowhere: no host file here"),
+        (["--ranks-per-node", "3"], "batch_size=8 is not a multiple of 3 ranks"),
+        (["--resume"], "holds no run to resume"),
+        (
+            ["--env", "NOBODY_HAS_SET_THIS"],
+            "this shell has no such variable; pass --env NOBODY_HAS_SET_THIS=",
+        ),
+        (["--option", "silence_s"], "expected key=value"),
+        (["epochss=3"], "epochss is no setting; the nearest is epochs"),
+        (["--judge", "nowhere"], "nowhere"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_cannot_be_launched_is_refused_in_one_line(
+    words: list[str], expected: str, dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, line = refused(words_of(dataset, tmp_path / "run", *words), capsys)
+    assert code == 2
+    assert expected in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_in_use_is_refused_before_any_rank_starts(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    code, line = refused(words_of(dataset, tmp_path / "run"), capsys)
+    assert code == 2
+    assert "is not empty; pass --resume" in line
+    assert not (tmp_path / "run" / "launch").exists()
+
+
+def test_ranks_are_given_what_says_how_they_talk_and_compute() -> None:
+    shell = {"NCCL_DEBUG": "INFO", "HOME": "/root", "OMP_NUM_THREADS": "3", "RANK": "7", "TOKEN": "x"}
+    env = environment_of_ranks(["TOKEN", "NCCL_DEBUG=WARN"], shell)
+    assert env == {"NCCL_DEBUG": "WARN", "OMP_NUM_THREADS": "3", "TOKEN": "x"}
+    assert environment_of_ranks([], {}) == {"OMP_NUM_THREADS": "1"}
+
+
+def test_gpus_that_are_hidden_do_not_count() -> None:
+    assert gpus_here({"CUDA_VISIBLE_DEVICES": "0,3"}) == 2
+    assert gpus_here({"CUDA_VISIBLE_DEVICES": ""}) == gpus_here({"CUDA_VISIBLE_DEVICES": "-1"}) == 0
+
+
+class Launched:
+    """A launch in a process of its own."""
+
+    def __init__(self, words: list[str], told: Path) -> None:
+        clean = {name: value for name, value in os.environ.items() if name not in JOB}
+        clean |= {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+        self.told = told
+        with told.open("wb") as file:
+            command = [*PYTHON, "viewmill.tools.cli", *words]
+            self.process = subprocess.Popen(command, env=clean, stdout=file, stderr=file)
+
+    def wait_for(self, path: Path) -> None:
+        until_s = time.monotonic() + 240
+        while not path.exists():
+            assert self.process.poll() is None, self.told.read_text()
+            assert time.monotonic() < until_s
+            time.sleep(0.05)
+
+
+@pytest.fixture
+def launched(tmp_path: Path) -> Iterator[list[Launched]]:
+    """Those that a test starts; none is left behind it."""
+    started: list[Launched] = []
+    yield started
+    for launch in started:
+        launch.process.kill()
+        launch.process.wait()
+
+
+@pytest.mark.slow
+def test_a_preempted_launch_is_requeued_and_goes_on(
+    dataset: Path, tmp_path: Path, launched: list[Launched]
+) -> None:
+    run = tmp_path / "run"
+    words = words_of(dataset, run, "--ranks-per-node", "1", "epochs=20", "checkpoint.every_steps=1")
+    launched.append(Launched(words, tmp_path / "told"))
+    launched[0].wait_for(run / "checkpoints" / "latest")
+    launched[0].process.send_signal(signal.SIGUSR1)
+    assert launched[0].process.wait(240) == 85, launched[0].told.read_text()
+    assert (
+        "stopped by a signal and saved; go on with the same command and --resume"
+        in launched[0].told.read_text()
+    )
+    assert json.loads((run / "requeue.json").read_text())["signal"] == "SIGUSR1"
+    assert len(losses(run)) < 40
+    launched.append(Launched([*words, "--resume"], tmp_path / "again"))
+    assert launched[1].process.wait(240) == 0, launched[1].told.read_text()
+    assert len(losses(run)) == 40
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("mpirun") is None, reason="no mpirun: apt-get install openmpi-bin")
+def test_mpirun_trains_two_ranks(dataset: Path, tmp_path: Path, launched: list[Launched]) -> None:
+    run = tmp_path / "run"
+    words = words_of(dataset, run, "--on", "mpi", "--ranks-per-node", "2")
+    launched.append(Launched(words, tmp_path / "told"))
+    assert launched[0].process.wait(240) == 0, launched[0].told.read_text()
+    assert json.loads((run / "environment.json").read_text())["world_size"] == 2
+    assert len(losses(run)) == 2
