@@ -36,7 +36,6 @@ class Options(StrictModel):
     """What the pods are made of; quantities as Kubernetes writes them: 500m, 16, 64Gi."""
 
     image: str = Field(min_length=1)  # it has viewmill installed
-    python: str = "python"  # the image's
     volumes: tuple[str, ...] = Field(default=(), strict=False)  # CLAIM:/PATH, or CLAIM:/PATH:ro
     namespace: str | None = None
     gpus: str | None = Field(default=None, pattern=r"^[1-9]\d*$")  # of a pod
@@ -212,7 +211,7 @@ def container(job: Job, options: Options, volumes: list[Volume]) -> dict[str, An
     return {
         "name": CONTAINER,
         "image": options.image,
-        "command": command(job, options.python),
+        "command": command(job),
         "env": [{"name": name, "value": value} for name, value in variables.items()],
         "ports": [{"name": PORT_NAME, "containerPort": job.port}],
         "resources": {"requests": asked, "limits": asked} if asked else {},
@@ -220,9 +219,9 @@ def container(job: Job, options: Options, volumes: list[Volume]) -> dict[str, An
     }
 
 
-def command(job: Job, python: str) -> list[str]:
+def command(job: Job) -> list[str]:
     """No shell: signals reach torchrun. Where the pods meet, it reads from the operator's variables."""
-    words = [python, "-m", "torch.distributed.run", f"--nproc-per-node={job.ranks_per_node}"]
+    words = [job.python, "-m", "torch.distributed.run", f"--nproc-per-node={job.ranks_per_node}"]
     words += ["--signals-to-handle", SIGNALS, "-m", TRAIN_MODULE]
     arguments = job.train_arguments()
     words += arguments if "--resume" in arguments else [*arguments, "--resume"]

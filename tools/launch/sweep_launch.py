@@ -28,6 +28,8 @@ class Sweep:
 
     def __init__(self, job: Job, words: Sequence[str], target: Target, options: Any) -> None:
         self.job, self.target, self.options = job, target, options
+        if not words:
+            raise ConfigError("--results is of a sweep; give its --sweep KEY=V,V too")
         self.runs = combinations(parse_sweep(words, job.overrides))
         if (Path(job.out) / "config.yaml").exists():
             raise ConfigError(f"{job.out}: holds a run; give the sweep a folder of its own with --out")
@@ -65,20 +67,23 @@ class Sweep:
     def write(self) -> list[Path]:
         """Writes the files of all launches; their folders."""
         return [
-            write_files(written, Path(written.folder or job.out), job.python)
+            write_files(written, Path(written.folder or job.out), sys.executable)
             for job, written in self.launches()
         ]
 
-    def carry_out(self) -> int:
+    def carry_out(self, *, stdout: int | None = None) -> int:
         """Runs or submits what is left; the exit code.
 
         A run that fails is noted, and the next one begins; a signal saves the one that runs, and is the end.
+
+        Args:
+            stdout: of the runs, as a descriptor; None: this process's.
         """
         worst = SUCCESS
         for job, written in self.launches():
             folder = Path(written.folder or job.out)
-            write_files(written, folder, job.python)
-            code, line = run(written, Path(job.out))
+            write_files(written, folder, sys.executable)
+            code, line = run(written, folder, stdout=stdout)
             print(line, file=sys.stderr)
             if written.is_over and self.target.write_array is None:
                 note_exit_code(Path(job.out), code)

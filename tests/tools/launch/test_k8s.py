@@ -30,7 +30,7 @@ FULL: dict[str, Any] = {
 
 
 def job(**changes: Any) -> Job:
-    paths = {"recipe": "hydes_imagenet", "data": "/data/imagenet", "out": "/runs/first"}
+    paths = {"python": "python", "recipe": "hydes_imagenet", "data": "/data/imagenet", "out": "/runs/first"}
     return Job(**{**paths, "nodes": 4, "ranks_per_node": 8, "max_restarts": 3, **changes})
 
 
