@@ -59,11 +59,12 @@ test: lint types $(VENV)/.ffcv
 soak: install $(VENV)/.ffcv
 	$(BIN)/pytest -q -m soak --durations=20 -k '$(if $(filter all,$(PART)),,$(PART))'
 
-CLUSTER_PACKAGES = openssh-server openssh-client pdsh iproute2 openmpi-bin
+CLUSTER_PACKAGES = openssh-server openssh-client pdsh iproute2 openmpi-bin slurmctld slurmd slurm-client munge
 
 test-cluster: install
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	    command -v pdsh >/dev/null && command -v mpirun >/dev/null && [ -x /usr/sbin/sshd ] && [ -x /sbin/ip ] \
+	    && command -v slurmctld >/dev/null && command -v slurmd >/dev/null && command -v sbatch >/dev/null \
 	    || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
 	         --no-install-recommends $(CLUSTER_PACKAGES) >/dev/null; }; \
 	fi
