@@ -59,13 +59,15 @@ test: lint types $(VENV)/.ffcv
 soak: install $(VENV)/.ffcv
 	$(BIN)/pytest -q -m soak --durations=20 -k '$(if $(filter all,$(PART)),,$(PART))'
 
-CLUSTER_PACKAGES = openssh-server openssh-client pdsh iproute2 openmpi-bin
+CLUSTER_PACKAGES = openssh-server openssh-client pdsh iproute2 openmpi-bin slurmctld slurmd slurm-client munge
 
 test-cluster: install
-	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	    command -v pdsh >/dev/null && command -v mpirun >/dev/null && [ -x /usr/sbin/sshd ] && command -v ip >/dev/null \
-	    || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
-	         --no-install-recommends $(CLUSTER_PACKAGES) >/dev/null; }; \
+	@for program in sshd pdsh mpirun ip slurmctld slurmd sbatch munged; do \
+	    PATH=$$PATH:/usr/sbin:/sbin command -v $$program >/dev/null || missing="$$missing $$program"; \
+	done; \
+	if [ -n "$$missing" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
+	        --no-install-recommends $(CLUSTER_PACKAGES) >/dev/null; \
 	fi
 	$(BIN)/pytest -q -ra --durations=20 -m 'soak or not soak' tests/drills/cluster
 

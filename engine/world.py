@@ -91,8 +91,13 @@ def read_place(variables: Mapping[str, str]) -> tuple[int, int, int]:
 
 
 def restarts_alone(variables: Mapping[str, str]) -> bool:
-    """Whether torchrun's agent starts the ranks again after a failure: torchrun --max-restarts N."""
-    return int(variables.get("TORCHELASTIC_MAX_RESTARTS", 0)) > 0
+    """Whether something starts the ranks again by itself, so that its first start has --resume too.
+
+    torchrun's agent with --max-restarts N does; what viewmill launch writes for schedulers sets
+    VIEWMILL_MAY_BEGIN=1.
+    """
+    is_told = variables.get("VIEWMILL_MAY_BEGIN") == "1"
+    return is_told or int(variables.get("TORCHELASTIC_MAX_RESTARTS", 0)) > 0
 
 
 def was_restarted(variables: Mapping[str, str]) -> bool:

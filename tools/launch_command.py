@@ -13,6 +13,7 @@ from viewmill.tools.console import SUCCESS, print_json, print_line, refuse_url
 if TYPE_CHECKING:
     from viewmill.engine.config import RunConfig
     from viewmill.tools.launch.job import Job
+    from viewmill.tools.launch.sweep_launch import Sweep
 
 EXAMPLE = "viewmill launch hydes_tiny --data DATASET --out RUN --on ssh --hosts hosts --explain"
 # Variables that every rank is given where the launching shell has them: they say how ranks talk and compute.
@@ -32,7 +33,7 @@ def command(
         list[str] | None,
         typer.Argument(metavar="KEY=VALUE", help="Settings on top of the recipe, the last one wins."),
     ] = None,
-    on: Annotated[str, typer.Option(metavar="TARGET", help="local, ssh or mpi.")] = "local",
+    on: Annotated[str, typer.Option(metavar="TARGET", help="local, ssh, mpi, slurm or k8s.")] = "local",
     nodes: Annotated[
         int | None, typer.Option(min=1, help="Hosts.", show_default="those of --hosts, else 1")
     ] = None,
@@ -45,6 +46,29 @@ def command(
     launcher: Annotated[
         str | None, typer.Option(help="ssh: torchrun or deepspeed.", show_default="torchrun")
     ] = None,
+    gpus: Annotated[
+        str | None, typer.Option(metavar="N", help="slurm, k8s: of a node; slurm: TYPE:N too.")
+    ] = None,
+    cpus: Annotated[str | None, typer.Option(metavar="N", help="slurm, k8s: of a node.")] = None,
+    mem: Annotated[str | None, typer.Option(metavar="SIZE", help="slurm, k8s: of a node.")] = None,
+    time: Annotated[
+        str | None, typer.Option(help="slurm: limit, after which it is requeued and goes on.")
+    ] = None,
+    partition: Annotated[str | None, typer.Option(help="slurm.")] = None,
+    account: Annotated[str | None, typer.Option(help="slurm.")] = None,
+    constraint: Annotated[str | None, typer.Option(help="slurm: features that nodes must have.")] = None,
+    sbatch: Annotated[
+        list[str] | None,
+        typer.Option(metavar="OPTION", help="slurm: another option of sbatch, --sbatch=--exclusive."),
+    ] = None,
+    setup: Annotated[
+        list[str] | None, typer.Option(metavar="LINE", help="slurm: shell before all, 'module load cuda'.")
+    ] = None,
+    image: Annotated[str | None, typer.Option(help="k8s: of the containers; it has viewmill.")] = None,
+    volume: Annotated[
+        list[str] | None, typer.Option(metavar="CLAIM:/PATH[:ro]", help="k8s: a volume for data and runs.")
+    ] = None,
+    namespace: Annotated[str | None, typer.Option(help="k8s.")] = None,
     option: Annotated[
         list[str] | None,
         typer.Option(metavar="KEY=VALUE", help="Another option of the target, see tools/launch/README.md."),
@@ -56,8 +80,9 @@ def command(
         ),
     ] = None,
     python: Annotated[
-        str, typer.Option(metavar="FILE", help="Every host's interpreter.", show_default="this one")
-    ] = sys.executable,
+        str | None,
+        typer.Option(metavar="FILE", help="Every host's interpreter.", show_default="this one; k8s: python"),
+    ] = None,
     port: Annotated[
         int | None,
         typer.Option(help="Where ranks meet, on the first host.", show_default=f"{PORT}, or a free one here"),
@@ -69,6 +94,19 @@ def command(
     max_restarts: Annotated[
         int, typer.Option(min=0, help="Times that torchrun starts all ranks again after a failure.")
     ] = 0,
+    sweep: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=V,V",
+            help="Train every combination of these values, each in RUN/SETTINGS; several times.",
+        ),
+    ] = None,
+    results: Annotated[
+        bool,
+        typer.Option(
+            "--results", help="Of a sweep: print its table, write results.csv and .json; run nothing."
+        ),
+    ] = False,
     explain: Annotated[
         bool, typer.Option("--explain", help="Print files, commands, variables and ranks; do nothing.")
     ] = False,
@@ -89,7 +127,10 @@ def command(
 
     refuse_url(out, "train into a folder, then copy it to the store")
     target = target_named(on)
-    given = target_options(option or (), hosts=hosts, launcher=launcher)
+    flags = {"hosts": hosts, "launcher": launcher, "gpus": gpus, "cpus": cpus, "mem": mem, "time": time}
+    flags |= {"partition": partition, "account": account, "constraint": constraint, "sbatch": sbatch}
+    flags |= {"setup": setup, "image": image, "volumes": volume, "namespace": namespace}
+    given = target_options(option or (), **flags)
     options = options_of(on, given)
     config = load_config(recipe, overrides)
     size = size_of_job(options, nodes, ranks_per_node)
@@ -100,15 +141,23 @@ def command(
         overrides=tuple(overrides or ()),
         nodes=size[0],
         ranks_per_node=size[1],
-        python=python,
-        port=port or (PORT if size[0] > 1 or hosts is not None else free_port()),
-        env=environment_of_ranks(env or (), os.environ),
+        python=python or (sys.executable if target.sees_data else "python"),
+        port=port
+        or (PORT if size[0] > 1 or on not in ("local", "mpi") or hosts is not None else free_port()),
+        env=environment_of_ranks(env or (), os.environ, FORWARDED if target.sees_data else ()),
         resume=resume,
         max_restarts=max_restarts,
         judged_on=None if judge is None else absolute(judge),
     )
+    if sweep or results:
+        from viewmill.tools.launch.sweep_launch import Sweep
+
+        sweeping = Sweep(job, sweep or (), target, options)
+        do_sweep(sweeping, results=results, explain=explain, dry_run=dry_run, as_json=json)
+        return
     if target.sees_data:
         refuse_early(job, config)
+        refuse_folder(job)
     written = target.write(job, options)
     if explain:
         shown = plan(job, written, config.device)
@@ -116,14 +165,48 @@ def command(
         return
     from viewmill.tools.launch.start import run, write_files
 
-    folder = write_files(written, Path(job.out), python)
+    place = Path(written.folder or job.out)
+    folder = write_files(written, place, sys.executable)
     if dry_run:
         told = {"run": job.out, "files": sorted(str(path) for path in folder.iterdir())}
         print_json(told) if json else print_line(f"{folder}: written; start it with: bash {folder}/launch.sh")
         return
     # With --json stdout is for programs: the ranks' own last line goes where all else goes.
-    code, line = run(written, Path(job.out), stdout=sys.stderr.fileno() if json else None)
+    code, line = run(written, place, stdout=sys.stderr.fileno() if json else None)
     finish(job, code, line, as_json=json)
+
+
+def do_sweep(sweep: "Sweep", *, results: bool, explain: bool, dry_run: bool, as_json: bool) -> None:
+    """Explains, writes or runs a sweep; its table comes last, where its runs are over or it is asked for."""
+    if explain:
+        print_json(sweep.plan()) if as_json else print_line(sweep.explained())
+        return
+    if sweep.target.sees_data and not results:
+        for config in sweep.configs.values():
+            refuse_early(sweep.job, config)
+    if dry_run:
+        folders = [str(folder) for folder in sweep.write()]
+        print_json({"folders": folders}) if as_json else print_line("\n".join(folders))
+        return
+    code = SUCCESS if results else sweep.carry_out(stdout=sys.stderr.fileno() if as_json else None)
+    tell_results(sweep, as_json=as_json)
+    if code != SUCCESS:
+        raise typer.Exit(code)
+
+
+def tell_results(sweep: "Sweep", *, as_json: bool) -> None:
+    """The table of a sweep, and its files; how many runs stand how goes to stderr."""
+    from rich.console import Console
+    from viewmill.tools.launch.sweep_launch import summary
+    from viewmill.tools.launch.sweep_results import table, write_results
+
+    if not sweep.target.sees_data:
+        print("the runs are on volumes of the cluster; their results are seen there", file=sys.stderr)
+        return
+    lines = sweep.results()
+    files = write_results(Path(sweep.job.out), lines)
+    print_json(lines) if as_json else Console().print(table(lines))
+    print(f"{summary(lines)} ({', '.join(map(str, files))})", file=sys.stderr)
 
 
 def finish(job: "Job", code: int, line: str, *, as_json: bool) -> None:
@@ -137,7 +220,7 @@ def finish(job: "Job", code: int, line: str, *, as_json: bool) -> None:
         raise typer.Exit(code)
 
 
-def target_options(words: Sequence[str], **named: str | None) -> dict[str, Any]:
+def target_options(words: Sequence[str], **named: Any) -> dict[str, Any]:
     """--option KEY=VALUE, whose values are YAML, and the options that have a flag of their own.
 
     Raises:
@@ -156,15 +239,19 @@ def target_options(words: Sequence[str], **named: str | None) -> dict[str, Any]:
 
 
 def size_of_job(options: Any, nodes: int | None, ranks_per_node: int | None) -> tuple[int, int]:
-    """(nodes, ranks of each): as they were asked for, else those of the host file, else of this machine.
+    """(nodes, ranks of each): as they were asked for, else those of host file or GPUs, else of this machine.
 
     Raises:
         ValueError: the host file is none, or its hosts differ and nothing was asked for.
         FileNotFoundError: there is no such file.
     """
+    from viewmill.tools.launch import k8s, slurm
     from viewmill.tools.launch.hosts import read_hosts, same_slots
     from viewmill.tools.launch.secure_shell import HostOptions
 
+    if isinstance(options, (k8s.Options, slurm.Options)):
+        asked = "" if options.gpus is None else options.gpus.rpartition(":")[2]
+        return nodes or 1, ranks_per_node or (int(asked) if asked.isdigit() else 1)
     if not isinstance(options, HostOptions) or options.hosts is None:
         return nodes or 1, ranks_per_node or gpus_here(os.environ) or 1
     found = read_hosts(options.hosts)
@@ -179,14 +266,16 @@ def gpus_here(variables: Mapping[str, str]) -> int:
     return len(list(Path("/dev").glob("nvidia[0-9]*")))
 
 
-def environment_of_ranks(given: Sequence[str], variables: Mapping[str, str]) -> dict[str, str]:
-    """What every rank is given: `FORWARDED`, then --env; one thread a rank unless the shell says otherwise.
+def environment_of_ranks(
+    given: Sequence[str], variables: Mapping[str, str], forwarded: tuple[str, ...] = FORWARDED
+) -> dict[str, str]:
+    """What every rank is given: what begins so, then --env; one thread a rank unless that says otherwise.
 
     Raises:
         ValueError: a name has neither a value nor one in this shell.
     """
     env = {"OMP_NUM_THREADS": "1"}
-    env |= {name: value for name, value in sorted(variables.items()) if name.startswith(FORWARDED)}
+    env |= {name: value for name, value in sorted(variables.items()) if name.startswith(forwarded)}
     for word in given:
         name, equals, value = word.partition("=")
         if not equals and name not in variables:
@@ -199,16 +288,21 @@ def refuse_early(job: "Job", config: "RunConfig") -> None:
     """What every rank would refuse, told once and before any has started.
 
     Raises:
-        ConfigError: the batch does not fit ranks or data, or the run's folder is in use or lacks a run.
+        ConfigError: the batch does not fit ranks or data.
         FileNotFoundError: there is no data set.
     """
     from viewmill.engine.batch_size import check_batch_size
-    from viewmill.engine.run_folder import refuse_missing_folder, refuse_used_folder
     from viewmill.shards.storage.mirror import read_info_at
 
     for path in filter(None, (job.data, job.judged_on)):
         read_info_at(path)
     check_batch_size(config.batch_size, config.accumulation, job.world_size)
+
+
+def refuse_folder(job: "Job") -> None:
+    """Raises ConfigError where the run's folder is in use, or lacks a run to resume."""
+    from viewmill.engine.run_folder import refuse_missing_folder, refuse_used_folder
+
     run = Path(job.out)
     if job.resume:
         refuse_missing_folder(run)

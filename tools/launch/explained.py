@@ -41,14 +41,14 @@ def plan(job: Job, written: Written, device: str) -> dict[str, Any]:
         "env": dict(job.env),
         "checks": [asdict(command) for command in written.checks],
         "commands": [asdict(command) for command in written.commands],
-        "folder": launch_folder(job.out),
+        "folder": launch_folder(written.folder or job.out),
         "files": written.files,
     }
 
 
 def explanation(job: Job, written: Written, device: str) -> str:
     """All of it, for people; commands can be pasted into a shell."""
-    folder = launch_folder(job.out)
+    folder = launch_folder(written.folder or job.out)
     parts = [
         *(f"# --- {folder}/{name}\n{text.rstrip()}" for name, text in written.files.items()),
         "# --- checks, before anything starts" if written.checks else "",

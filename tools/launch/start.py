@@ -33,9 +33,10 @@ def write_files(written: Written, run: Path, python: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     told = {"commands": written.commands, "checks": written.checks}
     lists = {name: [asdict(command) for command in commands] for name, commands in told.items()}
+    known = {"hosts": written.hosts, "is_over": written.is_over}
     files = {
         **written.files,
-        COMMANDS: json.dumps({**lists, "hosts": written.hosts}, indent=2) + "\n",
+        COMMANDS: json.dumps({**lists, **known}, indent=2) + "\n",
         "launch.sh": script("launch", python=python, folder=str(folder)),
     }
     for name, text in files.items():
@@ -58,7 +59,7 @@ def read_written(folder: Path) -> Written:
     try:
         told = json.loads(path.read_text(encoding="utf-8"))
         commands, checks = ([Command(**line) for line in told[name]] for name in ("commands", "checks"))
-        return Written({}, commands, checks, told["hosts"])
+        return Written({}, commands, checks, told["hosts"], told["is_over"])
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: {error!r}; write it anew with viewmill launch ... --dry-run") from error
 
@@ -103,6 +104,8 @@ def run(written: Written, run_dir: Path, *, stdout: int | None = None) -> tuple[
     before = requeue_stamp(run_dir)
     began_ns = touched(run_dir)
     outcome = supervise(written.commands, stdout=stdout)
+    if outcome.code == SUCCESS and not written.is_over:
+        return SUCCESS, f"{run_dir}: submitted"
     is_requeued = requeue_stamp(run_dir) not in (None, before)
     if outcome.is_lost and outcome.host in written.hosts:
         with contextlib.suppress(OSError):  # of a disk that is gone as well: the host is told in any case

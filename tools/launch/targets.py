@@ -1,12 +1,12 @@
 """What a training can be launched on: by name, a module's `Options` and `write(job, options)`."""
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 from viewmill.engine.strict import ConfigError, StrictModel
-from viewmill.tools.launch import local, mpi, ssh
+from viewmill.tools.launch import k8s, local, mpi, slurm, ssh
 from viewmill.tools.launch.job import Job
 from viewmill.tools.launch.written import Written
 
@@ -17,12 +17,16 @@ class Target(NamedTuple):
     options: type[StrictModel]
     write: Callable[[Job, Any], Written]
     sees_data: bool = True  # what it runs on sees the disk of the launching machine
+    # Several jobs that are alike but for folder and overrides, as one launch in a folder; None: in turn.
+    write_array: Callable[[Sequence[Job], Any, str], Written] | None = None
 
 
 TARGETS = {
     "local": Target(local.Options, local.write),
     "ssh": Target(ssh.Options, ssh.write),
     "mpi": Target(mpi.Options, mpi.write),
+    "slurm": Target(slurm.Options, slurm.write, write_array=slurm.write_array),
+    "k8s": Target(k8s.Options, k8s.write, sees_data=False),
 }
 
 

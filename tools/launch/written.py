@@ -23,6 +23,8 @@ class Written:
     commands: list[Command]
     checks: list[Command] = field(default_factory=list)  # run before, and all must end with 0
     hosts: list[str] = field(default_factory=list)  # in the order of their ranks, where they are known
+    is_over: bool = True  # the training, when the commands have ended; False: they hand it to a queue
+    folder: str | None = None  # instead of the run's, which this machine does not see
 
 
 def needs(program: str) -> Command:

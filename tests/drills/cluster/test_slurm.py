@@ -1,0 +1,191 @@
+"""`viewmill launch --on slurm` on a real SLURM: the time limit, a lost node, and a sweep as a job array."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from viewmill.engine.config import load_config
+from viewmill.engine.telemetry import read_lines
+from viewmill.shards.convert import convert
+
+from tests.drills.cluster.slurm import Slurm, why_not
+from tests.drills.cluster.test_hosts import SETTINGS, words_of
+from tests.drills.job import Job, result_of
+from tests.engine.small_training import equal
+from tests.tools.test_launchers import JOB, PYTHON, write_images
+
+LACKING = why_not()
+pytestmark = [
+    pytest.mark.soak,
+    pytest.mark.timeout(1200),
+    pytest.mark.skipif(LACKING is not None, reason=str(LACKING)),
+]
+WAIT_S = 400.0  # on a machine that does much else
+WORDS = [*words_of(SETTINGS), "epochs=20", "checkpoint.every_steps=5", "checkpoint.every_epochs=null"]
+
+
+class Site(NamedTuple):
+    """Two nodes, a data set, and a folder for runs."""
+
+    slurm: Slurm
+    data: Path
+    folder: Path
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    folder = tmp_path_factory.mktemp("slurm")
+    write_images(folder / "source", count=20, seed=0)
+    convert(folder / "source", folder / "ds")
+    slurm = Slurm(folder / "cluster", nodes=2)
+    try:
+        yield Site(slurm, folder / "ds", folder)
+    finally:
+        slurm.close()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(site: Site) -> Any:
+    """The last checkpoint of two ranks of this machine, without any launcher."""
+    ended = Job(load_config("hydes_tiny", WORDS), site.data, site.folder / "calm", world_size=2).end()
+    assert ended.codes == [0, 0], ended.told
+    return result_of(site.folder / "calm")
+
+
+def launch(site: Site, run: Path, *words: str) -> "subprocess.CompletedProcess[str]":
+    """`viewmill launch --on slurm`, as from a login node."""
+    command = [*PYTHON, "viewmill.tools.cli", "launch", "hydes_tiny", "--data", str(site.data)]
+    command += ["--out", str(run), "--on", "slurm", *WORDS, *words]
+    env = {name: value for name, value in site.slurm.env.items() if name not in JOB}
+    env |= {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+    return subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=WAIT_S)
+
+
+def submit(site: Site, run: Path, *words: str) -> str:
+    """The number of the job."""
+    done = launch(site, run, *words)
+    assert done.returncode == 0, done.stderr
+    number = re.search(r"Submitted batch job (\d+)", done.stdout)
+    assert number is not None, done.stdout
+    return number[1]
+
+
+def wait_for_step(run: Path, step: int) -> None:
+    """Until so many steps are logged."""
+    until_s = time.monotonic() + WAIT_S
+    while not (run / "metrics.jsonl").is_file() or len(read_lines(run / "metrics.jsonl")) < step:
+        assert time.monotonic() < until_s, output_of(run)
+        time.sleep(0.05)
+
+
+def output_of(run: Path) -> str:
+    """What the jobs of a run have written."""
+    return "".join(path.read_text() for path in sorted((run / "launch").glob("slurm-*.out")))[-3000:]
+
+
+def kinds(run: Path) -> list[str]:
+    """The run's events that say how it went."""
+    told = ("start", "requeue", "resume", "end", "fault")
+    return [line["event"] for line in read_lines(run / "events.jsonl") if line["event"] in told]
+
+
+def ranks_of(run: Path) -> list[int]:
+    """The process ids of the ranks."""
+    return [json.loads(path.read_text())["pid"] for path in sorted((run / "heartbeats").glob("rank-*.json"))]
+
+
+def is_pending(pid: int, number: int) -> bool:
+    """Whether a signal waits for a process that is stopped."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    masks = [
+        int(line.split()[1], 16) for line in status.splitlines() if line.startswith(("SigPnd", "ShdPnd"))
+    ]
+    return any(mask >> (number - 1) & 1 for mask in masks)
+
+
+def wait_for_signal(pids: list[int], number: int) -> None:
+    """Until it waits for one of the processes."""
+    until_s = time.monotonic() + WAIT_S
+    while not any(is_pending(pid, number) for pid in pids):
+        assert time.monotonic() < until_s, "SLURM has sent no signal"
+        time.sleep(0.2)
+
+
+def bring_to_its_time_limit(site: Site, job: str, run: Path) -> None:
+    """The limit comes while the run is under way: it is made two minutes, and the ranks wait for its signal.
+
+    SLURM looks twice a minute which jobs are to be told, in which a run of seconds would end.
+    """
+    pids = ranks_of(run)
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        lines = site.slurm.ask("squeue", "--noheader", "--job", job, "--format=%M").split(":")
+        minutes = sum(int(part) * 60**place for place, part in enumerate(reversed(lines))) // 60
+        site.slurm.ask("scontrol", "update", f"JobId={job}", f"TimeLimit={minutes + 2}")
+        wait_for_signal(pids, signal.SIGUSR1)
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+
+
+def test_a_job_at_its_time_limit_goes_on_and_ends_in_the_weights_of_an_undisturbed_run(
+    site: Site, undisturbed: Any
+) -> None:
+    run = site.folder / "limited"
+    options = ["--nodes", "2", "--ranks-per-node", "1", "--time", "60", "--option", "signal_seconds=100"]
+    job = submit(site, run, *options)
+    wait_for_step(run, 3)
+    bring_to_its_time_limit(site, job, run)
+    assert site.slurm.wait(job, "PENDING", timeout_s=WAIT_S) == "PENDING", output_of(run)
+    assert (run / "launch" / "exit_code").read_text() == "85\n"
+    assert site.slurm.wait(job, "COMPLETED", timeout_s=WAIT_S) == "COMPLETED", output_of(run)
+    assert site.slurm.restarts(job) == 1
+    assert kinds(run) == ["start", "requeue", "resume", "end"]
+    assert json.loads((run / "environment.json").read_text())["world_size"] == 2
+    assert equal(result_of(run), undisturbed)
+
+
+def test_a_cancelled_job_saves_and_stays_away(site: Site) -> None:
+    run = site.folder / "cancelled"
+    job = submit(site, run, "--ranks-per-node", "2", "--cpus", "2", "epochs=4000")
+    wait_for_step(run, 3)
+    site.slurm.ask("scancel", job)
+    assert site.slurm.wait(job, timeout_s=WAIT_S) == "CANCELLED"
+    assert kinds(run) == ["start", "requeue"]
+    assert site.slurm.restarts(job) == 0
+
+
+def test_a_sweep_is_an_array_whose_failed_run_stops_no_other(site: Site) -> None:
+    out = site.folder / "sweep"
+    words = ["--sweep", "optimizer.lr=1e-3,1e-4", "--sweep", "model.backbone=test_resnet,no_such_net"]
+    plain = [word for word in WORDS if not word.startswith("model.backbone")] + ["epochs=2"]
+    command = [*PYTHON, "viewmill.tools.cli", "launch", "hydes_tiny", "--data", str(site.data)]
+    command += ["--out", str(out), "--on", "slurm", *plain, *words]
+
+    def ask(*more: str) -> "subprocess.CompletedProcess[str]":
+        env = {**site.slurm.env, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
+        return subprocess.run(
+            [*command, *more], env=env, capture_output=True, text=True, check=False, timeout=WAIT_S
+        )
+
+    first = ask("--option", "wait=true")
+    assert first.returncode == 1, first.stdout + first.stderr  # as sbatch --wait says: a task has failed
+    told = json.loads(ask("--results", "--json").stdout)
+    stands = {line["run"]: (line["status"], line["exit_code"]) for line in told}
+    assert stands == {
+        "lr=1e-3,backbone=test_resnet": ("finished", 0),
+        "lr=1e-3,backbone=no_such_net": ("failed", 1),
+        "lr=1e-4,backbone=test_resnet": ("finished", 0),
+        "lr=1e-4,backbone=no_such_net": ("failed", 1),
+    }
+    plan = json.loads(ask("--explain", "--json").stdout)
+    assert len(plan) == 1
+    assert "#SBATCH --array=0-1\n" in plan[0]["files"]["slurm.sh"]  # the failed ones are left

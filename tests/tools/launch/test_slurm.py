@@ -1,0 +1,194 @@
+"""The batch script, run by bash with stand-ins for SLURM's commands; the real ones: tests/drills/cluster."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+from viewmill.tools.launch.job import Job
+from viewmill.tools.launch.slurm import Options, array_of, write, write_array
+
+HOSTILE = "a b'c\"$(touch gone)`touch gone`;&|*\\"
+# Notes how it was called, leaves what a run leaves that was stopped, if told to, and ends as it is told.
+SRUN = """#!{python}
+import json, os, sys, time
+seen = {{"argv": sys.argv[1:], "env": dict(os.environ)}}
+open({seen!r}, "w").write(json.dumps(seen))
+run = sys.argv[sys.argv.index("--out") + 1]
+time.sleep(0.05)  # so that what it writes is newer than the start
+for name in os.environ.get("LEAVES", "").split():
+    os.makedirs(os.path.dirname(f"{{run}}/{{name}}"), exist_ok=True)
+    open(f"{{run}}/{{name}}", "w").close()
+if "TELLS" in os.environ:
+    import signal
+    signal.signal(signal.SIGUSR1, lambda *_: sys.exit(1))
+    os.kill(os.getppid(), signal.SIGUSR1)
+    time.sleep(60)
+sys.exit(int(os.environ.get("ENDS", "0")))
+"""
+
+
+def job(out: Path, **changes: Any) -> Job:
+    return Job(
+        **{"recipe": "hydes_tiny", "data": "/data/train", "out": str(out), "python": "python3", **changes}
+    )
+
+
+class Batch:
+    """A script in a folder with commands that stand for SLURM's."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.seen = folder, folder / "srun.json"
+        (folder / "bin").mkdir()
+        self._command("srun", SRUN.format(python=sys.executable, seen=str(self.seen)))
+        self._command("scontrol", f'#!/bin/sh\necho "$@" >>{folder}/scontrol\n')
+
+    def _command(self, name: str, text: str) -> None:
+        (self.folder / "bin" / name).write_text(text)
+        (self.folder / "bin" / name).chmod(0o755)
+
+    def run(self, text: str, **variables: str) -> "subprocess.CompletedProcess[str]":
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "OMP"))}
+        env = {**clean, "SLURM_JOB_ID": "7042", "SLURM_CPUS_ON_NODE": "16", **variables}
+        env["PATH"] = f"{self.folder}/bin:{os.environ['PATH']}"
+        return subprocess.run(
+            ["bash", "-s"], input=text, env=env, cwd=self.folder, capture_output=True, text=True, check=False
+        )
+
+    def srun(self) -> Any:
+        """How srun was called last."""
+        return json.loads(self.seen.read_text())
+
+    def requeued(self) -> bool:
+        asked = self.folder / "scontrol"
+        return asked.exists() and asked.read_text() == "requeue 7042\n"
+
+
+@pytest.fixture
+def batch(tmp_path: Path) -> Batch:
+    return Batch(tmp_path)
+
+
+def script(job: Job, **options: Any) -> str:
+    return write(job, Options(**options)).files["slurm.sh"]
+
+
+def trained(argv: list[str]) -> list[str]:
+    """What follows the module: what viewmill train is given."""
+    return argv[argv.index("viewmill.tools.train") + 1 :]
+
+
+def test_hostile_values_reach_the_ranks_as_they_are(batch: Batch, tmp_path: Path) -> None:
+    given = job(tmp_path / "run", overrides=(f"views.preset={HOSTILE}",), env={"NOTE": HOSTILE}, resume=True)
+    done = batch.run(script(given))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert trained(batch.srun()["argv"]) == given.train_arguments()
+    assert batch.srun()["env"]["NOTE"] == HOSTILE
+    assert not (tmp_path / "gone").exists()
+
+
+def test_nodes_meet_on_the_node_of_the_script(batch: Batch, tmp_path: Path) -> None:
+    given = job(tmp_path / "run", nodes=4, ranks_per_node=8, max_restarts=2)
+    assert batch.run(script(given), SLURM_CPUS_PER_TASK="96").returncode == 0
+    seen = batch.srun()
+    host = os.uname().nodename
+    assert {"--ntasks=4", "--cpus-per-task=96"} <= set(seen["argv"])
+    words = " ".join(seen["argv"])
+    for option in ("nnodes 4", "nproc-per-node 8", "max-restarts 2", "rdzv-id 7042-0"):
+        assert f" --{option} " in words
+    assert f" --rdzv-endpoint {host}:{29500 + 42} " in words
+
+
+def test_one_node_listens_on_loopback_alone(batch: Batch, tmp_path: Path) -> None:
+    assert batch.run(script(job(tmp_path / "run"))).returncode == 0
+    argv = batch.srun()["argv"]
+    assert "--standalone" in argv
+    assert not any(word.startswith("--rdzv") for word in argv)
+
+
+def test_the_script_asks_for_what_the_options_say(tmp_path: Path) -> None:
+    options = {"partition": "gpu", "account": "me", "time": "1-00", "gpus": "a100:8", "mem": "0"}
+    more = {"cpus": "96", "constraint": "ib&a100", "sbatch": ["--exclusive"], "signal_seconds": 300}
+    text = script(job(tmp_path / "100% run", nodes=2), **options, **more)
+    asked = [line.removeprefix("#SBATCH ") for line in text.splitlines() if line.startswith("#SBATCH ")]
+    assert asked == [
+        "--job-name=viewmill-100--run",
+        *("--nodes=2", "--ntasks-per-node=1", "--cpus-per-task=96", "--gpus-per-node=a100:8", "--mem=0"),
+        *("--partition=gpu", "--account=me", "--constraint=ib&a100", "--time=1-00", "--signal=B:USR1@300"),
+        f'--output="{tmp_path}/100%% run/launch/slurm-%j.out"',
+        *("--open-mode=append", "--requeue", "--exclusive"),
+    ]
+
+
+def test_a_saved_run_goes_back_into_the_queue(batch: Batch, tmp_path: Path) -> None:
+    left = "requeue.json checkpoints/step_00000008/COMMIT"
+    done = batch.run(script(job(tmp_path / "run")), ENDS="1", LEAVES=left)
+    assert (done.returncode, batch.requeued()) == (85, True)
+    assert (tmp_path / "run" / "launch" / "exit_code").read_text() == "85\n"
+
+
+def test_a_requeued_run_resumes_and_may_begin(batch: Batch, tmp_path: Path) -> None:
+    given = job(tmp_path / "run", overrides=("epochs=3",))
+    assert batch.run(script(given), SLURM_RESTART_COUNT="2").returncode == 0
+    assert trained(batch.srun()["argv"]) == [*given.train_arguments(), "--resume"]
+    assert batch.srun()["env"]["VIEWMILL_MAY_BEGIN"] == "1"
+
+
+def test_a_note_of_an_earlier_start_requeues_nothing(batch: Batch, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "requeue.json").touch()
+    os.utime(tmp_path / "run" / "requeue.json", (1e9, 1e9))
+    done = batch.run(script(job(tmp_path / "run")), ENDS="1", LEAVES="checkpoints/step_00000008/COMMIT")
+    assert (done.returncode, batch.requeued()) == (1, False)
+
+
+def test_the_signal_is_passed_on_and_brings_the_job_back(batch: Batch, tmp_path: Path) -> None:
+    done = batch.run(script(job(tmp_path / "run")), TELLS="1", LEAVES="checkpoints/step_00000008/COMMIT")
+    assert (done.returncode, batch.requeued()) == (85, True)
+
+
+def test_a_start_that_brought_no_checkpoint_is_the_last_one(batch: Batch, tmp_path: Path) -> None:
+    (tmp_path / "run" / "checkpoints" / "step_00000008").mkdir(parents=True)
+    done = batch.run(script(job(tmp_path / "run")), TELLS="1")
+    assert (done.returncode, batch.requeued()) == (85, False)
+    assert "ask for more --time" in done.stderr
+
+
+def test_each_task_of_an_array_is_one_run(batch: Batch, tmp_path: Path) -> None:
+    runs = [job(tmp_path / f"lr={lr}", overrides=(f"optimizer.lr={lr}",), resume=True) for lr in (1, 2)]
+    written = write_array(runs, Options(parallel=1), str(tmp_path))
+    text = written.files["slurm.sh"]
+    assert "#SBATCH --array=0-1%1\n" in text
+    assert batch.run(text, SLURM_ARRAY_TASK_ID="1").returncode == 0
+    assert sorted(trained(batch.srun()["argv"])) == sorted(runs[1].train_arguments())
+    assert batch.run(text, SLURM_ARRAY_TASK_ID="2").returncode == 2
+    assert written.commands[0].argv == ["sbatch", f"{tmp_path}/launch/slurm.sh"]
+
+
+def test_an_array_without_a_limit_has_none() -> None:
+    assert array_of(3, None) == "0-2"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"partition": "a b"},
+        {"time": ""},
+        {"sbatch": ["exclusive"]},
+        {"setup": ["a\nb"]},
+        {"gpu": "8"},
+        {"cpus": "some"},
+    ],
+)
+def test_options_that_no_line_can_hold_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        Options(**options)
+
+
+def test_a_folder_that_no_line_can_hold_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="cannot stand in a batch script"):
+        script(job(tmp_path / 'a"b'))

@@ -1,0 +1,139 @@
+"""SLURM: a batch script that starts one torchrun a node, is requeued before its time is up, and goes on."""
+
+from collections.abc import Sequence
+from pathlib import PurePath
+
+from pydantic import Field, field_validator
+from viewmill.engine.strict import StrictModel
+from viewmill.tools.launch.job import TRAIN_MODULE, Job
+from viewmill.tools.launch.scripts import script
+from viewmill.tools.launch.torchrun import before_rendezvous
+from viewmill.tools.launch.written import Command, Written, launch_folder
+
+SCRIPT = "slurm.sh"
+
+
+class Options(StrictModel):
+    """What sbatch is asked for; None leaves it to the cluster."""
+
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    time: str | None = None  # limit, as sbatch reads it: minutes, hours:minutes:seconds, days-hours
+    gpus: str | None = None  # of a node: a number, or type:number
+    cpus: str | None = Field(default=None, pattern=r"^[1-9]\d*$")  # of a node
+    mem: str | None = None  # of a node, as sbatch reads it: 200G
+    constraint: str | None = None
+    sbatch: tuple[str, ...] = Field(default=(), strict=False)  # further options of sbatch: --exclusive
+    srun: tuple[str, ...] = Field(default=(), strict=False)  # of srun: --container-image=...
+    setup: tuple[str, ...] = Field(default=(), strict=False)  # lines of shell before all: module load cuda
+    # Seconds before the limit at which the ranks are told to save; SLURM may tell them a minute earlier.
+    signal_seconds: int = Field(default=120, ge=1, le=65535)
+    parallel: int | None = Field(default=None, ge=1)  # runs of a sweep at the same time; None: no limit
+    wait: bool = False  # sbatch comes back when the job has ended, with its exit code
+
+    @field_validator("partition", "account", "qos", "time", "gpus", "mem", "constraint")
+    @classmethod
+    def is_one_word(cls, value: str | None) -> str | None:
+        if value is not None and (not value or value.split() != [value]):
+            raise ValueError(f"expected one word without spaces, got {value!r}")
+        return value
+
+    @field_validator("sbatch")
+    @classmethod
+    def are_options(cls, lines: tuple[str, ...]) -> tuple[str, ...]:
+        for line in lines:
+            if not line.startswith("-") or not line.isprintable():
+                raise ValueError(f"expected an option of sbatch, such as --exclusive, got {line!r}")
+        return lines
+
+    @field_validator("srun", "setup")
+    @classmethod
+    def are_lines(cls, lines: tuple[str, ...]) -> tuple[str, ...]:
+        for line in lines:
+            if not line.isprintable():
+                raise ValueError(f"expected one line of text, got {line!r}")
+        return lines
+
+
+def write(job: Job, options: Options) -> Written:
+    """The script of one run, and the sbatch that submits it.
+
+    Raises:
+        ValueError: the folder's name cannot stand in a batch script.
+    """
+    return _written([job], options, job.out, is_array=False)
+
+
+def write_array(jobs: Sequence[Job], options: Options, folder: str) -> Written:
+    """The script of several runs, which are the tasks of one job array, and the sbatch that submits it.
+
+    Args:
+        jobs: alike but for `out` and `overrides`.
+        folder: the script and its output go to launch/ in it.
+
+    Raises:
+        ValueError: the folder's name cannot stand in a batch script.
+    """
+    return _written(jobs, options, folder, is_array=True)
+
+
+def _written(jobs: Sequence[Job], options: Options, folder: str, is_array: bool) -> Written:
+    path, first = f"{launch_folder(folder)}/{SCRIPT}", jobs[0]
+    text = script(
+        "slurm",
+        env={"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(options.signal_seconds), **first.env},
+        job=first,
+        jobs=jobs,
+        is_array=is_array,
+        options=options,
+        script=path,
+        directives=directives(jobs, options, folder, is_array),
+        srun=[f"--ntasks={first.nodes}", "--ntasks-per-node=1", *options.srun],
+        torchrun=before_rendezvous(first),
+        module=TRAIN_MODULE,
+    )
+    command = Command(["sbatch", *(["--wait"] if options.wait else []), path])
+    return Written({SCRIPT: text}, [command], is_over=options.wait)
+
+
+def directives(jobs: Sequence[Job], options: Options, folder: str, is_array: bool) -> list[str]:
+    """The lines after #SBATCH."""
+    name = f"viewmill-{PurePath(folder).name}"
+    given = {
+        "job-name": "".join(char if char.isalnum() or char in "._-=," else "-" for char in name),
+        "nodes": jobs[0].nodes,
+        "ntasks-per-node": 1,
+        "cpus-per-task": options.cpus,
+        "gpus-per-node": options.gpus,
+        "mem": options.mem,
+        "partition": options.partition,
+        "account": options.account,
+        "qos": options.qos,
+        "constraint": options.constraint,
+        "time": options.time,
+        "signal": f"B:USR1@{options.signal_seconds}",
+        "array": array_of(len(jobs), options.parallel) if is_array else None,
+        "output": output_of(folder, is_array),
+    }
+    lines = [f"--{key}={value}" for key, value in given.items() if value is not None]
+    return [*lines, "--open-mode=append", "--requeue", *options.sbatch]
+
+
+def array_of(count: int, parallel: int | None) -> str:
+    """The numbers of the tasks: 0-7%2 is eight, two of them at the same time."""
+    return f"0-{count - 1}" + ("" if parallel is None else f"%{parallel}")
+
+
+def output_of(path: str, is_array: bool) -> str:
+    """Where the output goes, quoted for an #SBATCH line, in which % begins a number of SLURM's.
+
+    Raises:
+        ValueError: no quoting helps.
+    """
+    if not path.isprintable() or '"' in path or "\\" in path:
+        raise ValueError(
+            f"{path!r}: quotes, backslashes and control characters cannot stand in a batch script"
+        )
+    name = "slurm-%A_%a.out" if is_array else "slurm-%j.out"
+    return f'"{launch_folder(path.replace("%", "%%"))}/{name}"'
