@@ -11,6 +11,7 @@ from viewmill.tools import (
     environment_command,
     evaluate,
     import_command,
+    preflight_command,
     preview_command,
     prior_command,
     recipes_command,
@@ -44,6 +45,7 @@ COMMANDS = {
     "import-deepspeed": import_command,
     "replay": replay_command,
     "report": report,
+    "preflight": preflight_command,
     "env": environment_command,
 }
 for name, module in COMMANDS.items():
