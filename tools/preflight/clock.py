@@ -19,8 +19,8 @@ def measure(me: int, leaders: Sequence[int]) -> dict[str, Any]:
     """This host's clock minus rank 0's, seconds, and the most by which that may be wrong; {} for the others.
 
     Of a round trip that begins at a and ends at b by the own clock, rank 0's answer t was made in between:
-    the offset is (a + b) / 2 - t, wrong by (b - a) / 2 at most. The shortest of the trips is taken. (Cristian,
-    "Probabilistic clock synchronization", Distributed Computing 3, 1989.)
+    the offset is (a + b) / 2 - t, wrong by (b - a) / 2 at most. The shortest of the trips is taken.
+    (Cristian, "Probabilistic clock synchronization", Distributed Computing 3, 1989.)
 
     Args:
         me: this rank. leaders: one of each host, rank 0 first; they take turns, and all of them must call.

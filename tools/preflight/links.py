@@ -35,7 +35,8 @@ LATE_TIMES, LATE_LEAST_S = 5.0, 0.002
 def measure(me: int, leaders: Sequence[int], device: torch.device) -> dict[str, Any]:
     """What this rank measured as the first of its pairs: {"links": [{to, round_trip_s, there, back}]}.
 
-    Bytes/s and seconds. Each two hosts meet once; in one round every host has one partner at most, so that no card is shared.
+    Bytes/s and seconds. Each two hosts meet once; in one round every host has one partner at most, so that no
+    card is shared.
     Every leader must call, and all of `leaders` be the same everywhere.
 
     Raises:

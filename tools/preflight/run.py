@@ -14,6 +14,7 @@ from viewmill.tools.preflight.options import Options
 from viewmill.tools.preflight.verdict import FAIL, Verdict, worst
 
 RANKS = "ranks"
+LEAVING_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -62,12 +63,15 @@ def preflight(options: Options, meeting: Meeting) -> Report | None:
         facts |= _shared_facts(options, meeting, came)
         meeting.tell("facts", facts)
         if meeting.rank:
-            meeting.listen("over", 2 * options.patience_s + len(came) * options.collective_s)
+            meeting.listen("over", 2 * options.patience_s + 3 * options.collective_s + 2 * len(came))
+            meeting.tell("left", {})
             return None
         # Of the network's three parts each may time out; a round of links takes a second or two.
         until_s = time.monotonic() + 3 * options.collective_s + 2 * len(came)
         told = meeting.hear("facts", came, until_s)
         meeting.announce("over", {})
+        # The store ends with this process: the others must have heard.
+        meeting.hear("left", [rank for rank in told if rank], time.monotonic() + LEAVING_S)
     hosts = {rank: place["host"] for rank, place in came.items()}
     verdicts = _of_missing(meeting.world_size, hosts, told) + judged(told, hosts)
     return Report(meeting.world_size, hosts, verdicts, told, time.monotonic() - begin_s)
