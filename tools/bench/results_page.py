@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from viewmill.tools.bench.charts import charts_of
-from viewmill.tools.bench.sections import Section, sections, text_of
+from viewmill.tools.bench.sections import sections, text_of
 from viewmill.tools.bench.stored import Stored
-from viewmill.tools.html_page import environment, megabytes, plotly_script, script_json, shown
+from viewmill.tools.html_page import environment, plotly_script, script_json, shown
 from viewmill.tools.inspection.page import tree_of
 
 TEMPLATE = "bench/results.html.j2"
@@ -64,7 +64,7 @@ def ran_on(fingerprint: dict[str, Any]) -> str:
     gpus = fingerprint.get("gpus") or []
     memory = fingerprint.get("memory_bytes")
     words = [f"{fingerprint.get('cpu_count', '?')} x {fingerprint.get('cpu', '?')}"]
-    words += [megabytes(memory)] if memory is not None else []
+    words += [f"{memory / 2**30:.0f} GiB"] if memory is not None else []
     words += [f"{gpus.count(name)} x {name}" for name in dict.fromkeys(gpus)] or ["no GPU"]
     words += [f"torch threads: {fingerprint.get('torch_threads', '?')}", str(fingerprint.get("system", ""))]
     return ", ".join([*words, f"Python {fingerprint.get('python', '?')}"])
@@ -94,7 +94,8 @@ def markdown(stored: Sequence[Stored]) -> str:
             ]
             lines += ["", *table_lines(("goal", "found", "asked", ""), rows)]
         for section in entry["sections"]:
-            lines += ["", f"{escaped(section.title)}:" if section.title else "", "", *_section_lines(section)]
+            title = [f"{escaped(section.title)}:", ""] if section.title else []
+            lines += ["", *title, *table_lines(section.headings, section.rows)]
     return "\n".join(lines) + "\n"
 
 
@@ -116,7 +117,7 @@ def summary_rows(stored: Sequence[Stored]) -> list[tuple[str, ...]]:
 
 def table_lines(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """A Markdown table."""
-    lines = [f"| {' | '.join(headings)} |", f"|{'---|' * len(headings)}"]
+    lines = [f"| {' | '.join(escaped(heading) for heading in headings)} |", f"|{'---|' * len(headings)}"]
     return lines + [f"| {' | '.join(escaped(cell) for cell in row)} |" for row in rows]
 
 
@@ -126,12 +127,8 @@ def escaped(text: str) -> str:
     return "".join(f"\\{char}" if char in "\\`*_[]<>|#" else char for char in plain)
 
 
-def _section_lines(section: Section) -> list[str]:
-    return table_lines(section.headings, section.rows)
-
-
 def _verdict(met: bool) -> str:
-    return "met" if met else "**missed**"
+    return "met" if met else "missed"
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

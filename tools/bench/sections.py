@@ -8,6 +8,8 @@ from viewmill.tools.bench.comparison import BESIDE, SPREADS, label
 from viewmill.tools.html_page import figure
 
 Cells = tuple[str, ...]
+# What a benchmark repeats of its goals: they are shown with what was found.
+ASKED = ("goals", "goal")
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,7 @@ class Section:
 
 def sections(figures: Mapping[str, Any]) -> list[Section]:
     """Single figures first, in one table; then a table for each group of rows with the same columns."""
+    figures = {name: value for name, value in figures.items() if name not in ASKED and value is not None}
     single = {name: value for name, value in figures.items() if not _is_group(value)}
     found = (
         [Section("", ("", "value"), [(name, text) for name, text in _cells(single).items()])]
@@ -57,7 +60,7 @@ def _tables(title: str, rows: Mapping[str, Any]) -> Iterator[Section]:
     grouped = {name: _rows_of(value) for name, value in rows.items() if _is_group(value)}
     if grouped and all(_is_group(value) for row in grouped.values() for value in row.values()):
         # Groups of groups: their names go into one, so that equal columns stand in one table.
-        flat = {f"{name}, {inner}": value for name, row in grouped.items() for inner, value in row.items()}
+        flat = {f"{name} / {inner}": value for name, row in grouped.items() for inner, value in row.items()}
         yield from _tables(title, flat) if flat else ()
         return
     cells = {
