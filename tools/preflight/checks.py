@@ -23,8 +23,6 @@ from viewmill.tools.preflight.meeting import Meeting
 from viewmill.tools.preflight.options import Options
 from viewmill.tools.preflight.verdict import FAIL, Seen, Verdict
 
-ONE_RUN = "one RUN"
-
 
 class Check(NamedTuple):
     """A part of the table."""
@@ -70,7 +68,7 @@ def checks(hosts: Mapping[int, str]) -> tuple[Check, ...]:
         Check(limits.SHARED, limits.judge_shared, "mount /dev/shm there"),
         Check(limits.LIMITS, limits.judge_limits, look),
         Check(disk.NAME, disk.judge, "mount RUN and TMPDIR there, for writing"),
-        Check(ONE_RUN, disk.judge_shared, "mount RUN there, at the same path"),
+        Check(disk.ONE_RUN, disk.judge_shared, "mount RUN there, at the same path"),
         Check(dataset.NAME, dataset.judge, "mount or copy the data set there, at the same path"),
         Check(reading.NAME, reading.judge, "mount or copy the data set there, at the same path"),
         Check(clock.NAME, clock.judge, "let the ranks reach each other: firewall, GLOO_SOCKET_IFNAME"),

@@ -16,11 +16,13 @@ from viewmill.tools.preflight.verdict import (
     Verdict,
     bytes_text,
     graded,
+    odd_ones,
     of_hosts,
     passed,
+    usual,
 )
 
-NAME = "disk"
+NAME, ONE_RUN = "disk", "one RUN"
 # Two checkpoints of a ViT-B with AdamW are 2 GB; TMPDIR takes sockets and what libraries unpack.
 WARN_RUN_BYTES, FAIL_RUN_BYTES = 20 << 30, 2 << 30
 WARN_TEMPORARY_BYTES, FAIL_TEMPORARY_BYTES = 2 << 30, 64 << 20
@@ -71,14 +73,22 @@ def _of_folder(host: str, name: str, facts: dict[str, Any]) -> Iterator[Verdict]
 
 
 def judge_shared(seen: Sequence[Seen]) -> list[Verdict]:
-    """Whether all hosts see one RUN: each left a token in it and looked for those of the others."""
+    """Whether all hosts see one RUN: each left a token in it and looked for those of the others.
+
+    Hosts that see the same tokens write to the same place: those that do not see what most do are named.
+    """
+    hosts = of_hosts(seen)
+    names = {one.host for one in hosts}
+    views = {one.host: frozenset(names - set(one.facts["missing"])) for one in hosts}
     verdicts = []
-    for one in of_hosts(seen):
-        if one.facts["missing"]:
-            found = f"does not see in RUN what {', '.join(one.facts['missing'])} wrote there"
-            remedy = "put RUN on a file system that all hosts mount at the same path"
-            verdicts.append(Verdict("one RUN", FAIL, one.host, found, remedy))
-    return verdicts or [passed("one RUN", f"seen by {len(of_hosts(seen))} hosts")]
+    for host, view in odd_ones(views).items():
+        missing = ", ".join(sorted(usual(views) - view)[:4])
+        found = (
+            f"does not see in RUN what {missing} wrote there" if missing else "writes what others do not see"
+        )
+        remedy = "put RUN on a file system that all hosts mount at the same path"
+        verdicts.append(Verdict(ONE_RUN, FAIL, host, found, remedy))
+    return verdicts or [passed(ONE_RUN, f"hosts that see it: {len(hosts)}")]
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from viewmill.tools.preflight import disk, gpus, network
-from viewmill.tools.preflight.checks import ONE_RUN, judged, local_tasks, reading_task
+from viewmill.tools.preflight.checks import judged, local_tasks, reading_task
 from viewmill.tools.preflight.gathering import Facts, gathered
 from viewmill.tools.preflight.meeting import Meeting
 from viewmill.tools.preflight.options import Options
@@ -91,7 +91,7 @@ def _shared_facts(options: Options, meeting: Meeting, came: Mapping[int, dict[st
     """What needs the others: tokens in RUN, and the network."""
     hosts = {rank: place["host"] for rank, place in came.items()}
     tokens = {place["host"]: place["token"] for place in came.values() if place["token"] is not None}
-    found = gathered({ONE_RUN: lambda: disk.look_for(tokens)}, options.gather_s) if tokens else {}
+    found = gathered({disk.ONE_RUN: lambda: disk.look_for(tokens)}, options.gather_s) if tokens else {}
     if options.network and len(came) > 1:
         on_gpus = all(place["device"] == "cuda" for place in came.values())
         found |= network.measured(meeting, hosts, "nccl" if on_gpus else "gloo", options)

@@ -112,7 +112,7 @@ def test_every_pair_of_hosts_was_measured(faulty: dict[str, Any]) -> None:
 
 def test_all_ranks_saw_one_run_folder_and_left_nothing_in_it(faulty: dict[str, Any], root: Path) -> None:
     (line,) = lines_of(faulty, "one RUN")
-    assert (line["status"], line["found"]) == ("pass", "seen by 4 hosts")
+    assert (line["status"], line["found"]) == ("pass", "hosts that see it: 4")
     assert not list((root / "faulty").glob(".viewmill-preflight-*"))
 
 
