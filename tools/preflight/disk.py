@@ -1,6 +1,5 @@
 """Check `disk`: room, inodes and the right to write where the run and temporary files go; one RUN for all."""
 
-import contextlib
 import os
 import socket
 import tempfile
@@ -91,21 +90,16 @@ def judge_shared(seen: Sequence[Seen]) -> list[Verdict]:
     return verdicts or [passed(ONE_RUN, f"hosts that see it: {len(hosts)}")]
 
 
-@contextlib.contextmanager
-def token(options: Options) -> Iterator[str | None]:
-    """An empty file in RUN, or in the folder above that is there, for the time of the block; its path.
+def leave_token(options: Options) -> dict[str, Any]:
+    """An empty file in RUN, or in the folder above it that is there: {"token": its path}.
 
     None: there is no RUN, or it cannot be written, which `judge` tells.
     """
     if options.out is None or not os.access(existing(options.out), os.W_OK):
-        yield None
-        return
+        return {"token": None}
     path = existing(options.out) / f".viewmill-preflight-{socket.gethostname()}-{os.getpid()}"
-    try:
-        path.touch()
-        yield str(path)
-    finally:
-        path.unlink(missing_ok=True)
+    path.touch()
+    return {"token": str(path)}
 
 
 def look_for(tokens: dict[str, str]) -> dict[str, Any]:

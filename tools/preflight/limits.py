@@ -54,16 +54,13 @@ def judge_shared(seen: Sequence[Seen]) -> list[Verdict]:
 
 def gather_limits(options: Options) -> dict[str, Any]:
     """Soft limits (None: unlimited), what counts against them, and whether there is InfiniBand."""
-    from viewmill.shards.storage.mirror import read_info_at
-
-    shards = len(read_info_at(options.data).shards) if options.data is not None else 0
     return {
         "nofile": _soft(resource.RLIMIT_NOFILE),
         "memlock": _soft(resource.RLIMIT_MEMLOCK),
         # Root may start threads beyond the limit.
         "nproc": None if os.geteuid() == 0 else _soft(resource.RLIMIT_NPROC),
         "threads_now": 0 if os.geteuid() == 0 else threads_of_user(),
-        "shards": shards,
+        "shards": _shards(options),
         "threads": options.threads,
         "infiniband": any(Path("/sys/class/infiniband").glob("*")),
     }
@@ -104,6 +101,16 @@ def _locked(one: Seen) -> Verdict:
     found = f"{bytes_text(limit or 0)} of locked memory, and there is InfiniBand"
     remedy = "ulimit -l unlimited (limits.conf, LimitMEMLOCK or --ulimit memlock=-1)"
     return Verdict(LIMITS, FAIL if short else PASS, one.host, found, remedy)
+
+
+def _shards(options: Options) -> int:
+    """Of the data set; none where it cannot be read, which its own check tells."""
+    from viewmill.shards.storage.mirror import read_info_at
+
+    try:
+        return len(read_info_at(options.data).shards) if options.data is not None else 0
+    except (ValueError, RuntimeError, OSError):
+        return 0
 
 
 def threads_of_user() -> int:

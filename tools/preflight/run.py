@@ -1,12 +1,14 @@
 """A preflight from beginning to end, as every rank runs it: gather, meet, measure, judge."""
 
+import functools
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
-from viewmill.tools.preflight import disk, gpus, network
+from viewmill.tools.preflight import dataset, disk, gpus, network
 from viewmill.tools.preflight.checks import judged, local_tasks, reading_task
 from viewmill.tools.preflight.gathering import Facts, gathered
 from viewmill.tools.preflight.meeting import Meeting
@@ -46,32 +48,19 @@ def preflight(options: Options, meeting: Meeting) -> Report | None:
         RuntimeError: rank 0 is not heard of; or this rank came too late, and the others went on.
     """
     begin_s = time.monotonic()
-    with disk.token(options) as token:
-        facts = _local_facts(options, meeting)
-        device = "cuda" if facts[gpus.NAME].get("names") else "cpu"
-        here = {"host": host_name(), "token": token, "device": device}
-        meeting.tell("here", here)
-        if meeting.rank == 0:
-            came = meeting.hear("here", range(meeting.world_size), begin_s + options.patience_s)
-            meeting.announce("came", {"ranks": came})
-        # Rank 0 may have begun later than this one by what it takes to start on another host.
-        came = {
-            int(rank): place
-            for rank, place in meeting.listen("came", 2 * options.patience_s)["ranks"].items()
-        }
-        _refuse_latecomer(meeting, came)
+    facts = _local_facts(options, meeting)
+    left = gathered({"token": functools.partial(disk.leave_token, options)}, options.gather_s)["token"]
+    token = left.get("token")
+    try:
+        came = _roll_call(options, meeting, facts, token, begin_s + options.patience_s)
         facts |= _shared_facts(options, meeting, came)
         meeting.tell("facts", facts)
-        if meeting.rank:
-            meeting.listen("over", 2 * options.patience_s + 3 * options.collective_s + 2 * len(came))
-            meeting.tell("left", {})
-            return None
-        # Of the network's three parts each may time out; a round of links takes a second or two.
-        until_s = time.monotonic() + 3 * options.collective_s + 2 * len(came)
-        told = meeting.hear("facts", came, until_s)
-        meeting.announce("over", {})
-        # The store ends with this process: the others must have heard.
-        meeting.hear("left", [rank for rank in told if rank], time.monotonic() + LEAVING_S)
+        told = _end(options, meeting, came)
+    finally:
+        if token is not None:
+            Path(token).unlink(missing_ok=True)
+    if told is None:
+        return None
     hosts = {rank: place["host"] for rank, place in came.items()}
     verdicts = _of_missing(meeting.world_size, hosts, told) + judged(told, hosts)
     return Report(meeting.world_size, hosts, verdicts, told, time.monotonic() - begin_s)
@@ -84,7 +73,48 @@ def host_name() -> str:
 
 def _local_facts(options: Options, meeting: Meeting) -> dict[str, Facts]:
     found = gathered(local_tasks(options), options.gather_s)
+    if "error" in found.get(dataset.NAME, {}):
+        return found  # there is nothing to read
     return found | gathered(reading_task(options, meeting), options.gather_s)
+
+
+def _roll_call(
+    options: Options, meeting: Meeting, facts: dict[str, Facts], token: str | None, until_s: float
+) -> dict[int, dict[str, Any]]:
+    """The ranks that came in time, with their host, token and device; the same on all of them.
+
+    Raises:
+        RuntimeError: this one came too late, or rank 0 is not heard of.
+    """
+    # A rank beyond the GPUs of its host is told by the check `gpus`; then all measure on the CPU.
+    has_gpu = meeting.local_rank < len(facts[gpus.NAME].get("names", ()))
+    meeting.tell("here", {"host": host_name(), "token": token, "device": "cuda" if has_gpu else "cpu"})
+    if meeting.rank == 0:
+        here = meeting.hear("here", range(meeting.world_size), until_s)
+        meeting.announce("came", {"ranks": here})
+    # Rank 0 may have begun later than this one by what it takes to start on another host.
+    came = meeting.listen("came", 2 * options.patience_s)["ranks"]
+    if str(meeting.rank) not in came:
+        raise RuntimeError(
+            f"rank {meeting.rank} on {host_name()} came after rank 0 had stopped waiting; run it again, with "
+            "a longer --patience if starting takes so long"
+        )
+    return {int(rank): place for rank, place in came.items()}
+
+
+def _end(options: Options, meeting: Meeting, came: Collection[int]) -> dict[int, dict[str, Facts]] | None:
+    """The facts of all ranks that told them in time, on rank 0; None on the others, which it lets go."""
+    # Of the network's three parts each may time out; a round of links takes a second or two.
+    limit_s = 3 * options.collective_s + 2 * len(came)
+    if meeting.rank:
+        meeting.listen("over", 2 * options.patience_s + limit_s)
+        meeting.tell("left", {})
+        return None
+    told = meeting.hear("facts", came, time.monotonic() + limit_s)
+    meeting.announce("over", {})
+    # The store ends with this process: the others must have heard.
+    meeting.hear("left", [rank for rank in told if rank], time.monotonic() + LEAVING_S)
+    return told
 
 
 def _shared_facts(options: Options, meeting: Meeting, came: Mapping[int, dict[str, Any]]) -> dict[str, Facts]:
@@ -96,14 +126,6 @@ def _shared_facts(options: Options, meeting: Meeting, came: Mapping[int, dict[st
         on_gpus = all(place["device"] == "cuda" for place in came.values())
         found |= network.measured(meeting, hosts, "nccl" if on_gpus else "gloo", options)
     return found
-
-
-def _refuse_latecomer(meeting: Meeting, came: Mapping[int, Any]) -> None:
-    if meeting.rank not in came:
-        raise RuntimeError(
-            f"rank {meeting.rank} on {host_name()} came after rank 0 had stopped waiting; run it again, with "
-            "a longer --patience if starting takes so long"
-        )
 
 
 def _of_missing(world_size: int, hosts: Mapping[int, str], told: Mapping[int, Any]) -> list[Verdict]:

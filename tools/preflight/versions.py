@@ -13,7 +13,11 @@ NAME = "versions"
 # Ranks with other releases of these may compute other numbers, or speak another protocol.
 MUST_AGREE = ("python", "viewmill", "code", "torch", "cuda", "nccl", "deepspeed")
 SHOULD_AGREE = ("numpy", "timm", "pillow", "nvidia-dali-cuda130", "nvidia-dali-cuda120", "driver")
-_SOURCES = (".py", ".yaml")
+# What is hashed of each room; recipes are shipped, stored results are not.
+_SOURCES = {
+    "engine": (".py", ".yaml"),
+    **dict.fromkeys(("methods", "pipelines", "shards", "tools"), (".py",)),
+}
 
 
 def gather() -> dict[str, Any]:
@@ -77,9 +81,9 @@ def code_hash() -> str:
 
     digest = hashlib.sha256()
     rooms = Path(str(viewmill.engine.__file__)).parents[1]
-    for room in ("engine", "methods", "pipelines", "shards", "tools"):
+    for room, endings in _SOURCES.items():
         folder = rooms / room
-        for path in sorted(path for path in folder.rglob("*") if path.suffix in _SOURCES):
+        for path in sorted(path for path in folder.rglob("*") if path.suffix in endings):
             digest.update(f"{room}/{path.relative_to(folder)}\0".encode())
             digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()

@@ -269,13 +269,11 @@ def test_a_task_that_raises_or_hangs_becomes_an_error() -> None:
     assert found == expected | {"c": {"error": "no answer within 0.2 s"}}
 
 
-def test_a_token_is_seen_while_the_preflight_runs_and_no_longer(tmp_path: Path) -> None:
-    with disk.token(Options(out=tmp_path / "not" / "there")) as path:
-        assert path is not None
-        assert Path(path).parent == tmp_path
-        gone = str(tmp_path / "gone")
-        assert disk.look_for({"a": path, "b": gone}) == {"missing": ["b"]}
-    assert not list(tmp_path.iterdir())
+def test_a_token_lies_in_the_folder_that_is_there_and_is_seen(tmp_path: Path) -> None:
+    path = disk.leave_token(Options(out=tmp_path / "not" / "there"))["token"]
+    assert Path(path).parent == tmp_path
+    assert disk.look_for({"a": path, "b": str(tmp_path / "gone")}) == {"missing": ["b"]}
+    assert disk.leave_token(Options()) == {"token": None}
 
 
 def test_of_equally_frequent_values_the_first_is_the_usual_one() -> None:
