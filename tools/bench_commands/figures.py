@@ -47,6 +47,8 @@ def with_shared_options(command: Callable[..., None]) -> Callable[..., None]:
             raise ValueError(
                 f"--compare {compare}: a result of bench {old.bench}; give one of bench {command.__name__}"
             )
+        if plots is not None:
+            check_folder(plots)
         token = _wanted.set(Wanted(compare, old, plots))
         try:
             command(**options)

@@ -2,10 +2,13 @@
 
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from viewmill.tools.console import print_json, print_line
+
+if TYPE_CHECKING:
+    from viewmill.tools.bench.goals import Goal
 
 EXAMPLE = "viewmill bench results --out results.html"
 
@@ -51,7 +54,7 @@ def results(
         Console().print(new_table("stored results", headings, rows, numbers_from=4))
 
 
-def _goals(goals: list) -> list[dict[str, object]]:
+def _goals(goals: "list[Goal]") -> list[dict[str, object]]:
     from dataclasses import asdict
 
     return [asdict(goal) | {"met": goal.met} for goal in goals]
