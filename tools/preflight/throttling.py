@@ -19,17 +19,9 @@ NEAR_TRIP_CELSIUS = 3.0
 
 
 def gather(root: Path = Path("/sys")) -> dict[str, Any]:
-    """Rows of nvidia-smi; thermal zones of the host with their temperature and lowest trip point, °C.
-
-    And how often its cores were slowed by heat since the machine started, where the kernel counts it.
-    """
+    """Rows of nvidia-smi; thermal zones of the host with their temperature and lowest trip point, °C."""
     gpus = [parse_clocks(line) for line in nvidia_smi(*(f"{_QUERY},{name}" for name in _REASONS))]
-    counts = root.glob("devices/system/cpu/cpu*/thermal_throttle/package_throttle_count")
-    return {
-        "gpus": gpus,
-        "zones": zones_of(root / "class/thermal"),
-        "throttled": max((_int(path) or 0 for path in counts), default=0),
-    }
+    return {"gpus": gpus, "zones": zones_of(root / "class/thermal")}
 
 
 def judge(seen: Sequence[Seen]) -> list[Verdict]:

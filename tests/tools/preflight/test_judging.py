@@ -71,7 +71,7 @@ def card(*kinds: str, used: float = 10.0) -> dict[str, Any]:
 
 def heat(reasons: int = 0, zone: float = 40.0) -> dict[str, Any]:
     gpu = {"index": 0, "celsius": 60.0, "mhz": 1000.0, "max_mhz": 1980.0, "reasons": reasons}
-    return {"gpus": [gpu], "zones": [{"name": "cpu", "celsius": zone, "trip_celsius": 90.0}], "throttled": 0}
+    return {"gpus": [gpu], "zones": [{"name": "cpu", "celsius": zone, "trip_celsius": 90.0}]}
 
 
 def named(*addresses: str) -> dict[str, Any]:
