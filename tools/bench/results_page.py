@@ -81,22 +81,27 @@ def markdown(stored: Sequence[Stored]) -> str:
     """The same without plots, for a README."""
     lines = ["# Results of the benchmarks", "", *summary_lines(stored)]
     for one in stored:
-        entry = entry_of(one)
-        lines += [
-            "",
-            f"## {escaped(one.name)}",
-            "",
-            f"`viewmill bench {one.result.bench}` on {escaped(entry['ran_on'])}.",
-        ]
-        if entry["goals"]:
-            rows = [
-                (goal["name"], goal["found"], goal["asked"], _verdict(goal["met"])) for goal in entry["goals"]
-            ]
-            lines += ["", *table_lines(("goal", "found", "asked", ""), rows)]
-        for section in entry["sections"]:
-            title = [f"{escaped(section.title)}:", ""] if section.title else []
-            lines += ["", *title, *table_lines(section.headings, section.rows)]
+        lines += _entry_lines(entry_of(one))
     return "\n".join(lines) + "\n"
+
+
+def _entry_lines(entry: dict[str, Any]) -> list[str]:
+    settings = ", ".join(f"{name} {value}" for name, value in entry["settings"].items())
+    given = f"; {escaped(settings)}" if settings else ""
+    lines = [
+        "",
+        f"## {escaped(entry['name'])}",
+        "",
+        f"{entry['bench']}, on {escaped(entry['ran_on'])}{given}.",
+    ]
+    if entry["goals"]:
+        met = {True: "met", False: "missed"}
+        rows = [(goal["name"], goal["found"], goal["asked"], met[goal["met"]]) for goal in entry["goals"]]
+        lines += ["", *table_lines(("goal", "found", "asked", ""), rows)]
+    for section in entry["sections"]:
+        title = [f"{escaped(section.title)}:", ""] if section.title else []
+        lines += ["", *title, *table_lines(section.headings, section.rows)]
+    return lines
 
 
 def summary_lines(stored: Sequence[Stored]) -> list[str]:
@@ -125,10 +130,6 @@ def escaped(text: str) -> str:
     """So that a text is no markup and stays in its cell."""
     plain = shown(text, 1000)
     return "".join(f"\\{char}" if char in "\\`*_[]<>|#" else char for char in plain)
-
-
-def _verdict(met: bool) -> str:
-    return "met" if met else "missed"
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The figures of any benchmark as tables, whatever their tree looks like."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,38 +55,48 @@ def _rows_of(value: Any) -> dict[str, Any]:
 def _tables(title: str, rows: Mapping[str, Any]) -> Iterator[Section]:
     """Of rows that hold figures one table; groups inside the rows have tables of their own."""
     single = {name: value for name, value in rows.items() if not _is_group(value)}
-    if single:
-        yield Section(title, ("", "value"), [(name, text) for name, text in _cells(single).items()])
+    if _cells(single):
+        yield Section(title, ("", "value"), list(_cells(single).items()))
     grouped = {name: _rows_of(value) for name, value in rows.items() if _is_group(value)}
     if grouped and all(_is_group(value) for row in grouped.values() for value in row.values()):
         # Groups of groups: their names go into one, so that equal columns stand in one table.
         flat = {f"{name} / {inner}": value for name, row in grouped.items() for inner, value in row.items()}
         yield from _tables(title, flat) if flat else ()
-        return
-    cells = {
-        name: _cells({k: v for k, v in row.items() if not _is_group(v)}) for name, row in grouped.items()
-    }
+    elif _are_alike(list(grouped.values())):
+        yield from _matrix(title, grouped)
+    else:
+        for name, row in grouped.items():
+            yield from _tables(f"{title}: {name}", row)
+
+
+def _matrix(title: str, rows: Mapping[str, dict[str, Any]]) -> Iterator[Section]:
+    """Rows with columns in common as one table, and one for each group that they hold."""
+    cells = {name: _cells({k: v for k, v in row.items() if not _is_group(v)}) for name, row in rows.items()}
     columns = tuple(dict.fromkeys(column for row in cells.values() for column in row))
     if columns:
         body = [(name, *(row.get(column, "") for column in columns)) for name, row in cells.items()]
         yield Section(title, ("", *columns), body)
-    inside = dict.fromkeys(key for row in grouped.values() for key, value in row.items() if _is_group(value))
+    inside = dict.fromkeys(key for row in rows.values() for key, value in row.items() if _is_group(value))
     for key in inside:
-        yield from _tables(
-            f"{title}: {key}", {name: row[key] for name, row in grouped.items() if _is_group(row.get(key))}
-        )
+        groups = {name: row[key] for name, row in rows.items() if _is_group(row.get(key))}
+        yield from _tables(f"{title}: {key}", groups)
+
+
+def _are_alike(rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether all have a name in common; settings and peers of one part have none."""
+    return len(rows) > 0 and bool(set(rows[0]).intersection(*rows[1:]))
 
 
 def _cells(values: Mapping[str, Any]) -> dict[str, str]:
     """Texts by name; what says how far repeats lie apart stands in brackets behind its figure."""
     found = {}
     for name, value in values.items():
-        if name.endswith(BESIDE) and name.removesuffix(_ending(name)) in values:
+        if name in ASKED or (name.endswith(BESIDE) and name.removesuffix(_ending(name)) in values):
             continue
         beside = next((values[name + ending] for ending in SPREADS if name + ending in values), None)
         worst = values.get(f"{name}_worst")
         text = text_of(value)
-        if beside is not None:
+        if beside is not None and beside[0] != beside[1]:
             text += f" ({text_of(beside[0])} to {text_of(beside[1])})"
         found[name] = text + (f" (at worst {text_of(worst)})" if worst is not None else "")
     return found
