@@ -53,7 +53,7 @@ def start_world(device: str = "auto") -> World:
     rank, world_size, local_rank = read_place(os.environ)
     chosen = pick_device(device, local_rank)
     address, port = read_rendezvous(os.environ, world_size)
-    _publish(rank, world_size, local_rank, address, port)
+    publish_place(rank, world_size, local_rank, address, port)
     # gloo beside nccl: flags and file lists then travel without stalling the device.
     backend = "gloo" if chosen.type == "cpu" else "cpu:gloo,cuda:nccl"
     # One process needs no port: nothing listens beyond loopback.
@@ -152,7 +152,8 @@ def pick_device(device: str, local_rank: int) -> torch.device:
     return torch.device("cuda", local_rank)
 
 
-def _publish(rank: int, world_size: int, local_rank: int, address: str, port: int) -> None:
+def publish_place(rank: int, world_size: int, local_rank: int, address: str, port: int) -> None:
+    """Sets the variables by which torch and other libraries find their place, for whatever launcher."""
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_RANK=str(local_rank))
     os.environ.update(MASTER_ADDR=address, MASTER_PORT=str(port))
     if address in ("127.0.0.1", "localhost") and sys.platform == "linux":

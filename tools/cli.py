@@ -12,6 +12,7 @@ from viewmill.tools import (
     evaluate,
     import_command,
     launch_command,
+    preflight_command,
     preview_command,
     prior_command,
     recipes_command,
@@ -46,6 +47,7 @@ COMMANDS = {
     "import-deepspeed": import_command,
     "replay": replay_command,
     "report": report,
+    "preflight": preflight_command,
     "env": environment_command,
 }
 for name, module in COMMANDS.items():

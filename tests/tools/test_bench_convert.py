@@ -58,7 +58,7 @@ def test_the_command_shows_and_keeps_the_figures(
     assert "copy, hash" in shown
     assert ">= 0.8" in shown
     kept = json.loads(out.read_text())
-    assert kept["settings"] == {"workers": 1}
+    assert kept["settings"]["workers"] == 1
     assert str(source) not in out.read_text()
 
 

@@ -16,7 +16,7 @@ from viewmill.tools.console import run_app
 def test_every_parameter_is_distributed_as_torchvision_draws_it(tmp_path: Path) -> None:
     out = tmp_path / "draws.json"
     assert run_app(app, ["bench", "draws", "--draws", "2000", "--out", str(out)]) == 0
-    found = json.loads(out.read_text())
+    found = json.loads(out.read_text())["figures"]
     assert found["passed"]
     assert found["threshold"] == 0.01 / len(found["tests"])
     named = {test["parameter"] for test in found["tests"]}

@@ -43,7 +43,7 @@ def test_the_command_shows_and_keeps_the_figures(tmp_path: Path, capsys: pytest.
     kept = json.loads(out.read_text())
     assert kept["settings"] == {
         "vectors": 64, "dim": 8, "views": 4, "kappa": 10.0, "threads": 1,
-        "device": "cpu", "dtype": "float32", "backend": "torch",
+        "device": "cpu", "dtype": "float32", "backend": "torch", "repeats": 1,
     }  # fmt: skip
 
 

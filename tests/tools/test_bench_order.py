@@ -8,7 +8,7 @@ def test_every_kind_is_measured_at_a_far_position() -> None:
         found = order.measure(kind)
         assert 0 < found["construct_ms"] <= found["first_batch_ms"]
         assert found["allocated_kib"] < 10 * 1024  # DESIGN's bound; no clock is asked here
-        assert found["resident_mib"] < order.GOALS["resident_mib"]
+        assert found["resident_mib"] < order.ORDER["resident_mib"]
 
 
 def test_a_thousand_ranks_give_the_batch_of_one() -> None:

@@ -1,11 +1,11 @@
 """The published table of differences from the reference is what the command found, and still holds."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from viewmill.tools.bench import parity
+from viewmill.tools.bench.result import read_result
 
 ROOT = Path(__file__).parents[2]
 PUBLISHED = ROOT / "tools" / "bench" / "results" / "parity" / "parity.json"
@@ -13,7 +13,7 @@ PUBLISHED = ROOT / "tools" / "bench" / "results" / "parity" / "parity.json"
 
 @pytest.fixture(scope="module")
 def published() -> dict[str, Any]:
-    return json.loads(PUBLISHED.read_text(encoding="utf-8"))
+    return read_result(PUBLISHED).figures
 
 
 def test_the_readme_shows_the_stored_figures(published: dict[str, Any]) -> None:

@@ -101,7 +101,7 @@ def test_the_command_shows_and_keeps_both(
     arguments = ["bench", "convert", "--source", str(source), "--repeats", "1", "--out", str(out)]
     assert run_app(app, [*arguments, "--img2dataset", str(python), "--max-side", "32"]) == 0
     assert "img2dataset" in capsys.readouterr().out
-    kept = json.loads(out.read_text())["reencode"]
+    kept = json.loads(out.read_text())["figures"]["reencode"]
     assert set(kept["peers"]) == {reencode.OURS, reencode.THEIRS}
     assert (kept["settings"]["max_side"], kept["settings"]["quality"]) == (32, 95)
     assert kept["settings"]["threads"] in reencode.THREADS

@@ -1,10 +1,10 @@
 """`bench train` at the smallest size: what is compared, and how the overheads are made of it."""
 
-import json
 from pathlib import Path
 
 import pytest
 from rich.console import Console
+from viewmill.tools.bench.result import read_result
 from viewmill.tools.bench.train import figures, run, table
 from viewmill.tools.bench.train_peers import Round, Spent
 from viewmill.tools.cli import app
@@ -23,7 +23,8 @@ def test_a_run_and_bare_steps_take_turns_and_the_figures_are_kept(tmp_path: Path
     options = SMALL | {"data": data, "method": method, "out": out, "steps": 4, "block": 2, "repeats": 2}
     words = [f"--{name}={value}" for name, value in options.items()]
     assert run_app(app, ["bench", "train", *words, *(f"--set={setting}" for setting in SETTINGS)]) == 0
-    result, console = json.loads(out.read_text()), Console(width=200)
+    kept, console = read_result(out), Console(width=200)
+    result = {**kept.settings, "settings": kept.settings, **kept.figures}
     with console.capture() as capture:
         console.print(table(result))
     for text in ("overhead: wall without data wait", "views alone", "a checkpoint behind training"):

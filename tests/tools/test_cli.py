@@ -17,7 +17,7 @@ from viewmill.tools.cli import COMMANDS, app
 from viewmill.tools.console import describe, one_line, run_app
 
 LEAVES = [[name] for name in COMMANDS] + [["config", word] for word in ("show", "validate", "schema")]
-LEAVES += [["recipes"], ["recipes", "show"], *(["bench", name] for name in BENCHES)]
+LEAVES += [["recipes"], ["recipes", "show"], ["bench", "results"], *(["bench", name] for name in BENCHES)]
 LEAVES += [["bench", "loss", name] for name in ("hydes", "imsvd")]
 
 

@@ -24,6 +24,7 @@ from viewmill.shards.convert import convert_with
 from viewmill.shards.manifest import Dataset
 from viewmill.tools.bench.ffcv_stock import ffcv_stock
 from viewmill.tools.bench.fingerprint import fingerprint
+from viewmill.tools.bench.goals import LOADER, STOCK
 from viewmill.tools.bench.loader_peers import dali_random, lightly_dino, torchvision_pil, torchvision_tensor
 from viewmill.tools.bench.pools import KINDS, ImagePool
 from viewmill.tools.bench.waterfall import table as waterfall_table
@@ -31,15 +32,6 @@ from viewmill.tools.bench.waterfall import waterfall
 
 _ONE_SHARD = 1 << 40  # bytes
 Runner = Callable[[int], float]  # round -> CPU seconds that were spent in other processes
-# What DESIGN asks of our ratios, beside which the table prints what was found.
-STOCK = "FFCV's stock loader"
-_KERNEL_GOALS = {"torchvision": 6.0, "lightly DINOTransform": 3.0, STOCK: 1.0}
-GOALS = {
-    "host": _KERNEL_GOALS,
-    "ffcv": _KERNEL_GOALS,
-    "dali": {"torchvision": 2.0, "DALI's own random operators": 0.9},
-    "dali-operators": {"torchvision": 2.0, "DALI's own random operators": 0.9},
-}
 PER_IMAGE = {
     "torchvision on Pillow": torchvision_pil,
     "torchvision v2 on uint8": torchvision_tensor,
@@ -283,7 +275,7 @@ def ratio_beside_goal(found: dict[str, Any], of: str, peer: str) -> str:
     """How many times as fast one of ours is as a peer, with what DESIGN asks."""
     if peer not in found[of]:
         return ""
-    goals = GOALS.get(_executor_of(of), {})
+    goals = LOADER.get(_executor_of(of), {})
     asked = f" (>= {goals[peer]:g})" if peer in goals else ""
     return f"{found[of][peer]['cpu']:.2f}{asked}"
 

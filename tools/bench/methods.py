@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 from rich.table import Table
 from viewmill.shards.storage.mirror import read_info_at
 from viewmill.tools.bench.fingerprint import fingerprint
+from viewmill.tools.bench.goals import METHODS_Z
+from viewmill.tools.bench.result import read_result, result_of
 
 
 class MethodRun(NamedTuple):
@@ -33,7 +35,6 @@ RUNS = {
     "distill_sinkhorn": MethodRun("distill_sinkhorn", "dino_global", 2),
 }
 TASK = "knn@20"
-LEAST_Z = 3.0  # standard errors above the untrained backbone, below which a method has not learnt
 
 
 def run(
@@ -92,14 +93,14 @@ def run(
         if any(there.get(key) != value for key, value in made_of.items()):
             (progress or (lambda _: None))(f"{number + 1} of {len(names)}: {name}")
             result["rows"][name] = made_of | _measured(chosen, data, on, folder / name, threads)
-            out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+            out.write_text(json.dumps(result_of(result).tree(), indent=2) + "\n", encoding="utf-8")
     return result
 
 
 def _rows_in(out: Path) -> dict[str, Any]:
     if not out.exists():
         return {}
-    rows: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))["rows"]
+    rows: dict[str, Any] = read_result(out).figures["rows"]
     return rows
 
 
@@ -161,7 +162,7 @@ def table(result: dict[str, Any]) -> Table:
     for name, row in rows.items():
         knn = row["knn"]
         z = "-" if knn["z_score"] is None else f"{knn['z_score']:.1f}"
-        learnt = knn["z_score"] is not None and knn["z_score"] >= LEAST_Z
+        learnt = knn["z_score"] is not None and knn["z_score"] >= METHODS_Z
         shown.add_row(
             name,
             str(row["steps"]),

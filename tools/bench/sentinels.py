@@ -18,9 +18,9 @@ from viewmill.engine.sentinels import Sentinels
 from viewmill.engine.teacher import Teacher, build_teacher
 from viewmill.methods.method import Method
 from viewmill.tools.bench.fingerprint import fingerprint
+from viewmill.tools.bench.goals import SENTINELS
 from viewmill.tools.bench.spread import medians, spread
 
-GOAL = 0.01  # of a step's CPU time
 RECIPES = ("hydes_cifar10", "imsvd_cifar10", "distill_prior")
 
 
@@ -75,7 +75,7 @@ def run(
         "settings": {"overrides": list(overrides), "threads": threads, "looks": looks},
         "repeats": repeats,
         "recipes": found,
-        "goal": GOAL,
+        "goal": SENTINELS,
         "load_average": {"before": load_before, "after": os.getloadavg()},
         "fingerprint": fingerprint(),
     }
@@ -146,7 +146,7 @@ def table(result: dict[str, Any]) -> Table:
     """The figures of a result, for the terminal."""
     shown = Table(
         title=f"Sentinels beside a step, CPU time, {result['settings']['threads']} thread(s), medians of "
-        f"{result['repeats']} rounds; goal < {GOAL:.0%}"
+        f"{result['repeats']} rounds; goal < {SENTINELS:.0%}"
     )
     for heading in ("recipe", "batch", "step ms", "look ms", "of a logged step", "of the run"):
         shown.add_column(heading, justify="left" if heading == "recipe" else "right")

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable
 
-from viewmill.tools.bench_commands import losses, methods, passes, pipelines, shards, training
+from viewmill.tools.bench_commands import losses, methods, passes, pipelines, results, shards, training
+from viewmill.tools.bench_commands.figures import with_shared_options
 from viewmill.tools.console import new_app
 
 EXAMPLE = pipelines.LOADER_EXAMPLE
@@ -24,5 +25,6 @@ COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
     "convert": (shards.convert, shards.CONVERT_EXAMPLE),
 }
 for name, (command, example) in COMMANDS.items():
-    app.command(name, epilog=f"Example: {example}")(command)
+    app.command(name, epilog=f"Example: {example}")(with_shared_options(command))
+app.command("results", epilog=f"Example: {results.EXAMPLE}")(results.results)
 app.add_typer(losses.app, name="loss")

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from viewmill.tools.bench_commands.figures import check_folder, keep, told
+from viewmill.tools.bench_commands.figures import check_folder, keep, told, with_shared_options
 from viewmill.tools.console import new_app
 
 EXAMPLE = "viewmill bench loss hydes --vectors 16384 --dim 256 --out hydes.json"
@@ -13,6 +13,7 @@ app = new_app("Compare a loss and its gradient with the plain formula: time and 
 
 
 @app.command(epilog=f"Example: {EXAMPLE}")
+@with_shared_options
 def hydes(
     out: Annotated[Path, typer.Option(metavar="FILE", help="Where the figures go, as JSON.")] = Path(
         "bench-loss-hydes.json"
@@ -63,6 +64,7 @@ IMSVD_EXAMPLE = "viewmill bench loss imsvd --rows 2048 --dim 8160 --out imsvd.js
 
 
 @app.command(epilog=f"Example: {IMSVD_EXAMPLE}")
+@with_shared_options
 def imsvd(
     out: Annotated[Path, typer.Option(metavar="FILE", help="Where the figures go, as JSON.")] = Path(
         "bench-loss-imsvd.json"

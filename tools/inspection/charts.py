@@ -1,5 +1,6 @@
 """What the plots of a data set show, as numbers: the PNGs and the page are drawn from the same ones."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -33,7 +34,7 @@ class Bars:
     """A number a name, the first on top."""
 
     names: list[str]
-    values: list[int]
+    values: Sequence[float]
 
 
 @dataclass(frozen=True)

@@ -109,7 +109,7 @@ def draw_bars(axes: "Axes", bars: Bars) -> None:
     axes.set_xlim(0, max(bars.values) * 1.14)
     for place, value in zip(places, bars.values, strict=True):
         axes.annotate(
-            f"{value:,.0f}",
+            figure(value),
             (value, place),
             xytext=(4, 0),
             textcoords="offset points",

@@ -1,0 +1,92 @@
+"""Where the ranks leave their facts for rank 0: a key-value store, so that nobody waits for the missing."""
+
+import json
+import os
+import time
+from collections.abc import Iterable, Mapping
+from datetime import timedelta
+from typing import Any
+
+import torch.distributed as dist
+from viewmill.engine.world import publish_place, read_place, read_rendezvous
+
+_POLL_S = 0.02
+
+
+class Meeting:
+    """One rank's way to the others. Waiting ends at a stated time, with those who came."""
+
+    def __init__(self, store: Any, rank: int, world_size: int, local_rank: int) -> None:
+        self.store = store
+        self.rank = rank
+        self.world_size = world_size
+        self.local_rank = local_rank
+
+    def tell(self, what: str, facts: Mapping[str, Any]) -> None:
+        """Leaves JSON-able facts for rank 0."""
+        self.store.set(f"{what}/{self.rank}", json.dumps(facts))
+
+    def hear(self, what: str, ranks: Iterable[int], until_s: float) -> dict[int, dict[str, Any]]:
+        """The facts of those ranks that told them until then, by `time.monotonic`."""
+        missing, found = list(ranks), {}
+        while missing:
+            for rank in [one for one in missing if self.store.check([f"{what}/{one}"])]:
+                found[rank] = json.loads(self.store.get(f"{what}/{rank}"))
+                missing.remove(rank)
+            if time.monotonic() >= until_s:
+                break
+            time.sleep(_POLL_S)
+        return dict(sorted(found.items()))
+
+    def announce(self, what: str, value: Mapping[str, Any]) -> None:
+        """Says something to all; rank 0 does."""
+        self.store.set(what, json.dumps(value))
+
+    def listen(self, what: str, patience_s: float) -> dict[str, Any]:
+        """What rank 0 announces.
+
+        Raises:
+            RuntimeError: it does not, for so long.
+        """
+        try:
+            self.store.wait([what], timedelta(seconds=patience_s))
+            found: dict[str, Any] = json.loads(self.store.get(what))
+        except (RuntimeError, dist.DistError) as error:
+            raise RuntimeError(
+                f"rank {self.rank} waited {patience_s:.0f} s for rank 0 to announce '{what}'; see what rank "
+                "0 printed, or why it ended"
+            ) from error
+        return found
+
+
+def open_meeting(patience_s: float) -> Meeting:
+    """Joins the job that the launcher's variables describe; alone without one. See `engine.world`.
+
+    Rank 0 does not wait here for the others.
+
+    Raises:
+        RuntimeError: rank 0 does not answer for so long, or nothing says where it listens.
+    """
+    rank, world_size, local_rank = read_place(os.environ)
+    address, port = read_rendezvous(os.environ, world_size)
+    publish_place(rank, world_size, local_rank, address, port)
+    if world_size == 1:  # nothing listens
+        return Meeting(dist.HashStore(), rank, world_size, local_rank)  # type: ignore[attr-defined]
+    agents = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # torchrun listens there already
+    try:
+        store = dist.TCPStore(
+            address,
+            port,
+            is_master=rank == 0 and not agents,
+            timeout=timedelta(seconds=patience_s),
+            wait_for_workers=False,
+        )
+    except (RuntimeError, dist.DistError) as error:
+        what = "cannot listen" if rank == 0 and not agents else "is not answered"
+        raise RuntimeError(
+            f"rank {rank} {what} at {address}:{port} ({str(error).splitlines()[0]:.200}); start rank 0 as "
+            "well, give a free MASTER_PORT, and let the port through the firewall"
+        ) from error
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    prefixed = dist.PrefixStore(f"viewmill-preflight-{attempt}", store)
+    return Meeting(prefixed, rank, world_size, local_rank)
