@@ -91,12 +91,12 @@ class Job:
         for process in self.ranks:
             process.start()
 
-    def end(self, without: set[int] = frozenset(), patience_s: float = PATIENCE_S) -> Ended:
-        """Waits for all ranks but these, which are killed then; `patience_s` counts from the start."""
+    def end(self, without: set[int] = frozenset()) -> Ended:
+        """Waits for all ranks but these, which are killed then."""
         try:
             for rank, process in enumerate(self.ranks):
                 if rank not in without:
-                    process.join(max(0.0, self.began_s + patience_s - time.monotonic()))
+                    process.join(max(0.0, self.began_s + PATIENCE_S - time.monotonic()))
             seconds = time.monotonic() - self.began_s
             codes = [process.exitcode for process in self.ranks]
             return Ended(codes, [self.told(rank) for rank in range(len(self.ranks))], seconds)
