@@ -13,7 +13,7 @@ from viewmill.engine.catalogue import catalogue
 from viewmill.engine.config_errors import told
 from viewmill.engine.faults.limits import FaultsConfig
 from viewmill.engine.loss_scale import LossScaleConfig
-from viewmill.engine.method_config import DistillConfig, HydesConfig, MethodConfig
+from viewmill.engine.method_config import HydesConfig, MethodConfig
 from viewmill.engine.optimizer_config import AdamWConfig, OptimizerConfig
 from viewmill.engine.recipe_file import apply_override, find_recipe, read_mapping, shipped_recipes
 from viewmill.engine.strict import ConfigError, StrictModel
@@ -204,20 +204,6 @@ class RunConfig(StrictModel):
         # Its hooks let weights come and go, layer by layer, which a compiled graph does not see.
         if self.zero.stage == 3 and self.model.compile:
             raise ValueError("model.compile does not work with zero.stage=3; set zero.stage to 2 or less")
-        return self
-
-    @model_validator(mode="after")
-    def stage_3_makes_no_full_pass(self) -> "RunConfig":
-        # Its forwards gather weights from all ranks, and in a pass ranks have different numbers of batches.
-        method = self.method
-        if self.zero.stage != 3 or not isinstance(method, DistillConfig):
-            return self
-        if method.scope.kind == "dataset" or method.refresh is not None:
-            which = "method.scope.kind=dataset" if method.scope.kind == "dataset" else "method.refresh"
-            raise ValueError(
-                f"zero.stage=3 cannot make the pass over all samples that {which} needs; set zero.stage to 2 "
-                "or less"
-            )
         return self
 
     @model_validator(mode="after")
