@@ -5,14 +5,15 @@ Every default stands here once. The resolved tree is saved with the run and is e
 
 import difflib
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, Field, Tag, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from viewmill.engine.catalogue import catalogue
+from viewmill.engine.config_errors import told
 from viewmill.engine.faults.limits import FaultsConfig
 from viewmill.engine.loss_scale import LossScaleConfig
-from viewmill.engine.method_config import DistillConfig, HydesConfig, MethodConfig
+from viewmill.engine.method_config import HydesConfig, MethodConfig
 from viewmill.engine.optimizer_config import AdamWConfig, OptimizerConfig
 from viewmill.engine.recipe_file import apply_override, find_recipe, read_mapping, shipped_recipes
 from viewmill.engine.strict import ConfigError, StrictModel
@@ -26,25 +27,6 @@ __all__ = [
     "load_config",
     "save_config",
 ]
-
-# The words that choose one of several groups of settings.
-TAGS = {
-    "hydes",
-    "imsvd",
-    "distill",
-    "supervised",
-    "adamw",
-    "sgd",
-    "lars",
-    "ema",
-    "copy",
-    "batch",
-    "streaming",
-    "dataset",
-    "number",
-    "ramp",
-    "steps",
-}
 
 
 class ModelConfig(StrictModel):
@@ -225,20 +207,6 @@ class RunConfig(StrictModel):
         return self
 
     @model_validator(mode="after")
-    def stage_3_makes_no_full_pass(self) -> "RunConfig":
-        # Its forwards gather weights from all ranks, and in a pass ranks have different numbers of batches.
-        method = self.method
-        if self.zero.stage != 3 or not isinstance(method, DistillConfig):
-            return self
-        if method.scope.kind == "dataset" or method.refresh is not None:
-            which = "method.scope.kind=dataset" if method.scope.kind == "dataset" else "method.refresh"
-            raise ValueError(
-                f"zero.stage=3 cannot make the pass over all samples that {which} needs; set zero.stage to 2 "
-                "or less"
-            )
-        return self
-
-    @model_validator(mode="after")
     def loss_scale_has_an_effect(self) -> "RunConfig":
         if self.precision != "fp16" and self.loss_scale != LossScaleConfig():
             raise ValueError(
@@ -306,66 +274,9 @@ def config_from(tree: dict[str, Any], where: str) -> RunConfig:
     try:
         return RunConfig.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError(f"{where}: " + "; ".join(map(_one_line, error.errors()))) from None
+        raise ConfigError(f"{where}: " + "; ".join(told(RunConfig, error))) from None
 
 
 def save_config(config: RunConfig, path: Path) -> None:
     """Every setting, defaults included, as YAML that load_config reads back to an equal config."""
     path.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
-
-
-def _one_line(error: Any) -> str:
-    """'optimizer.lrr is no setting; the nearest is optimizer.lr' and the like."""
-    # Which member of a union was meant stands in the place of an error, and is no key.
-    tags = [part for part in error["loc"] if part in TAGS]
-    dotted = ".".join(str(part) for part in error["loc"] if part not in TAGS)
-    if error["type"] == "extra_forbidden":
-        # One of another method, as is left over where an override chooses another name.
-        owner = f" of {tags[-1]}" if tags and dotted in keys_of(RunConfig, []) else ""
-        return f"{dotted} is no setting{owner}; the nearest is {nearest_key(dotted, tags)}"
-    if error["type"] == "missing":
-        return f"{dotted} is missing; add it to the recipe or pass {dotted}=VALUE"
-    message = error["msg"].removeprefix("Value error, ")
-    message = message[0].lower() + message[1:]
-    found = "" if isinstance(error["input"], dict) or "got " in message else f", got {error['input']!r}"
-    return f"{dotted}: {message}{found}" if dotted else message
-
-
-def nearest_key(dotted: str, tags: list[str]) -> str:
-    """The existing setting whose dotted name, or last part, is most like this one.
-
-    Args:
-        tags: the words that were chosen where there are several groups, such as the method's name.
-    """
-    known = keys_of(RunConfig, tags)
-    leaves = {key.rpartition(".")[2]: key for key in reversed(known)}
-    by_name = difflib.get_close_matches(dotted, known, n=1, cutoff=0.75)
-    by_leaf = difflib.get_close_matches(dotted.rpartition(".")[2], leaves, n=1, cutoff=0.6)
-    if by_name or not by_leaf:
-        return (by_name or difflib.get_close_matches(dotted, known, n=1, cutoff=0.0))[0]
-    return leaves[by_leaf[0]]
-
-
-def keys_of(model: type[BaseModel], tags: list[str], prefix: str = "") -> list[str]:
-    """Dotted names of all settings below a model, groups included."""
-    keys: list[str] = []
-    for name, field in model.model_fields.items():
-        if prefix + name not in keys:
-            keys.append(prefix + name)
-        members = members_of(field.annotation)
-        chosen = {tag: member for tag, member in members.items() if tag in tags} or members
-        for member in chosen.values():
-            keys += [key for key in keys_of(member, tags, f"{prefix}{name}.") if key not in keys]
-    return keys
-
-
-def members_of(annotation: Any) -> dict[str, type[BaseModel]]:
-    """The groups of settings that may stand under a key, by their tags."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return {annotation.__name__: annotation}
-    found: dict[str, type[BaseModel]] = {}
-    for member in get_args(annotation):
-        tag = next((one.tag for one in get_args(member)[1:] if isinstance(one, Tag)), None)
-        inner = members_of(get_args(member)[0]) if tag else members_of(member)
-        found |= {tag or name: model for name, model in inner.items()}
-    return found

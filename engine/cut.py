@@ -40,6 +40,24 @@ def at_hand(module: nn.Module) -> Iterator[None]:
         _let_go(own)
 
 
+@contextmanager
+def held_whole(module: nn.Module) -> Iterator[None]:
+    """Every parameter is whole on every rank meanwhile, and a forward gathers nothing; all ranks call it.
+
+    For forwards that ranks make in different numbers. Of a module that is not cut nothing changes.
+    """
+    held: list[Any] = [parameter for parameter in module.parameters() if is_cut(parameter)]
+    _gather(held)
+    for parameter in held:
+        parameter.is_held = True
+    try:
+        yield
+    finally:
+        for parameter in held:
+            parameter.is_held = False
+        _let_go(held)
+
+
 def _cut(parameter: Any) -> None:
     """By the names that DeepSpeed gives a share, so that `partition` reads the student's and this alike."""
     if is_cut(parameter):  # shared by two modules
@@ -47,19 +65,21 @@ def _cut(parameter: Any) -> None:
     value = parameter.detach()
     share = -(-value.numel() // dist.get_world_size())
     parameter.ds_numel, parameter.ds_shape = value.numel(), value.shape
-    parameter.ds_tensor = value.new_zeros(share)
+    parameter.ds_tensor, parameter.is_held = value.new_zeros(share), False
     write(parameter, value)
     _let_go([parameter])
 
 
 def _gather(parameters: Iterable[Any]) -> None:
     for parameter in parameters:
-        parameter.data = whole(parameter)
+        if not parameter.is_held:
+            parameter.data = whole(parameter)
 
 
 def _let_go(parameters: Iterable[Any]) -> None:
     for parameter in parameters:
-        parameter.data = torch.empty(0, dtype=parameter.dtype, device=parameter.device)
+        if not parameter.is_held:
+            parameter.data = torch.empty(0, dtype=parameter.dtype, device=parameter.device)
 
 
 def _hook(work: Callable[[Iterable[Any]], None], parameters: list[nn.Parameter]) -> Callable[..., None]:

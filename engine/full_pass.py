@@ -10,12 +10,14 @@ import numpy as np
 from torch import Tensor
 from viewmill.engine.agreement import from_rank_zero
 from viewmill.engine.config import RunConfig
+from viewmill.engine.cut import at_hand, held_whole
 from viewmill.engine.evaluation.features import evaluation_views
 from viewmill.engine.identity import weights_hash
 from viewmill.engine.passes.reading import Reading
 from viewmill.engine.passes.run import PassReport, run_pass
 from viewmill.engine.teacher import Teacher
 from viewmill.engine.world import World
+from viewmill.methods.accumulator import Accumulator
 from viewmill.methods.method import Method, PassOutcome, Values
 from viewmill.pipelines.orders.interface import Order
 from viewmill.pipelines.orders.subset import SubsetOrder
@@ -58,10 +60,16 @@ class FullPass:
 
         prepare: called before a pass is made.
         """
-        sums = method.pass_sums(teacher.head, epoch, values)
+        with at_hand(teacher.head):
+            sums = method.pass_sums(teacher.head, epoch, values)
         if not sums:
             return None
         prepare()
+        # At stage 3 too it is whole: ranks may have different numbers of batches, and none waits for another.
+        with held_whole(teacher):
+            return self._read(method, teacher, sums)
+
+    def _read(self, method: Method, teacher: Teacher, sums: dict[str, Accumulator]) -> DonePass:
         teacher.eval()
         # Named after the weights: what a pass of others has left, as before a resume elsewhere, is no use.
         name = weights_hash(teacher)[:16]

@@ -6,6 +6,7 @@ from itertools import chain
 import torch
 from torch import Tensor
 from viewmill.engine.fragments import WEIGHT, slots
+from viewmill.engine.partition import write
 from viewmill.engine.teacher import Teacher
 from viewmill.engine.zero import ZeroEngine
 
@@ -33,7 +34,7 @@ def replace_in_head(engine: ZeroEngine, teacher: Teacher, new: Mapping[str, Tens
         return
     own = dict(chain(teacher.head.named_parameters(), teacher.head.named_buffers()))
     for name, value in new.items():
-        own[name].copy_(value)
+        write(own[name], value)
     buffers = dict(engine.module.named_buffers())
     for name in new.keys() & {buffer.removeprefix(HEAD) for buffer in buffers}:
         buffers[HEAD + name].copy_(new[name])

@@ -82,54 +82,29 @@ def train(
         Requeue: SIGTERM, SIGUSR1 or SIGINT came; everything is saved (exit code 85).
         NonFiniteError, ShardError, CheckpointError, RankError: as they say.
     """
-    run_dir = Path(run_dir)
-    is_first, pulse = world.rank == 0, Pulse()
+    run_dir, pulse = Path(run_dir), Pulse()
     with contextlib.ExitStack() as stack:
         dataset = stack.enter_context(Dataset.open(dataset_path))
-        order = order_of_run(config, dataset)
-        check_batch(config, order.num_samples, world.world_size)
-        check_labels(config, dataset, order)
-        spec = resolve_views(config)
+        order, spec = check_run(config, dataset, world)
         evaluation = None
         if on is not None:
             judges = stack.enter_context(Dataset.open(on))
             evaluation = prepare_evaluation(config, dataset, judges, spec, world, pulse)
         student = prepare_student(config, spec, world)
         loader = stack.enter_context(open_loader(config, dataset, order, spec, world))
-        check_traced_steps(config.profile.steps, last_step(config, loader.steps_per_epoch))
+        end = last_step(config, loader.steps_per_epoch)
+        check_traced_steps(config.profile.steps, end)
         signals = stack.enter_context(SignalWatch())
         from_rank_zero(world, lambda: check_trackers(config))
         start = from_rank_zero(world, lambda: find_start(run_dir, config, resume, may_begin))
         stack.enter_context(FaultWatch(run_dir, world, config.faults, pulse))
-        past = checkpoint.Checkpoint.open(Path(start[0]), verify=False) if start else None
-        if past is not None:
-            check_accumulation(past.state["config"]["accumulation"], config, student)
-            loader.load_state_dict(past.state["loader"])  # before anything is written: it may refuse
-        if past is None:
-            load_start_weights(student, config.model.weights, world)
+        past = take_start(start, config, student, loader, world)
         teacher = build_teacher(student, config)
         engine = initialize(student, config, world)
         from_rank_zero(world, lambda: write_run_files(run_dir, config, world))
-        step, end = past.step if past else 0, last_step(config, loader.steps_per_epoch)
-        log = stack.enter_context(
-            RunLog(
-                run_dir,
-                is_writer=is_first,
-                tensorboard=config.log.tensorboard,
-                prometheus=None if config.log.prometheus is None else Path(config.log.prometheus),
-                resume_step=step,
-                trackers=start_trackers(config, run_dir) if is_first else (),
-            )
-        )
-        for fault in untold(run_dir) if is_first else []:
-            log.fault(fault)
-        progress = stack.enter_context(TrainingProgress(end, step, is_shown=is_first))
-        ledger = Ledger(order.num_samples, config.batch_size)
-        full_pass = FullPass(dataset, order, config, spec, world, run_dir / "passes", pulse.beat)
-        checkpoints = RunCheckpoints(
-            run_dir / "checkpoints", config.checkpoint, loader.steps_per_epoch, engine, world, log
-        )
-        traces = stack.enter_context(StepTraces(config.profile.steps, run_dir / "profile", world, log))
+        step = past.step if past else 0
+        log = stack.enter_context(open_log(run_dir, config, world, step))
+        progress = stack.enter_context(TrainingProgress(end, step, is_shown=world.rank == 0))
         trainer = Trainer(
             config,
             world,
@@ -138,30 +113,38 @@ def train(
             loader,
             engine,
             teacher,
-            full_pass,
+            FullPass(dataset, order, config, spec, world, run_dir / "passes", pulse.beat),
             log,
             progress,
             signals,
-            ledger,
-            checkpoints,
-            traces,
+            Ledger(order.num_samples, config.batch_size),
+            RunCheckpoints(
+                run_dir / "checkpoints", config.checkpoint, loader.steps_per_epoch, engine, world, log
+            ),
+            stack.enter_context(StepTraces(config.profile.steps, run_dir / "profile", world, log)),
             evaluation,
             watch=watch,
             pulse=pulse,
         )
-        for notice in (
-            old_gpu_notice(capability_of(world.device), config.precision),
-            stale_notice(config, loader.steps_per_epoch),
-        ):
-            if notice is not None:
-                log.event("notice", step, message=notice)
-                progress.tell(notice)
-        if past is not None:
-            trainer.restore(past, passed_over=start[1])
-        else:
+        tell_news(trainer, step)
+        if past is None:
             log.event("start", 0, **trainer.setting())
+        else:
+            trainer.restore(past, passed_over=start[1] if start else [])
         trainer.run()
         trainer.finish()
+
+
+def check_run(config: RunConfig, dataset: Dataset, world: World) -> tuple[Order, ViewSpec]:
+    """The order of the samples and the views, once settings, data set and ranks are known to fit.
+
+    Raises:
+        ConfigError: they do not.
+    """
+    order = order_of_run(config, dataset)
+    check_batch(config, order.num_samples, world.world_size)
+    check_labels(config, dataset, order)
+    return order, resolve_views(config)
 
 
 def find_start(
@@ -188,6 +171,52 @@ def find_start(
         )
     refuse_other_run(past.state["config"], config, where=str(path))
     return str(path), passed_over
+
+
+def take_start(
+    start: tuple[str, list[str]] | None, config: RunConfig, student: Student, loader: Loader, world: World
+) -> checkpoint.Checkpoint | None:
+    """The checkpoint that `find_start` found, to whose place the loader goes; None: with a new run's weights.
+
+    Before anything is written, for it may refuse.
+
+    Raises:
+        ConfigError: the checkpoint's run had other micro-batches, or its loader another data set or order.
+    """
+    if start is None:
+        load_start_weights(student, config.model.weights, world)
+        return None
+    past = checkpoint.Checkpoint.open(Path(start[0]), verify=False)
+    check_accumulation(past.state["config"]["accumulation"], config, student)
+    loader.load_state_dict(past.state["loader"])
+    return past
+
+
+def open_log(run_dir: Path, config: RunConfig, world: World, step: int) -> RunLog:
+    """The run's log from `step` on; the trackers begin."""
+    is_first, prometheus = world.rank == 0, config.log.prometheus
+    return RunLog(
+        run_dir,
+        is_writer=is_first,
+        tensorboard=config.log.tensorboard,
+        prometheus=None if prometheus is None else Path(prometheus),
+        resume_step=step,
+        trackers=start_trackers(config, run_dir) if is_first else (),
+    )
+
+
+def tell_news(trainer: Trainer, step: int) -> None:
+    """Faults of earlier starts, and what may surprise later: an older GPU, statistics that are too old."""
+    config = trainer.config
+    for fault in untold(trainer.run_dir) if trainer.world.rank == 0 else []:
+        trainer.log.fault(fault)
+    found = (
+        old_gpu_notice(capability_of(trainer.world.device), config.precision),
+        stale_notice(config, trainer.steps_per_epoch),
+    )
+    for notice in filter(None, found):
+        trainer.log.event("notice", step, message=notice)
+        trainer.progress.tell(notice)
 
 
 def prepare_student(config: RunConfig, spec: ViewSpec, world: World) -> Student:

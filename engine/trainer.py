@@ -1,32 +1,31 @@
 """The training loop: `Trainer.run`."""
 
-import itertools
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from viewmill.engine.agreement import from_rank_zero, gather_json, largest, raise_everywhere
+from viewmill.engine.agreement import from_rank_zero, gather_json
 from viewmill.engine.checkpoints import checkpoint
 from viewmill.engine.clock import StepClock
 from viewmill.engine.config import RunConfig
 from viewmill.engine.evaluation.in_training import Best, InTraining, better
 from viewmill.engine.export import TEACHER_PREFIX, export_newest, exports_teacher
 from viewmill.engine.faults.pulse import Phase, Pulse
+from viewmill.engine.feed import Feed
 from viewmill.engine.full_pass import DonePass, FullPass
-from viewmill.engine.hardware import peak_memory
 from viewmill.engine.ledger import Ledger
+from viewmill.engine.metrics_line import MetricsLines
 from viewmill.engine.nonfinite import BufferGuard, NonFiniteError, SkipCount, are_finite, first_place
 from viewmill.engine.preemption import Requeue, SignalWatch, write_requeue
 from viewmill.engine.progress import TrainingProgress
 from viewmill.engine.refresh import replace_in_head
 from viewmill.engine.run_checkpoints import RunCheckpoints
-from viewmill.engine.schedules import method_values, rates, scheduled_values
-from viewmill.engine.sentinels import Sentinels
+from viewmill.engine.schedules import method_values, rates
 from viewmill.engine.step import Step, train_step
 from viewmill.engine.step_traces import StepTraces
 from viewmill.engine.stragglers import write_stragglers
@@ -34,7 +33,7 @@ from viewmill.engine.teacher import Teacher
 from viewmill.engine.telemetry import RunLog
 from viewmill.engine.world import World
 from viewmill.engine.zero import ZeroEngine
-from viewmill.methods.method import Method, Values
+from viewmill.methods.method import Values
 from viewmill.pipelines.loader import Batch, Loader
 from viewmill.pipelines.views import ViewSpec
 
@@ -70,10 +69,8 @@ class Trainer:
     evaluation: InTraining | None = None
     watch: Callable[["Trainer", list[Batch]], None] | None = None
     step: int = 0  # optimiser steps done, skipped ones included
-    known_substitutions: int = 0  # of the loader's list
     trained_s: float = 0.0  # wall time of the sessions before this one
     skips: SkipCount = field(default_factory=SkipCount)
-    sentinels: Sentinels = field(default_factory=Sentinels)
     best: Best | None = None
     began_s: float = field(default_factory=time.monotonic)
     clock: StepClock = field(default_factory=lambda: StepClock(0.0))
@@ -94,10 +91,9 @@ class Trainer:
             Requeue: a signal came; the step was finished and saved.
             NonFiniteError: too many skipped steps in a row; the last checkpoint is from before.
         """
-        student, steps = self.engine.module, self.batches()
-        guard = BufferGuard(*self.modules())
         self.clock = StepClock(self.loader.wait_s)
-        student.train()
+        guard, lines, steps = BufferGuard(*self.modules()), self.metrics_lines(), self.feed().steps(self.step)
+        self.engine.module.train()
         while self.step < self.last_step:
             self.traces.begin(self.step + 1)
             batches, stop = next(steps)
@@ -119,8 +115,9 @@ class Trainer:
             guard.settle(step.applied)
             self.clock.count(self.config.batch_size)
             self.note(step, batches)
-            if self.logs_now():
-                self.write_metrics(step, values)
+            if lines.is_due(self.step):
+                waited_s = self.loader.wait_s
+                lines.write(self.step, step, values, self.clock, data_wait_s=waited_s, time_s=self.time_s())
             if self.watch is not None:
                 with self.clock.aside():
                     self.watch(self, batches)
@@ -136,6 +133,26 @@ class Trainer:
             self.traces.end(self.step, is_last=bool(stop) or self.step == self.last_step)
             if stop:
                 raise self.requeue(stop)
+
+    def feed(self) -> Feed:
+        """Where this rank's batches come from, and it hears of the others."""
+        accumulation, clock = self.config.accumulation, self.clock
+        return Feed(
+            self.world,
+            self.loader,
+            accumulation,
+            self.signals,
+            self.checkpoints,
+            self.ledger,
+            self.log,
+            self.pulse,
+            clock,
+        )
+
+    def metrics_lines(self) -> MetricsLines:
+        return MetricsLines(
+            self.config, self.world, self.engine, self.steps_per_epoch, self.log, self.progress
+        )
 
     def modules(self) -> list[nn.Module]:
         """Those whose buffers a forward changes."""
@@ -172,41 +189,6 @@ class Trainer:
         own = {} if self.teacher is None else self.teacher.saved(is_kept)
         return {f"{TEACHER_PREFIX}{name}": tensor for name, tensor in own.items()}
 
-    def batches(self) -> Iterator[tuple[list[Batch], int]]:
-        """This rank's micro-batches of each step, and the number of a signal that any rank has seen (or 0).
-
-        The ranks agree here once a step: when one cannot read its batch, none goes on alone.
-        """
-        while True:
-            epoch = iter(self.loader)
-            while True:
-                self.pulse.enter(Phase.DATA, self.step)
-                batches, error = fetch(epoch, self.config.accumulation)
-                self.pulse.enter(Phase.MEETING, self.step)
-                new = self.loader.substituted - self.known_substitutions
-                told = [self.signals.seen, error is not None, new, self.checkpoints.is_unwritten]
-                with self.clock.meeting():
-                    stop, failed, any_new, any_unwritten = largest(self.world, told)
-                if self.checkpoints.is_begun and not any_unwritten:
-                    self.pulse.enter(Phase.CHECKPOINT, self.step)
-                    self.checkpoints.end()
-                if any_new:
-                    self.note_substitutions()
-                if failed:
-                    raise_everywhere(self.world, error)
-                if not batches:
-                    break
-                yield batches, stop
-                del batches  # before the next ones are here
-
-    def note_substitutions(self) -> None:
-        """New substitutions of all ranks, batches made ahead included, go into the events and the ledger."""
-        mine = [made._asdict() for made in self.loader.substitutions[self.known_substitutions :]]
-        self.known_substitutions += len(mine)
-        made = [one for ones in gather_json(self.world, mine) for one in ones]
-        self.ledger.add(made)
-        self.log.event("substitutes", self.step, samples=made)
-
     def note(self, step: Step, batches: list[Batch]) -> None:
         """Counts a skipped step. Where samples may be at fault, event and error name them, of all ranks, and
         say where the first number that is none was seen.
@@ -231,49 +213,6 @@ class Trainer:
         except NonFiniteError:
             self.checkpoints.end()  # the run ends here; what is on its way to disk is good
             raise
-
-    def logs_now(self) -> bool:
-        # Not at max_steps: a run continued from there would have one line more than one that never stopped.
-        schedule_end = self.config.epochs * self.steps_per_epoch
-        return self.step in (1, schedule_end) or self.step % self.config.log.every_steps == 0
-
-    def write_metrics(self, step: Step, values: Values) -> None:
-        """Reads the step's numbers back from the device: the only place that waits for it."""
-        loss = step.result.loss.item()
-        method: Method = self.engine.module.method
-        found = method.diagnostics(step.embeddings, values, step.targets)
-        diagnostics = {name: value.item() for name, value in found.items()}
-        figures = self.clock.read(self.loader.wait_s)
-        figures["memory_peak_mib"] = peak_memory(self.world.device) / 2**20
-        self.log.ranks(self.step, gather_json(self.world, figures))
-        line = {
-            "step": self.step,
-            "epoch": (self.step - 1) // self.steps_per_epoch,
-            "samples": self.step * self.config.batch_size,
-            "time_s": self.time_s(),
-            "loss": loss,
-            **{name: value.item() for name, value in step.result.metrics.items()},
-            **diagnostics,
-            **scheduled_values(self.step - 1, self.config, self.steps_per_epoch),
-            "grad_norm": self.engine.grad_norm(),
-            **({} if self.engine.loss_scale is None else {"loss_scale": self.engine.loss_scale.value}),
-            **figures,
-        }
-        self.log.metrics(line)
-        self.progress.figures(
-            loss=loss,
-            images_per_s=figures["images_per_s"],
-            data_wait_fraction=figures["data_wait_fraction"],
-        )
-
-        self.judge(method.alarms(diagnostics, values))
-
-    def judge(self, complaints: dict[str, str]) -> None:
-        """A collapse that lasts becomes an event; during the warm-up any network looks like one."""
-        if self.step <= self.config.schedule.warmup_epochs * self.steps_per_epoch:
-            return
-        for alarm in self.sentinels.judge(complaints):
-            self.log.event(alarm.event, self.step, name=alarm.name, message=alarm.message)
 
     def time_s(self) -> float:
         """Wall time trained so far, over all sessions."""
@@ -362,11 +301,3 @@ class Trainer:
         from_rank_zero(self.world, lambda: write_stragglers(self.run_dir))
         overflows = {} if self.engine.loss_scale is None else {"overflows": self.skips.overflows}
         self.log.event("end", self.step, skipped=self.skips.total, **overflows)
-
-
-def fetch(epoch: Iterator[Batch], count: int) -> tuple[list[Batch], Exception | None]:
-    """The next step's micro-batches (none: the epoch is over), or what kept them from being read."""
-    try:
-        return list(itertools.islice(epoch, count)), None
-    except Exception as error:  # agreed on and raised by every rank
-        return [], error

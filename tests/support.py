@@ -32,6 +32,18 @@ HEAVY = (
 _ours: dict[str, Any] = {"server": None, "modules": ()}
 
 
+def join(rank: int, world_size: int, folder: str) -> None:
+    """Makes this process a rank, of one thread, of the job whose ranks meet in `folder`."""
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo",
+        init_method=f"file://{folder}/rendezvous",
+        rank=rank,
+        world_size=world_size,
+        timeout=RANK_TIMEOUT,
+    )
+
+
 def _enter(
     rank: int,
     world_size: int,
@@ -42,14 +54,7 @@ def _enter(
 ) -> None:
     os.environ.clear()
     os.environ.update(variables)  # not those of the moment when the first ranks were started
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo",
-        init_method=f"file://{folder}/rendezvous",
-        rank=rank,
-        world_size=world_size,
-        timeout=RANK_TIMEOUT,
-    )
+    join(rank, world_size, folder)
     try:
         torch.save(body(rank, *args), f"{folder}/{rank}.pt")
     finally:

@@ -32,13 +32,14 @@ BATCHNORM: dict[str, Any] = {
     "model": {"backbone": "test_resnet"},
     "method": {"beta": 0.5, "projector": PROJECTOR},
 }
-# Method -> (ZeRO stage, micro-batches of a rank). One process runs every pair for every method.
+# Method -> (ZeRO stage, micro-batches of a rank), each pair once; one process runs all for every method.
 RUNS = {
-    "hydes": SPLITS,
-    "imsvd": [(0, 4), (1, 2), (2, 4), (3, 2)],
-    "distill": [(0, 2), (1, 4), (2, 2), (3, 1), (3, 2)],
-    "labels": [(2, 2), (3, 4)],
+    "hydes": [(0, 4), (1, 1), (2, 2), (3, 4)],
+    "imsvd": [(0, 1), (1, 2), (2, 4), (3, 1)],
+    "distill": [(0, 2), (1, 4), (3, 2)],
+    "labels": [(2, 1)],
 }
+assert {pair for pairs in RUNS.values() for pair in pairs} == set(SPLITS)
 LAST_OF_RANK_1 = 7  # in the second micro-batch of two
 
 

@@ -1,6 +1,6 @@
 """Every other method gives one loss curve and one teacher on one rank and on two (DESIGN.md, section 5).
 
-A ViT with BatchNorm in its head and AdamW at a constant rate of 1e-4, as in
+A ViT and a head without BatchNorm, and AdamW at a constant rate of 1e-4, as in
 test_training_is_the_same_everywhere; 10 steps are enough to see that no rank keeps statistics of its own.
 """
 
@@ -15,22 +15,24 @@ from viewmill.engine.telemetry import read_lines
 from viewmill.engine.train import train
 from viewmill.engine.world import start_world, stop_world
 
+from tests.distributed.curves import TOLERANCE
 from tests.engine.tiny import tiny_config, tiny_data_set
 from tests.support import run_ranks
 
 pytestmark = pytest.mark.slow
-TOLERANCE = 1e-4  # relative, DESIGN.md's
-IMSVD = {"name": "imsvd", "variables": 4, "units": 8, "projector": {"hidden": 64}}
+IMSVD = {"name": "imsvd", "variables": 4, "units": 8, "projector": {"layers": 1}}
 DISTILL = {
     "name": "distill",
     "num_clusters": 16,
-    "projector": {"layers": 2, "hidden": 64, "dim": 16},
+    "projector": {"layers": 1, "dim": 16},
     "teacher": {"kind": "ema", "momentum": 0.9},
     # Milder than by default: sharp targets turn the last bit of a logit into a part of the loss.
     "teacher_temperature": 0.2,
     "student_temperature": 0.2,
 }
 COPY = {"teacher": "copy"}
+# Of new prototypes the K-L divergence falls to a thousandth, where a relative difference means nothing.
+NEW_PROTOTYPES = {**DISTILL, "scope": "dataset", "refresh": "em", "kind": "cross_entropy"}
 # Name -> (method, ZeRO stage on two ranks).
 RUNS: dict[str, tuple[dict[str, Any], int]] = {
     "imsvd": (IMSVD, 2),
@@ -39,6 +41,7 @@ RUNS: dict[str, tuple[dict[str, Any], int]] = {
     "decaying prior": ({**DISTILL, "scope": "ema"}, 1),
     "streaming centre": ({**DISTILL, **COPY, "normalization": "center", "scope": "streaming"}, 2),
     "prior of the data set": ({**DISTILL, "scope": "dataset"}, 1),
+    "prior and prototypes of the data set": (NEW_PROTOTYPES, 3),
     "batchnorm": ({**DISTILL, "normalization": "batchnorm"}, 2),
     "sinkhorn": ({**DISTILL, "normalization": "sinkhorn"}, 1),
 }
@@ -51,7 +54,7 @@ def config(method: dict[str, Any], stage: int) -> RunConfig:
         batch_size=16,
         model={"backbone": "test_vit"},
         method=method,
-        views={"preset": "imsvd@32", "executor": "reference", "num_threads": 1},
+        views={"preset": "imsvd@32", "executor": "host", "num_threads": 1},
         optimizer={"lr": 1e-4},
         schedule={"constant": True},
         zero={"stage": stage},
@@ -76,7 +79,7 @@ def on_two_ranks(rank: int, data: str, folder: str) -> None:
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("methods")
-    data = tiny_data_set(folder, count=66)
+    data = tiny_data_set(folder, count=65)  # of a pass one rank has five batches, the other four
     run_ranks(2, on_two_ranks, str(data), str(folder))
     threads = torch.get_num_threads()
     train_all(1, str(data), str(folder))

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from viewmill.engine import feed as feed_module
 from viewmill.engine import trainer as trainer_module
 from viewmill.engine.config import RunConfig
 from viewmill.engine.telemetry import read_lines
@@ -43,7 +44,7 @@ def told(world: World, data: str, run: str, patch: Any = None, resume: bool = Fa
     """How a training ends on this rank."""
     with pytest.MonkeyPatch.context() as monkey:
         if patch is not None:
-            monkey.setattr(trainer_module, *patch)
+            monkey.setattr(*patch)
         try:
             train(config(), data, run, resume=resume, world=world)
         except Exception as error:  # what is told is what the test looks at
@@ -55,10 +56,10 @@ def fail_to_read() -> None:
     raise OSError("disk is gone")
 
 
-def at_step(rank: int, happens: Any) -> tuple[str, Any]:
+def at_step(rank: int, happens: Any) -> tuple[Any, str, Any]:
     """`fetch`, to which something happens on one rank."""
     calls: list[None] = []
-    real = trainer_module.fetch
+    real = feed_module.fetch
 
     def fetch(epoch: Any, count: int) -> Any:
         calls.append(None)
@@ -69,10 +70,10 @@ def at_step(rank: int, happens: Any) -> tuple[str, Any]:
                 return [], error
         return real(epoch, count)
 
-    return "fetch", fetch
+    return feed_module, "fetch", fetch
 
 
-def spoil(rank: int) -> tuple[str, Any]:
+def spoil(rank: int) -> tuple[Any, str, Any]:
     """`train_step`, to which one rank once brings a picture that is no numbers."""
     calls: list[None] = []
     real = trainer_module.train_step
@@ -83,7 +84,7 @@ def spoil(rank: int) -> tuple[str, Any]:
             micro_batches[0][0][0, 0, 0, 0] = float("nan")
         return real(engine, teacher, micro_batches, *rest, **options)
 
-    return "train_step", step
+    return trainer_module, "train_step", step
 
 
 @pytest.fixture(scope="module")

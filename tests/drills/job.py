@@ -3,31 +3,35 @@
 import contextlib
 import multiprocessing
 import os
+import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import deepspeed  # noqa: F401  # so that the ranks' server imports it once for all of them
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from viewmill.engine import train as train_module
 from viewmill.engine import trainer as trainer_module
 from viewmill.engine.checkpoints.checkpoint import newest
 from viewmill.engine.config import RunConfig, config_from
 from viewmill.engine.faults.pulse import Phase, Pulse
+from viewmill.engine.telemetry import read_lines
 from viewmill.engine.world import World
+from viewmill.shards.convert import convert
 from viewmill.shards.storage import shard_files
 from viewmill.tools.console import describe
 
 from tests.engine.small_training import everything
-from tests.engine.tiny import tiny_config
-from tests.support import RANK_TIMEOUT, start_method
+from tests.engine.tiny import tiny_config, tiny_data_set
+from tests.support import join, start_method
 
 PATIENCE_S = 240.0  # no honest job of this size takes so long, not on a machine that does much else
 # Quick enough for a test; a busy machine may keep a thread waiting for some seconds.
@@ -39,7 +43,7 @@ class Trouble(NamedTuple):
 
     what: "kill", "term" or "stop" (a signal to itself), or a name of `DOINGS`.
     entry: when it enters its phase of this number; touch: or when it touches files of checkpoints for the
-    time of this number.
+    time of this number, with an entry from there on.
     """
 
     what: str
@@ -50,6 +54,22 @@ class Trouble(NamedTuple):
 
 SIGNALS = {"kill": signal.SIGKILL, "term": signal.SIGTERM, "stop": signal.SIGSTOP}
 TOUCHES = ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir")
+
+
+class Whole(NamedTuple):
+    """A data set in several shards, and the uninterrupted run on it."""
+
+    data: Path
+    run: Path
+    result: dict[str, Tensor]
+
+
+def shards(folder: Path, count: int) -> Path:
+    """A data set of so many pictures in three shards at least."""
+    tiny_data_set(folder, count)
+    convert(folder / "pictures", folder / "shards", workers=1, shard_bytes=60_000)
+    assert len(list((folder / "shards").glob("*.tar"))) >= 3
+    return folder / "shards"
 
 
 def drill_config(**changes: Any) -> RunConfig:
@@ -91,12 +111,12 @@ class Job:
         for process in self.ranks:
             process.start()
 
-    def end(self, without: set[int] = frozenset()) -> Ended:
-        """Waits for all ranks but these, which are killed then."""
+    def end(self, without: set[int] = frozenset(), patience_s: float = PATIENCE_S) -> Ended:
+        """Waits for all ranks but these, which are killed then; and for none longer than `patience_s`."""
         try:
             for rank, process in enumerate(self.ranks):
                 if rank not in without:
-                    process.join(max(0.0, self.began_s + PATIENCE_S - time.monotonic()))
+                    process.join(max(0.0, self.began_s + patience_s - time.monotonic()))
             seconds = time.monotonic() - self.began_s
             codes = [process.exitcode for process in self.ranks]
             return Ended(codes, [self.told(rank) for rank in range(len(self.ranks))], seconds)
@@ -124,14 +144,7 @@ def _enter(
 ) -> None:
     """The life of a rank; ends the process with the code of the command line."""
     sys.stderr = Path(f"{folder}/{rank}.err").open("w", buffering=1)  # noqa: SIM115
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo",
-        init_method=f"file://{folder}/rendezvous",
-        rank=rank,
-        world_size=world_size,
-        timeout=RANK_TIMEOUT,
-    )
+    join(rank, world_size, folder)
     world = World(rank, world_size, rank, torch.device("cpu"))
     if trouble is not None and trouble.rank == rank:
         prepare(trouble, Path(data), Path(run))
@@ -155,8 +168,11 @@ def prepare(trouble: Trouble, data: Path, run: Path) -> None:
         else:
             DOINGS[trouble.what](data, run)
 
+    due = happen
     if trouble.touch:
-        count_touches(trouble.touch, str(run / "checkpoints"), happen)
+        due = partial(count_touches, trouble.touch, str(run / "checkpoints"), happen)
+    if not trouble.entry:
+        due()
         return
     left, real = [trouble.entry], Pulse.enter
 
@@ -164,7 +180,7 @@ def prepare(trouble: Trouble, data: Path, run: Path) -> None:
         real(pulse, phase, step)
         left[0] -= 1
         if left[0] == 0:
-            happen()
+            due()
 
     Pulse.enter = enter  # type: ignore[method-assign]
 
@@ -224,6 +240,17 @@ DOINGS: dict[str, Callable[[Path, Path], None]] = {
     function.__name__: function
     for function in (hang, hang_a_worker, spoil_a_picture, delete_a_shard, lose_the_mount, fill_the_disk)
 }
+
+
+def mount_small_disk(folder: Path) -> bool:
+    """Puts a file system of 64 MiB in memory on a folder; False: that is not permitted here."""
+    command = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(folder)]
+    return shutil.which("mount") is not None and subprocess.run(command, capture_output=True).returncode == 0
+
+
+def events(run: Path, kind: str) -> list[dict[str, Any]]:
+    """The events of one kind, as they came."""
+    return [line for line in read_lines(run / "events.jsonl") if line["event"] == kind]
 
 
 def result_of(run: Path) -> dict[str, Tensor]:

@@ -2,47 +2,22 @@
 
 import shutil
 import signal
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 from viewmill.engine.checkpoints.checkpoint import newest
 from viewmill.engine.faults.record import recorded
-from viewmill.engine.telemetry import read_lines
-from viewmill.shards.convert import convert
 
-from tests.drills.job import TIGHT, Ended, Job, Trouble, drill_config, result_of
+from tests.drills.job import TIGHT, Ended, Job, Trouble, Whole, drill_config, events, result_of
 from tests.engine.small_training import equal
-from tests.engine.tiny import metrics, tiny_data_set
+from tests.engine.tiny import metrics
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]  # a job waits long for a busy machine
 ENTRIES = 23  # phases that a rank enters in six steps with a checkpoint each, and somewhat less
 TOUCHES = (90, 16)  # of checkpoints' files by each rank, and somewhat less
-
-
-class Whole(NamedTuple):
-    """A data set in several shards, and the uninterrupted run on it."""
-
-    data: Path
-    run: Path
-    result: dict[str, Tensor]
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
-    folder = tmp_path_factory.mktemp("faults")
-    tiny_data_set(folder, count=26)
-    data = folder / "shards"
-    convert(folder / "pictures", data, workers=1, shard_bytes=60_000)
-    assert len(list(data.glob("*.tar"))) >= 3
-    ended = Job(drill_config(), data, folder / "run").end()
-    assert ended.codes == [0, 0], ended.told
-    return Whole(data, folder / "run", result_of(folder / "run"))
 
 
 def troubled(whole: Whole, run: Path, trouble: Trouble | None, **settings: Any) -> Ended:
@@ -58,10 +33,6 @@ def finish(whole: Whole, run: Path) -> None:
     assert sorted(told) == sorted((fault["session"], fault["rank"]) for fault in recorded(run))
     assert equal(result_of(run), whole.result)
     assert metrics(run) == metrics(whole.run)
-
-
-def events(run: Path, kind: str) -> list[dict[str, Any]]:
-    return [line for line in read_lines(run / "events.jsonl") if line["event"] == kind]
 
 
 def drill(whole: Whole, folder: Path, what: str, seed: int, count: int) -> None:
@@ -172,20 +143,6 @@ def test_a_lost_mount_is_named_as_such_and_not_as_a_bad_sample(whole: Whole, tmp
     assert "the mount is lost" in fault["cause"]
     data.with_suffix(".gone").rename(data)
     finish(own, tmp_path / "run")
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own in memory, of 64 MiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(folder)]
-    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("mounting a small file system is not permitted")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def test_a_disk_that_fills_up_ends_the_run_and_keeps_its_checkpoints(whole: Whole, small_disk: Path) -> None:

@@ -10,6 +10,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
+from viewmill.engine import model
+from viewmill.engine.backbones import build_backbone
 from viewmill.engine.batchnorm import convert_batchnorm
 from viewmill.engine.config import ConfigError
 from viewmill.engine.model import Student, build_student
@@ -44,6 +46,18 @@ def test_it_is_refused_with_what_it_does_not_go_with() -> None:
         config(model={"compile": True}, zero={"stage": 3})
 
 
+@pytest.fixture
+def shallow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One block of the network instead of six: it is compiled in a fraction of the time."""
+
+    def build(*arguments: Any, **options: Any) -> nn.Module:
+        backbone: Any = build_backbone(*arguments, **options)
+        del backbone.blocks[1:]
+        return backbone
+
+    monkeypatch.setattr(model, "build_backbone", build)
+
+
 @pytest.fixture(scope="module")
 def world() -> Iterator[World]:
     world = start_world("cpu")
@@ -53,7 +67,9 @@ def world() -> Iterator[World]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", [0, 2])
-def test_a_training_is_the_eager_one_within_float32(tmp_path: Path, world: World, stage: int) -> None:
+def test_a_training_is_the_eager_one_within_float32(
+    tmp_path: Path, world: World, shallow: None, stage: int
+) -> None:
     data = tiny_data_set(tmp_path, 24)
     torch.compiler.reset()
     counters.clear()

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from viewmill.engine.config import ModelConfig, RunConfig
-from viewmill.engine.cut import at_hand, cut
+from viewmill.engine.cut import at_hand, cut, held_whole
 from viewmill.engine.method_config import CopyTeacher, DistillConfig, EmaTeacher, ProjectorConfig
 from viewmill.engine.model import Student, build_student
 from viewmill.engine.partition import here, whole_state
@@ -91,6 +91,23 @@ def test_a_forward_has_the_weights_of_few_layers_at_once(world: World) -> None:
             layer.register_forward_hook(lambda *_: there.append(sum(w.numel() for w in teacher.parameters())))
     teacher(views())
     assert 0 < max(there) < total / 3
+
+
+def test_held_whole_it_says_the_same_and_gathers_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teacher = Teacher(student_of("test_vit"), EmaTeacher(), "fp32")
+    teacher.cut()
+    expected = teacher(views())
+    with held_whole(teacher), monkeypatch.context() as patch:
+        assert all(weight.numel() == weight.ds_numel for weight in teacher.parameters())
+        patch.delattr(torch.distributed, "all_gather_into_tensor")
+        for _ in range(2):
+            assert torch.equal(teacher(views()), expected)
+        with at_hand(teacher.head):
+            assert teacher.head.directions.numel()
+    assert not any(weight.numel() for weight in teacher.parameters())
+    assert torch.equal(teacher(views()), expected)
 
 
 def test_what_is_saved_is_loaded_by_a_teacher_that_is_cut_and_by_one_that_is_not(world: World) -> None:

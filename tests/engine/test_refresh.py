@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from viewmill.engine.checks import resolve_views
 from viewmill.engine.fragments import slots
+from viewmill.engine.partition import whole, whole_state
 from viewmill.engine.refresh import replace_in_head
 from viewmill.engine.teacher import Teacher, build_teacher
 from viewmill.engine.train import prepare_student
@@ -43,7 +44,7 @@ def kept(engine: ZeroEngine, teacher: Teacher) -> dict[str, Tensor]:
     """Every number of weights, optimiser state, buffers and teacher."""
     found = {f"{slot.name} {kind}": x.clone() for slot in slots(engine) for kind, x in slot.tensors.items()}
     found |= {f"{name} buffer": x.clone() for name, x in engine.module.named_buffers()}
-    return found | {f"{name} teacher": x.clone() for name, x in teacher.state_dict().items()}
+    return found | {f"{name} teacher": x.clone() for name, x in whole_state(teacher)}
 
 
 @pytest.mark.parametrize(
@@ -53,6 +54,8 @@ def kept(engine: ZeroEngine, teacher: Teacher) -> dict[str, Tensor]:
         {"optimizer": SGD},
         {"zero": {"stage": 1}},
         {"zero": {"stage": 2}, "precision": "bf16"},
+        {"zero": {"stage": 3}},
+        {"zero": {"stage": 3}, "precision": "bf16"},
         {"precision": "bf16", "optimizer": SGD},
         {"clusters": "fixed"},
     ],
@@ -72,7 +75,7 @@ def test_only_the_directions_and_their_mean_gradient_change(world: World, change
         assert torch.equal(after[f"{NAME} weight"].flatten(), new.flatten())
         assert not after[past].any()
     # What the network computes with: rounded under bf16.
-    used = engine.module.method.head.directions
+    used = whole(engine.module.method.head.directions)
     assert torch.equal(used, new.to(used.dtype))
 
 

@@ -68,6 +68,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "the prior of the data set": {
         "method": {**DISTILL, "scope": {"kind": "dataset", "every_epochs": 2}},
         "data": {"max_per_class": 6},
+        "zero": {"stage": 3},
     },
 }
 

@@ -116,6 +116,10 @@ def test_a_fork_that_uses_the_loader_is_told_so_and_ends(folder: Path, is_runnin
 # One program that imports everything and forks a program for each case, since importing torch takes seconds.
 SCRIPT = """
     import json, os, signal, sys, time
+    import viewmill.pipelines.executors.host.executor
+    from viewmill.pipelines.executors.executor import dali_is_installed
+    if dali_is_installed():
+        import viewmill.pipelines.executors.dali.operator_graph
     from viewmill.pipelines.flow.batches import BatchMaker
     from viewmill.pipelines.loader import Loader
     from viewmill.shards.manifest import Dataset

@@ -3,9 +3,6 @@
 import json
 import os
 import shutil
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,30 +14,9 @@ from viewmill.tools.console import run_app
 
 from tests.commands import viewmill_on_a_rank
 from tests.support import run_ranks
+from tests.tools.launching import JOB, PYTHON, SETTINGS, launch, port
 
 pytestmark = pytest.mark.slow
-
-# The same run under every launcher: 2 steps of 8 images, on the smallest views that a ResNet takes, by timm's
-# smallest.
-SETTINGS = ["epochs=1", "batch_size=8", "views.preset=hydes@32", "views.num_threads=1", "torch_threads=1"]
-SETTINGS += ["method.projector.hidden=16", "method.projector.dim=8", "model.backbone=test_resnet"]
-SETTINGS += ["log.tensorboard=false"]
-JOB = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-PYTHON = [sys.executable, "-m"]
-
-
-def port() -> str:
-    """A free port, so that runs of one machine do not meet."""
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        return str(listening.getsockname()[1])
-
-
-def launch(command: list[str], **variables: str) -> subprocess.CompletedProcess[str]:
-    """Runs a command as from a shell without a job, and waits."""
-    clean = {name: value for name, value in os.environ.items() if name not in JOB}
-    variables = {**clean, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", **variables}
-    return subprocess.run(command, env=variables, capture_output=True, text=True, check=False, timeout=240)
 
 
 def arguments(dataset: Path, run: Path, *overrides: str) -> list[str]:

@@ -19,7 +19,7 @@ from viewmill.shards.manifest import Dataset
 from tests.engine.passes.small_pass import rows_of, small_pass
 from tests.shards.kill_points import killer
 
-SAVE_EVERY = 3
+SAVE_EVERY = 4
 
 
 def killing(at_batch: int) -> Callable[[Tensor], Mapping[str, Tensor]]:
