@@ -34,6 +34,7 @@ class Stream(IntEnum):
     CAPS = 6
     WEIGHTS = 7
     PARTS = 8
+    PERMUTATIONS = 9
 
 
 def philox(key: tuple[int, int], counters: np.ndarray) -> np.ndarray:

@@ -43,12 +43,12 @@ class Contender:
 class Evidence:
     """Features by contender's name, labels and floors: what the tasks work on, the same on every rank."""
 
-    bank: dict[str, Tensor]  # (N, F) float32, of the train data set
+    bank: dict[str, Tensor]  # (N, F) float32, of the train data set; empty where no task learns from it
     queries: dict[str, Tensor]  # (n, F) float32, of the test data set
     bank_labels: Tensor  # (N,) int64
     query_labels: Tensor  # (n,) int64
     num_classes: int
-    floors: dict[str, float]  # top-1
+    floors: dict[str, float]  # top-1; empty as the bank
 
 
 def contenders_of(source: BackboneSource, train: Dataset) -> list[Contender]:
@@ -73,13 +73,19 @@ def gather_evidence(
     views: ViewSpec,
     reading: Reading,
     cache: TensorCache,
+    *,
+    with_bank: bool = True,
 ) -> Evidence:
     """Features of every contender on both data sets, and the floors; what the cache has is not computed.
+
+    Args:
+        with_bank: whether a task learns from the train data set; else its images give BatchNorm statistics at
+            most, and there are no floors.
 
     Raises:
         RankError, ShardError, ImageError, RuntimeError: see `extract_all` and `thumbnails`.
     """
-    sides = {TRAIN: train, TEST: test}
+    sides = {TRAIN: train, TEST: test} if with_bank else {TEST: test}
     keys = {
         (contender.name, side): _features_key(contender, dataset, views, reading)
         for contender in contenders
@@ -97,17 +103,12 @@ def gather_evidence(
             other.name: _kept(keys[other.name, side], made.get(other.name), reading, cache)
             for other in contenders
         }
-    small = {side: _thumbnails(side, dataset, reading, cache) for side, dataset in sides.items()}
-    labels = {side: labels_of(dataset) for side, dataset in sides.items()}
-    num_classes = len(train.classes)
-    return Evidence(
-        bank=features[TRAIN],
-        queries=features[TEST],
-        bank_labels=labels[TRAIN],
-        query_labels=labels[TEST],
-        num_classes=num_classes,
-        floors=floor_accuracies(small[TRAIN], labels[TRAIN], small[TEST], labels[TEST], num_classes),
-    )
+    known, asked, num_classes = labels_of(train), labels_of(test), len(train.classes)
+    floors: dict[str, float] = {}
+    if with_bank:
+        small = {side: _thumbnails(side, dataset, reading, cache) for side, dataset in sides.items()}
+        floors = floor_accuracies(small[TRAIN], known, small[TEST], asked, num_classes)
+    return Evidence(features.get(TRAIN, {}), features[TEST], known, asked, num_classes, floors)
 
 
 def labels_of(dataset: Dataset) -> Tensor:

@@ -17,6 +17,8 @@ from viewmill.engine.world import World
 from viewmill.pipelines.passes import ids_of_rank
 
 KNN, LINEAR = "knn", "linear"
+GEOMETRY, SEMANTICS, WORDNET, DIAGNOSIS = "geometry", "semantics", "wordnet", "diagnosis"
+OTHERS = (LINEAR, GEOMETRY, SEMANTICS, WORDNET, DIAGNOSIS)
 KNN_DEFAULTS = (20, 200)
 TEMPERATURE = 0.07
 KNN_PROTOCOL = f"knn-v1/cosine/weighted-{TEMPERATURE}"
@@ -34,12 +36,26 @@ class Outcome:
     notes: dict[str, dict[str, Any]]  # by contender
 
 
-def parse_tasks(tasks: Sequence[str]) -> tuple[list[int], bool]:
-    """The numbers of neighbours of k-NN, and whether there is a linear probe.
+@dataclass(frozen=True)
+class Wanted:
+    """What is asked for: numbers of neighbours of k-NN, and the other tasks by name."""
+
+    ks: list[int]
+    others: frozenset[str]
+
+    @property
+    def needs_bank(self) -> bool:
+        """Whether something is learnt from the train data set, so that its features are needed."""
+        return bool(self.ks) or LINEAR in self.others
+
+
+def parse_tasks(tasks: Sequence[str]) -> Wanted:
+    """The tasks of these words.
 
     Raises:
         ValueError: no such task, or none.
     """
+    known = f"expected {KNN}, {KNN}@K (such as knn@20), {', '.join(OTHERS[:-1])} or {OTHERS[-1]}"
     ks: set[int] = set()
     for task in tasks:
         name, _, k = task.partition("@")
@@ -47,11 +63,11 @@ def parse_tasks(tasks: Sequence[str]) -> tuple[list[int], bool]:
             ks |= set(KNN_DEFAULTS)
         elif name == KNN and k.isascii() and k.isdigit() and int(k) > 0:
             ks.add(int(k))
-        elif task != LINEAR:
-            raise ValueError(f"unknown task '{task}'; expected {KNN}, {KNN}@K (such as knn@20) or {LINEAR}")
+        elif task not in OTHERS:
+            raise ValueError(f"unknown task '{task}'; {known}")
     if not tasks:
-        raise ValueError(f"no task is given; expected {KNN}, {KNN}@K or {LINEAR}")
-    return sorted(ks), LINEAR in tasks
+        raise ValueError(f"no task is given; {known}")
+    return Wanted(sorted(ks), frozenset(tasks) & frozenset(OTHERS))
 
 
 def knn_outcomes(evidence: Evidence, ks: Sequence[int], world: World) -> list[Outcome]:
