@@ -35,6 +35,7 @@ class Stream(IntEnum):
     WEIGHTS = 7
     PARTS = 8
     PERMUTATIONS = 9
+    LOW_SHOT = 10
 
 
 def philox(key: tuple[int, int], counters: np.ndarray) -> np.ndarray:

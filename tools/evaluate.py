@@ -22,8 +22,9 @@ def command(
     tasks: Annotated[
         str,
         typer.Option(
-            help="With commas between: knn (k = 20 and 200), knn@K, linear; of TEST alone geometry, "
-            "semantics, wordnet (semantics without a text model), diagnosis (what the method tells)."
+            help="With commas between: knn (k = 20 and 200), knn@K, linear, lowshot (1 % and 10 % of the "
+            "labels), lowshot@PERCENT, sgd, svm; of TEST alone geometry, semantics, wordnet (semantics "
+            "without a text model), diagnosis (what the method tells)."
         ),
     ] = "knn,linear",
     out: Annotated[
@@ -32,6 +33,12 @@ def command(
     ] = None,
     image_size: Annotated[
         int | None, typer.Option(min=8, help="Side of the views, pixels.", show_default="the run's")
+    ] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES", help="Compare these classes alone: a file with a name a line, or a,b,c."
+        ),
     ] = None,
     wordnet: Annotated[
         Path | None,
@@ -62,6 +69,7 @@ def command(
 
     for path in (train, on):
         read_info_at(path)  # a wrong path is told before torch is imported
+    from viewmill.engine.evaluation.data_sets import read_class_names
     from viewmill.engine.evaluation.evaluate import evaluate
     from viewmill.engine.world import start_world, stop_world
     from viewmill.shards.manifest import Dataset
@@ -80,6 +88,7 @@ def command(
                 num_threads=num_threads,
                 batch_size=batch_size,
                 image_size=image_size,
+                classes=None if classes is None else read_class_names(classes),
                 wordnet=wordnet,
                 synsets=synsets,
                 progress=lambda what, done, total: show(done, total, what),

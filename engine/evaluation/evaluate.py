@@ -8,11 +8,17 @@ from torch import Tensor
 from viewmill.engine.agreement import from_rank_zero
 from viewmill.engine.backbones import check_image_sizes
 from viewmill.engine.evaluation.backbone_source import BackboneSource, load_source
-from viewmill.engine.evaluation.contenders import contenders_of, gather_evidence
-from viewmill.engine.evaluation.data_sets import check_data_sets, described
+from viewmill.engine.evaluation.contenders import (
+    contenders_of,
+    gather_evidence,
+    labels_of,
+    rows_of_classes,
+)
+from viewmill.engine.evaluation.data_sets import check_data_sets, class_numbers, described
 from viewmill.engine.evaluation.feature_cache import TensorCache
 from viewmill.engine.evaluation.features import evaluation_views
 from viewmill.engine.evaluation.floors import PROTOCOL as FLOORS_PROTOCOL
+from viewmill.engine.evaluation.low_shot import check_shares
 from viewmill.engine.evaluation.measured import (
     Meanings,
     Measured,
@@ -21,13 +27,17 @@ from viewmill.engine.evaluation.measured import (
     geometry_outcome,
     semantics_outcome,
 )
+from viewmill.engine.evaluation.probes import low_shot_outcomes, sgd_outcome, svm_outcome
 from viewmill.engine.evaluation.summary import entry_of, write_evaluation
 from viewmill.engine.evaluation.tasks import (
     DIAGNOSIS,
     GEOMETRY,
     KNN,
     LINEAR,
+    LOW_SHOT,
     SEMANTICS,
+    SGD,
+    SVM,
     Outcome,
     knn_outcomes,
     linear_outcome,
@@ -52,6 +62,7 @@ def evaluate(
     num_threads: int = 2,
     batch_size: int = 64,
     image_size: int | None = None,
+    classes: Sequence[str] | None = None,
     wordnet: Path | None = None,
     synsets: Path | None = None,
     progress: Progress | None = None,
@@ -66,10 +77,12 @@ def evaluate(
         source: a run's folder (its newest checkpoint that verifies), a checkpoint's folder, or timm:NAME.
         train_dataset: the labelled bank of k-NN, and what the probe is fitted to.
         test_dataset: what is predicted; another data set with the same classes.
-        tasks: "knn" (k = 20 and 200), "knn@K", "linear"; of the test images alone "geometry", "semantics",
-            "wordnet" (semantics without the text model) and "diagnosis" (of a run or checkpoint).
+        tasks: "knn" (k = 20 and 200), "knn@K", "linear", "lowshot" (1 and 10 percent of the labels),
+            "lowshot@PERCENT", "sgd", "svm"; of the test images alone "geometry", "semantics", "wordnet"
+            (semantics without the text model) and "diagnosis" (of a run or checkpoint).
         out: None is the run's folder.
         image_size: side of the views, pixels; None is that of the run's global views.
+        classes: names of those that are compared; None: all. A diagnosis is of all images.
         wordnet: folder or zip of WordNet 3.0, of semantics; None: where NLTK keeps it.
         synsets: YAML of class names and their synsets, of semantics.
         progress: called with what is read, samples done, samples in all.
@@ -88,26 +101,40 @@ def evaluate(
         RuntimeError: the text model of semantics is not installed. RankError: another rank failed.
     """
     wanted = parse_tasks(tasks)
-    check_data_sets(train_dataset, test_dataset, wanted.ks)
+    numbers = None if classes is None else class_numbers(test_dataset, classes)
+    check_data_sets(train_dataset, test_dataset, wanted.ks, numbers)
+    known = rows_of_classes(labels_of(train_dataset), numbers or range(len(train_dataset.classes)))[1]
+    check_shares(known, wanted.percents, train_dataset.shown)
     found = load_source(source, world)
     folder = output_folder(found, out)
     views = evaluation_views(image_size or found.image_size, found.mean, found.std)
     check_image_sizes(found.backbone, views.sizes)
     if DIAGNOSIS in wanted.others:
         check_has_method(found)
-    meanings = Meanings(test_dataset, wanted, wordnet, synsets, world)
+    names = list(test_dataset.classes) if classes is None else list(classes)
+    meanings = Meanings(names, wanted, wordnet, synsets, world)
     reading = Reading(world, executor, num_threads, batch_size, progress)
     contenders = contenders_of(found, train_dataset)
     cache = TensorCache(folder / "cache")
     evidence = gather_evidence(
-        contenders, train_dataset, test_dataset, views, reading, cache, with_bank=wanted.needs_bank
+        contenders,
+        train_dataset,
+        test_dataset,
+        views,
+        reading,
+        cache,
+        with_bank=wanted.needs_bank,
+        classes=numbers,
     )
     own = found.classifier
-    if own is not None and own.data_set_hash != train_dataset.data_set_hash:
-        own = None  # whether its classes are these is not known
+    if own is not None and (numbers or own.data_set_hash != train_dataset.data_set_hash):
+        own = None  # its classes are others, or whether they are these is not known
     groups: dict[str, list[Outcome | Measured]] = {
         KNN: [*knn_outcomes(evidence, wanted.ks, world)],
         LINEAR: [linear_outcome(evidence, world, own)] if LINEAR in wanted.others else [],
+        LOW_SHOT: [*low_shot_outcomes(evidence, wanted.percents, world)],
+        SGD: [sgd_outcome(evidence, world)] if SGD in wanted.others else [],
+        SVM: [svm_outcome(evidence, world)] if SVM in wanted.others else [],
         GEOMETRY: [geometry_outcome(evidence, world)] if GEOMETRY in wanted.others else [],
         SEMANTICS: [semantics_outcome(evidence, task, meanings, world) for task in meanings.tasks],
         DIAGNOSIS: [],
@@ -125,7 +152,7 @@ def evaluate(
         "views": views.name,
         "executor": resolved_name(executor, reading.executor_device),
         "data_sets": {"train": described(train_dataset), "test": described(test_dataset)},
-        "classes": list(test_dataset.classes),
+        "classes": names,
         "untrained": {
             "choice": "the best top-1 of each task",
             "seeds": list(SEEDS),

@@ -8,7 +8,7 @@ from torch import nn
 from viewmill.engine.evaluation.contenders import TRAINED, Evidence, labels_of
 from viewmill.engine.evaluation.data_sets import check_data_sets
 from viewmill.engine.evaluation.features import extract_all
-from viewmill.engine.evaluation.tasks import LINEAR, knn_outcomes, linear_outcome, parse_tasks
+from viewmill.engine.evaluation.tasks import KNN, LINEAR, knn_outcomes, linear_outcome, parse_tasks
 from viewmill.engine.evaluation.untrained import fresh_backbone
 from viewmill.engine.partition import whole_state
 from viewmill.engine.passes.reading import Reading
@@ -51,11 +51,11 @@ class InTraining:
         reading: Reading,
     ) -> None:
         self._wanted = parse_tasks(tasks)
-        rest = sorted(self._wanted.others - {LINEAR})
+        rest = [name for name in tasks if not name.startswith(KNN) and name != LINEAR]
         if rest:
             raise ValueError(
-                f"evaluation.tasks: {', '.join(rest)} has no accuracy to choose the best checkpoint by; "
-                "between epochs take knn@K or linear, and the rest by viewmill evaluate"
+                f"evaluation.tasks: {', '.join(rest)} cannot be measured between epochs; take knn@K or "
+                "linear there, and the rest by viewmill evaluate"
             )
         check_data_sets(train, test, self._wanted.ks)
         self._copy = fresh_backbone(build, seed=0).requires_grad_(False)

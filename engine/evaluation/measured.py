@@ -2,6 +2,7 @@
 
 import math
 import statistics
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -69,16 +70,16 @@ class Meanings:
     """How far apart the classes' meanings are, read by rank 0 before anything is computed from images."""
 
     def __init__(
-        self, test: Dataset, wanted: Wanted, wordnet: Path | None, synsets: Path | None, world: World
+        self, classes: Sequence[str], wanted: Wanted, wordnet: Path | None, synsets: Path | None, world: World
     ) -> None:
         self.tasks = [task for task in (SEMANTICS, WORDNET) if task in wanted.others]
         self._found: MeaningDistances | None = None
         if self.tasks:
-            from_rank_zero(world, lambda: self._read(test, wordnet, synsets))
+            from_rank_zero(world, lambda: self._read(classes, wordnet, synsets))
 
-    def _read(self, test: Dataset, wordnet: Path | None, synsets: Path | None) -> None:
+    def _read(self, classes: Sequence[str], wordnet: Path | None, synsets: Path | None) -> None:
         self._found = meaning_distances(
-            test.classes, wordnet=wordnet, synsets=synsets, with_text=SEMANTICS in self.tasks
+            classes, wordnet=wordnet, synsets=synsets, with_text=SEMANTICS in self.tasks
         )
 
     def of(self, task: str) -> MeaningDistances:

@@ -17,9 +17,11 @@ from viewmill.engine.backbones import build_backbone
 from viewmill.engine.checkpoints.errors import CheckpointError
 from viewmill.engine.evaluation import contenders
 from viewmill.engine.evaluation.backbone_source import load_source
+from viewmill.engine.evaluation.data_sets import read_class_names
 from viewmill.engine.evaluation.evaluate import evaluate
 from viewmill.engine.evaluation.features import extract
 from viewmill.engine.evaluation.geometry.geometry import geometry_of
+from viewmill.engine.evaluation.knn import nearest, vote
 from viewmill.engine.evaluation.scores import (
     compare,
     independent_standard_error,
@@ -356,6 +358,35 @@ def test_tasks_of_the_test_images_alone_read_no_features_of_the_others(
 ) -> None:
     assert len(list((figures[0] / "evaluation" / "cache").glob("*.safetensors"))) == 4  # no thumbnails either
     assert not (figures[0] / "evaluation" / "knn.json").exists()
+
+
+def test_a_subset_of_the_classes_is_an_evaluation_of_their_images(
+    run: Path, sets: Sets, tmp_path: Path
+) -> None:
+    names = ["class3", "class1"]
+    (entry,) = evaluate(run, *sets, ("knn@5",), world=ALONE, out=tmp_path, classes=names, **SETTINGS)
+    bank, queries = (
+        extract(load_source(run, ALONE).backbone, each, image_size=32, world=ALONE, **SETTINGS)
+        for each in sets
+    )
+    asked, known = (each.features[(each.labels % 2) == 1] for each in (queries, bank))
+    ranked = vote(nearest(asked, known, 5), bank.labels[(bank.labels % 2) == 1] // 2, 2, 0.07)
+    expected = (ranked[:, 0] == queries.labels[(queries.labels % 2) == 1] // 2).double().mean().item()
+    assert (entry["n"], entry["trained"]) == (len(asked), expected)
+    assert details(tmp_path, "knn")["classes"] == names
+    for wrong, message in (
+        (["class1", "clas9"], "no class 'clas9'; the nearest is"),
+        (["class1"], "two classes at least"),
+        (["class1", "class1"], "each once"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            evaluate(run, *sets, ("knn@5",), world=ALONE, out=tmp_path, classes=wrong, **SETTINGS)
+
+
+def test_class_names_come_from_a_line_or_a_file(tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("n01440764  # tench\n\nn02102040\n")
+    assert read_class_names(str(tmp_path / "names.txt")) == ["n01440764", "n02102040"]
+    assert read_class_names("cat, dog") == ["cat", "dog"]
 
 
 def test_weights_alone_have_no_diagnosis(run: Path, sets: Sets, tmp_path: Path) -> None:
