@@ -46,8 +46,8 @@ def class_precision(
 
     if min(is_class.sum(), (~is_class).sum()) < FOLDS:
         raise ValueError(
-            f"svm chooses its cost by {FOLDS} folds, and a class has {int(is_class.sum())} of {len(is_class)} "
-            "training images; convert more images, or leave out svm"
+            f"svm chooses its cost by {FOLDS} folds, and a class has {int(is_class.sum())} of "
+            f"{len(is_class)} training images; convert more images, or leave out svm"
         )
     fold = folds_of(is_class)
     found = {}

@@ -96,11 +96,7 @@ class PairSums:
         Source: Green and Swets (1966), Signal detection theory, for unequal variances the root mean square;
         HyDeS, Table III, "sensitivity index d'".
         """
-        within, between = self.positive_angles(), self.negative_angles()
-        if not within.pairs or not between.pairs:
-            return None
-        spread = math.sqrt((within.std**2 + between.std**2) / 2)
-        return (between.mean - within.mean) / spread if spread else None
+        return sensitivity_of(self.positive_angles(), self.negative_angles())
 
     def uniformity(self) -> float:
         """log of the mean of exp(-2 |u_i - u_j|^2) over all pairs: 0 of a point, -4 of all at right angles.
@@ -121,6 +117,14 @@ class PairSums:
         # Less is what rounding leaves where all angles are the same.
         std = math.sqrt(variance) if variance > _ROUNDING * mean_square else 0.0
         return Angles(int(pairs), mean + _RIGHT_ANGLE, std)
+
+
+def sensitivity_of(within: Angles, between: Angles) -> float | None:
+    """d' of the angles of positive and negative pairs; see `PairSums.sensitivity`."""
+    if not within.pairs or not between.pairs:
+        return None
+    spread = math.sqrt((within.std**2 + between.std**2) / 2)
+    return (between.mean - within.mean) / spread if spread else None
 
 
 def add_own_blocks(
