@@ -107,7 +107,8 @@ def gather_evidence(
             for other in contenders
         }
     chosen = range(len(train.classes)) if classes is None else classes
-    rows, labels = {}, {}
+    rows: dict[str, Tensor | slice] = {}
+    labels: dict[str, Tensor] = {}
     for side, dataset in ((TRAIN, train), (TEST, test)):
         rows[side], labels[side] = rows_of_classes(labels_of(dataset), chosen)
     floors: dict[str, float] = {}

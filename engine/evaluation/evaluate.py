@@ -154,7 +154,7 @@ def evaluate(
         "data_sets": {"train": described(train_dataset), "test": described(test_dataset)},
         "classes": names,
         "untrained": {
-            "choice": "the best top-1 of each task",
+            "choice": "the best top-1 of each task; of figures as each says in untrained_is",
             "seeds": list(SEEDS),
             "statistics_images": min(STATISTICS_IMAGES, train_dataset.num_samples),
         },

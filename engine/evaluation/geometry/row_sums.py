@@ -5,7 +5,6 @@
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.distributed import ProcessGroup
 from viewmill.methods.accumulator import Sums, check_rows
@@ -52,15 +51,15 @@ class RowSums:
         check_labels(labels, len(features), self.num_classes)
         f_nD = features.double()
         u_nD = directions(f_nD)
-        classes_nC = F.one_hot(labels, self.num_classes).double()
+        of_classes_CD = u_nD.new_zeros(self.num_classes, self.dim).index_add_(0, labels, u_nD)
         root = math.sqrt(self.dim)
         self._sums.add(
             len(features),
             directions=u_nD.sum(dim=0),
             outer=u_nD.T @ u_nD,
             raw_outer=f_nD.T @ f_nD,
-            class_directions=classes_nC.T @ u_nD,
-            class_counts=classes_nC.sum(dim=0),
+            class_directions=of_classes_CD,
+            class_counts=labels.bincount(minlength=self.num_classes).double(),
             hoyer=((root - u_nD.abs().sum(dim=1)) / (root - 1)).sum(),
             zeros=(f_nD == 0).double().sum(),
         )

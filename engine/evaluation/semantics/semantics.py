@@ -44,12 +44,19 @@ def meaning_distances(
         FileNotFoundError, ValueError: no WordNet, another version, or a class without a synset.
         RuntimeError: the text model is not installed.
     """
+    check_count(len(classes))
     files = find_wordnet(wordnet)
     meanings = meanings_of(classes, files, synsets)
     found = similarities(files, meanings.synsets)
     return MeaningDistances(
         wup=1 - found.wup, lch=-found.lch, minilm=name_distances(meanings.texts) if with_text else None
     )
+
+
+def check_count(num_classes: int) -> None:
+    """Raises ValueError: so few classes that no correlation of their pairs means anything."""
+    if num_classes < MIN_CLASSES:
+        raise ValueError(f"semantics compares {MIN_CLASSES} classes or more, and {num_classes} have images")
 
 
 def class_centroids(features: Tensor, labels: Tensor, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -115,10 +122,7 @@ def semantics_of(
         ValueError: fewer than four classes with images, or see `class_centroids`.
     """
     present, centroids = class_centroids(features, labels, len(meanings.wup))
-    if len(present) < MIN_CLASSES:
-        raise ValueError(
-            f"semantics compares pairs of {MIN_CLASSES} classes or more, {len(present)} have images"
-        )
+    check_count(len(present))
     there = np.ix_(present, present)
     distance = centroid_distances(centroids)
     joined = cophenetic(distance)

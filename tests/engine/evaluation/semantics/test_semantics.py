@@ -124,7 +124,7 @@ def test_representations_that_mirror_the_meanings_correlate_fully() -> None:
 def test_few_classes_and_wrong_features_are_refused() -> None:
     features, labels = cloud()
     meanings = MeaningDistances(np.zeros((8, 8)), np.zeros((8, 8)), None)
-    with pytest.raises(ValueError, match="pairs of 4 classes or more, 3 have images"):
+    with pytest.raises(ValueError, match="4 classes or more, and 3 have images"):
         semantics_of(features, labels % 3, meanings)
     with pytest.raises(ValueError, match=r"outside 0 \.\. 7"):
         semantics_of(features, labels + 5, meanings)
