@@ -32,6 +32,8 @@ from viewmill.engine.train import train
 from viewmill.engine.world import World, start_world, stop_world
 from viewmill.shards.convert import convert
 from viewmill.shards.manifest import Dataset
+from viewmill.tools.cli import app
+from viewmill.tools.console import run_app
 
 from tests.engine.evaluation.evaluation_on_ranks import SETTINGS, evaluated, figures_of
 from tests.engine.evaluation.semantics.small_wordnet import small_files
@@ -358,6 +360,28 @@ def test_tasks_of_the_test_images_alone_read_no_features_of_the_others(
 ) -> None:
     assert len(list((figures[0] / "evaluation" / "cache").glob("*.safetensors"))) == 4  # no thumbnails either
     assert not (figures[0] / "evaluation" / "knn.json").exists()
+
+
+def test_the_command_shows_figures_in_tables_of_their_own_and_says_where_wordnet_is_not(
+    run: Path,
+    paths: tuple[Path, Path],
+    meanings: dict[str, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = ["evaluate", str(run), "--train", str(paths[0]), "--on", str(paths[1]), "--out", str(tmp_path)]
+    words += ["--tasks", "geometry,wordnet", "--executor", "reference", "--device", "cpu"]
+    words += ["--synsets", str(meanings["synsets"]), "--wordnet"]
+    assert run_app(app, [*words, str(meanings["wordnet"])]) == 0
+    shown = capsys.readouterr().out
+    for expected in ("geometry, 21 images", "center norm", "wordnet, 21 images", "cophenetic"):
+        assert expected in shown
+    assert "top-1 accuracy" not in shown
+    assert run_app(app, [*words, str(tmp_path / "nowhere.zip")]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert "nowhere.zip: neither a folder nor a zip with the WordNet files" in said
+    assert said.count("\n") == 1
 
 
 def test_a_subset_of_the_classes_is_an_evaluation_of_their_images(
