@@ -47,7 +47,7 @@ class Exemplars:
     def update(self, rows: Tensor) -> None:
         """Adds scores (n, D). Raises ValueError for another shape, not finite, or without `of_samples`."""
         check_rows(rows, self.dim, "scores")
-        ids, self._next = _ids_of(self._next, rows), None
+        ids, self._next = ids_of(self._next, rows), None
         new = {
             "scores": rows.double().cpu(),
             "ids": ids[:, None].expand(-1, self.dim),
@@ -139,7 +139,7 @@ class KeptRows:
     def update(self, rows: Tensor) -> None:
         """Takes the chosen ones of rows (n, D). Raises ValueError as `Exemplars.update`."""
         check_rows(rows, self.dim, "rows")
-        ids, self._next = _ids_of(self._next, rows).numpy(), None
+        ids, self._next = ids_of(self._next, rows).numpy(), None
         size = len(self.chosen)
         places = np.searchsorted(self.chosen, ids)
         is_chosen = self.chosen[np.minimum(places, size - 1)] == ids if size else np.zeros(len(ids), bool)
@@ -180,7 +180,8 @@ class KeptRows:
         self._sums.add_state(state)
 
 
-def _ids_of(ids: Tensor | None, rows: Tensor) -> Tensor:
+def ids_of(ids: Tensor | None, rows: Tensor) -> Tensor:
+    """The ids of these rows. Raises ValueError: they were not told, or are those of other rows."""
     if ids is None or len(ids) != len(rows):
         raise ValueError(
             f"{len(rows)} rows of {'unknown' if ids is None else len(ids)} samples: call of_samples(ids) "

@@ -34,6 +34,8 @@ class Stream(IntEnum):
     CAPS = 6
     WEIGHTS = 7
     PARTS = 8
+    PERMUTATIONS = 9
+    LOW_SHOT = 10
 
 
 def philox(key: tuple[int, int], counters: np.ndarray) -> np.ndarray:

@@ -25,6 +25,9 @@ def command(
     prior: Annotated[
         bool, typer.Option("--prior", help="Clusters: their prior, entropy, empty ones, the streaming prior.")
     ] = False,
+    labels: Annotated[
+        bool, typer.Option("--labels", help="Clusters: purity and mutual information with the labels.")
+    ] = False,
     em: Annotated[bool, typer.Option("--em", help="Clusters: where one step of EM would go.")] = False,
     kmeans: Annotated[
         bool, typer.Option("--kmeans", help="Clusters: where one step of k-means would go.")
@@ -80,7 +83,15 @@ def command(
     from viewmill.shards.durable import written_whole
     from viewmill.shards.manifest import Dataset
 
-    asked = {"mean": mean, "joint": joint, "prior": prior, "em": em, "kmeans": kmeans, "jensen": jensen}
+    asked = {
+        "mean": mean,
+        "joint": joint,
+        "prior": prior,
+        "labels": labels,
+        "em": em,
+        "kmeans": kmeans,
+        "jensen": jensen,
+    }
     state = out.with_name(f"{out.name}.state")
     world = start_world(device)
     try:
@@ -173,6 +184,11 @@ LINES = {
     "prior": {
         "entropy": "{entropy:.4f} nats of {entropy_of_equal_clusters:.4f}",
         "empty clusters": "{empty_clusters:,} of {clusters:,}",
+    },
+    "labels": {
+        "purity": "{purity:.4f} of {clusters_used:,} clusters in use",
+        "mutual information": "{normalized_mutual_information:.4f} of the entropies' mean (NMI)",
+        "adjusted Rand index": "{adjusted_rand_index:.4f}",
     },
     "em": PROTOTYPES,
     "kmeans": PROTOTYPES,

@@ -20,7 +20,12 @@ def command(
     train: Annotated[str, typer.Option(metavar="DATASET", help="Labelled images to learn classes from.")],
     on: Annotated[str, typer.Option(metavar="DATASET", help="Labelled images to classify.")],
     tasks: Annotated[
-        str, typer.Option(help="Of knn (k = 20 and 200), knn@K and linear, with commas between.")
+        str,
+        typer.Option(
+            help="With commas between: knn (k = 20 and 200), knn@K, linear, lowshot (1 % and 10 % of the "
+            "labels), lowshot@PERCENT, sgd, svm; of TEST alone geometry, semantics, wordnet (semantics "
+            "without a text model), diagnosis (what the method tells)."
+        ),
     ] = "knn,linear",
     out: Annotated[
         Path | None,
@@ -29,15 +34,34 @@ def command(
     image_size: Annotated[
         int | None, typer.Option(min=8, help="Side of the views, pixels.", show_default="the run's")
     ] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES", help="Compare these classes alone: a file with a name a line, or a,b,c."
+        ),
+    ] = None,
+    wordnet: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PATH",
+            help="Zip or folder of WordNet 3.0.",
+            show_default="where NLTK keeps it, NLTK_DATA",
+        ),
+    ] = None,
+    synsets: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="YAML of class names and what they mean: 'crane: crane.n.04'."),
+    ] = None,
     executor: Annotated[str, typer.Option(help="Who renders the views: auto, dali or reference.")] = "auto",
     num_threads: Annotated[int, typer.Option(min=1, help="Of the executor.")] = 2,
     batch_size: Annotated[int, typer.Option(min=1, help="Images of a forward.")] = 64,
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where the backbone runs.")] = "auto",
     json: Annotated[bool, typer.Option("--json", help="Print summary.json.")] = False,
 ) -> None:
-    """Measure a backbone by k-NN and a linear probe on frozen features.
+    """Measure a backbone on frozen features: k-NN, a linear probe, their geometry and what they mean.
 
     The untrained backbone is the best of three seeds; raw pixels and colour histograms are the floors.
+    engine/evaluation/README.md defines every figure.
     Several ranks share the work: torchrun --nproc_per_node 2 -m viewmill.tools.cli evaluate, and the same
     after it.
     """
@@ -45,6 +69,7 @@ def command(
 
     for path in (train, on):
         read_info_at(path)  # a wrong path is told before torch is imported
+    from viewmill.engine.evaluation.data_sets import read_class_names
     from viewmill.engine.evaluation.evaluate import evaluate
     from viewmill.engine.world import start_world, stop_world
     from viewmill.shards.manifest import Dataset
@@ -63,6 +88,9 @@ def command(
                 num_threads=num_threads,
                 batch_size=batch_size,
                 image_size=image_size,
+                classes=None if classes is None else read_class_names(classes),
+                wordnet=wordnet,
+                synsets=synsets,
                 progress=lambda what, done, total: show(done, total, what),
             )
     finally:
@@ -74,8 +102,13 @@ def command(
     else:
         from rich.console import Console
 
-        Console().print(summary_table(entries))
-        print_line("z: trained - untrained, in standard errors of the difference over the same images")
+        console, scored = Console(), [entry for entry in entries if "measures" not in entry]
+        if scored:
+            console.print(summary_table(scored))
+            print_line("z: trained - untrained, in standard errors of the difference over the same images")
+        for entry in entries:
+            if "measures" in entry:
+                console.print(measures_table(entry))
 
 
 def summary_table(entries: list[dict[str, Any]]) -> "Table":
@@ -91,3 +124,15 @@ def summary_table(entries: list[dict[str, Any]]) -> "Table":
         rows.append((entry["task"], f"{entry['n']:,}", *cells, z))
     names = [name.replace("_", " ") for name in floors]
     return new_table("top-1 accuracy", ("task", "images", "trained", "untrained", *names, "z"), rows)
+
+
+def measures_table(entry: dict[str, Any]) -> "Table":
+    """A line a figure, of a task that has figures instead of an accuracy."""
+    from viewmill.tools.html_page import figure
+    from viewmill.tools.tables import new_table
+
+    rows = [
+        (name.replace("_", " "), figure(found["trained"]), figure(found["untrained"]))
+        for name, found in entry["measures"].items()
+    ]
+    return new_table(f"{entry['task']}, {entry['n']:,} images", ("figure", "trained", "untrained"), rows)

@@ -92,7 +92,8 @@ def render(run: "Run", views_png: bytes | None) -> str:
             run=run,
             name=run.path.absolute().name,
             charts=script_json(charts(run)),
-            evaluation=[evaluation_row(entry) for entry in run.evaluation],
+            evaluation=[evaluation_row(entry) for entry in run.evaluation if "measures" not in entry],
+            measures=[measures_rows(entry) for entry in run.evaluation if "measures" in entry],
             throughput=throughput(run),
             details=[event_row(event) for event in run.events],
             environment=flat(run.environment),
@@ -129,6 +130,19 @@ def evaluation_row(entry: dict[str, Any]) -> dict[str, Any]:
         bars += [(str(name).replace("_", " "), number(value)) for name, value in floors.items()]
     z = (trained - untrained) / error if trained is not None and untrained is not None and error else None
     return {"task": str(entry.get("task")), "n": entry.get("n"), "bars": bars, "error": error, "z": z}
+
+
+def measures_rows(entry: dict[str, Any]) -> dict[str, Any]:
+    """A task that has figures instead of an accuracy: rows of name, trained and untrained."""
+    from viewmill.tools.run_reader import number
+
+    tree = entry.get("measures")
+    rows = [
+        (str(name).replace("_", " "), number(found.get("trained")), number(found.get("untrained")))
+        for name, found in (tree.items() if isinstance(tree, dict) else ())
+        if isinstance(found, dict)
+    ]
+    return {"task": str(entry.get("task")), "n": entry.get("n"), "rows": rows}
 
 
 def throughput(run: "Run") -> list[tuple[str, str]]:

@@ -43,12 +43,12 @@ class Contender:
 class Evidence:
     """Features by contender's name, labels and floors: what the tasks work on, the same on every rank."""
 
-    bank: dict[str, Tensor]  # (N, F) float32, of the train data set
+    bank: dict[str, Tensor]  # (N, F) float32, of the train data set; empty where no task learns from it
     queries: dict[str, Tensor]  # (n, F) float32, of the test data set
     bank_labels: Tensor  # (N,) int64
     query_labels: Tensor  # (n,) int64
     num_classes: int
-    floors: dict[str, float]  # top-1
+    floors: dict[str, float]  # top-1; empty as the bank
 
 
 def contenders_of(source: BackboneSource, train: Dataset) -> list[Contender]:
@@ -73,13 +73,22 @@ def gather_evidence(
     views: ViewSpec,
     reading: Reading,
     cache: TensorCache,
+    *,
+    with_bank: bool = True,
+    classes: Sequence[int] | None = None,
 ) -> Evidence:
     """Features of every contender on both data sets, and the floors; what the cache has is not computed.
+
+    Args:
+        with_bank: whether a task learns from the train data set; else its images give BatchNorm statistics at
+            most, and there are no floors.
+        classes: numbers of those that are compared, which become 0, 1, ... in this order; None: all. Images
+            of others are left out, after their features went to the cache.
 
     Raises:
         RankError, ShardError, ImageError, RuntimeError: see `extract_all` and `thumbnails`.
     """
-    sides = {TRAIN: train, TEST: test}
+    sides = {TRAIN: train, TEST: test} if with_bank else {TEST: test}
     keys = {
         (contender.name, side): _features_key(contender, dataset, views, reading)
         for contender in contenders
@@ -97,17 +106,33 @@ def gather_evidence(
             other.name: _kept(keys[other.name, side], made.get(other.name), reading, cache)
             for other in contenders
         }
-    small = {side: _thumbnails(side, dataset, reading, cache) for side, dataset in sides.items()}
-    labels = {side: labels_of(dataset) for side, dataset in sides.items()}
-    num_classes = len(train.classes)
-    return Evidence(
-        bank=features[TRAIN],
-        queries=features[TEST],
-        bank_labels=labels[TRAIN],
-        query_labels=labels[TEST],
-        num_classes=num_classes,
-        floors=floor_accuracies(small[TRAIN], labels[TRAIN], small[TEST], labels[TEST], num_classes),
+    chosen = range(len(train.classes)) if classes is None else classes
+    rows: dict[str, Tensor | slice] = {}
+    labels: dict[str, Tensor] = {}
+    for side, dataset in ((TRAIN, train), (TEST, test)):
+        rows[side], labels[side] = rows_of_classes(labels_of(dataset), chosen)
+    floors: dict[str, float] = {}
+    if with_bank:
+        small = {
+            side: _thumbnails(side, dataset, reading, cache)[rows[side]] for side, dataset in sides.items()
+        }
+        floors = floor_accuracies(small[TRAIN], labels[TRAIN], small[TEST], labels[TEST], len(chosen))
+    bank, queries = (
+        {name: rows_of_all[rows[side]] for name, rows_of_all in features.get(side, {}).items()}
+        for side in (TRAIN, TEST)
     )
+    return Evidence(bank, queries, labels[TRAIN], labels[TEST], len(chosen), floors)
+
+
+def rows_of_classes(labels: Tensor, classes: Sequence[int]) -> tuple[Tensor | slice, Tensor]:
+    """Rows of the images of these classes, and their labels in the order of `classes`."""
+    place = torch.full((max([*classes, int(labels.max()) if len(labels) else 0]) + 1,), -1)
+    place[list(classes)] = torch.arange(len(classes))
+    moved = place[labels]
+    if bool((moved >= 0).all()):
+        return slice(None), moved  # all: nothing is copied
+    rows = (moved >= 0).nonzero().flatten()
+    return rows, moved[rows]
 
 
 def labels_of(dataset: Dataset) -> Tensor:

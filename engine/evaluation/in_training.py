@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from viewmill.engine.evaluation.contenders import TRAINED, Evidence, labels_of
-from viewmill.engine.evaluation.evaluate import check_data_sets
+from viewmill.engine.evaluation.data_sets import check_data_sets
 from viewmill.engine.evaluation.features import extract_all
-from viewmill.engine.evaluation.tasks import knn_outcomes, linear_outcome, parse_tasks
+from viewmill.engine.evaluation.tasks import KNN, LINEAR, knn_outcomes, linear_outcome, parse_tasks
 from viewmill.engine.evaluation.untrained import fresh_backbone
 from viewmill.engine.partition import whole_state
 from viewmill.engine.passes.reading import Reading
@@ -50,8 +50,14 @@ class InTraining:
         views: ViewSpec,
         reading: Reading,
     ) -> None:
-        self._ks, self._wants_linear = parse_tasks(tasks)
-        check_data_sets(train, test, self._ks)
+        self._wanted = parse_tasks(tasks)
+        rest = [name for name in tasks if not name.startswith(KNN) and name != LINEAR]
+        if rest:
+            raise ValueError(
+                f"evaluation.tasks: {', '.join(rest)} cannot be measured between epochs; take knn@K or "
+                "linear there, and the rest by viewmill evaluate"
+            )
+        check_data_sets(train, test, self._wanted.ks)
         self._copy = fresh_backbone(build, seed=0).requires_grad_(False)
         self._train, self._test, self._views, self._reading = train, test, views, reading
 
@@ -75,8 +81,8 @@ class InTraining:
             floors={},
         )
         world = self._reading.world
-        outcomes = knn_outcomes(evidence, self._ks, world)
-        outcomes += [linear_outcome(evidence, world)] if self._wants_linear else []
+        outcomes = knn_outcomes(evidence, self._wanted.ks, world)
+        outcomes += [linear_outcome(evidence, world)] if LINEAR in self._wanted.others else []
         return {outcome.task: outcome.scores[TRAINED].top1 for outcome in outcomes}
 
     @torch.no_grad()

@@ -104,10 +104,7 @@ def fit_path(
     The bias is free. A feature that never changes gets no weight. scikit-learn's C is 1 / (strength N).
     """
     mean, covariance = _moments(features)
-    std = covariance.diagonal().sqrt()
-    # A spread below float32's resolution is rounding, which dividing would blow up.
-    is_constant = std <= 1e-6 * mean.abs() + 1e-12
-    std = std.masked_fill(is_constant, torch.inf)
+    std = spread(mean, covariance.diagonal())
     power, basis = torch.linalg.eigh(covariance / std.outer(std))
     power, basis = power.clamp(min=0).float().to(device), basis.float().to(device)
     mean, std = mean.float().to(device), std.float().to(device)
@@ -118,6 +115,20 @@ def fit_path(
         weight, bias = problem.minimise(strength)
         probes[strength] = LinearProbe(mean, std, basis @ weight, bias)
     return probes
+
+
+def standardisation(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and spread of each feature, as `fit_path` takes them: two (F,) float32."""
+    mean = sum_over_blocks(features, lambda rows: rows.sum(dim=0)) / len(features)
+    variance = sum_over_blocks(features, lambda rows: (rows - mean).square().sum(dim=0)) / len(features)
+    return mean.float(), spread(mean, variance).float()
+
+
+def spread(mean: Tensor, variance: Tensor) -> Tensor:
+    """Standard deviations (F,); infinite where a feature never changes, so that it has no say."""
+    std = variance.sqrt()
+    # A spread below float32's resolution is rounding, which dividing would blow up.
+    return std.masked_fill(std <= 1e-6 * mean.abs() + 1e-12, torch.inf)
 
 
 class _Problem:

@@ -17,7 +17,10 @@ from viewmill.engine.world import World
 from viewmill.pipelines.passes import ids_of_rank
 
 KNN, LINEAR = "knn", "linear"
-KNN_DEFAULTS = (20, 200)
+GEOMETRY, SEMANTICS, WORDNET, DIAGNOSIS = "geometry", "semantics", "wordnet", "diagnosis"
+LOW_SHOT, SGD, SVM = "lowshot", "sgd", "svm"
+OTHERS = (LINEAR, SGD, SVM, GEOMETRY, SEMANTICS, WORDNET, DIAGNOSIS)
+NUMBERED = {KNN: (20, 200), LOW_SHOT: (1, 10)}  # numbers of a task that is given none
 TEMPERATURE = 0.07
 KNN_PROTOCOL = f"knn-v1/cosine/weighted-{TEMPERATURE}"
 LINEAR_PROTOCOL = f"linear-v1/standardised/logistic-l2/lbfgs/every-{HELD_OUT_EVERY}th-of-train-held-out"
@@ -34,24 +37,42 @@ class Outcome:
     notes: dict[str, dict[str, Any]]  # by contender
 
 
-def parse_tasks(tasks: Sequence[str]) -> tuple[list[int], bool]:
-    """The numbers of neighbours of k-NN, and whether there is a linear probe.
+@dataclass(frozen=True)
+class Wanted:
+    """What is asked for: neighbours of k-NN, percents of the labels of low-shot, and other tasks by name."""
+
+    ks: list[int]
+    percents: list[int]
+    others: frozenset[str]
+
+    @property
+    def needs_bank(self) -> bool:
+        """Whether something is learnt from the train data set, so that its features are needed."""
+        return bool(self.ks or self.percents or self.others & {LINEAR, SGD, SVM})
+
+
+def parse_tasks(tasks: Sequence[str]) -> Wanted:
+    """The tasks of these words.
 
     Raises:
         ValueError: no such task, or none.
     """
-    ks: set[int] = set()
+    known = (
+        f"expected {KNN}, {KNN}@K (such as knn@20), {LOW_SHOT}, {LOW_SHOT}@PERCENT, {', '.join(OTHERS[:-1])} "
+        f"or {OTHERS[-1]}"
+    )
+    numbers: dict[str, set[int]] = {KNN: set(), LOW_SHOT: set()}
     for task in tasks:
-        name, _, k = task.partition("@")
-        if task == KNN:
-            ks |= set(KNN_DEFAULTS)
-        elif name == KNN and k.isascii() and k.isdigit() and int(k) > 0:
-            ks.add(int(k))
-        elif task != LINEAR:
-            raise ValueError(f"unknown task '{task}'; expected {KNN}, {KNN}@K (such as knn@20) or {LINEAR}")
+        name, _, number = task.partition("@")
+        if task in NUMBERED:
+            numbers[task] |= set(NUMBERED[task])
+        elif name in NUMBERED and number.isascii() and number.isdigit() and int(number) > 0:
+            numbers[name].add(int(number))
+        elif task not in OTHERS:
+            raise ValueError(f"unknown task '{task}'; {known}")
     if not tasks:
-        raise ValueError(f"no task is given; expected {KNN}, {KNN}@K or {LINEAR}")
-    return sorted(ks), LINEAR in tasks
+        raise ValueError(f"no task is given; {known}")
+    return Wanted(sorted(numbers[KNN]), sorted(numbers[LOW_SHOT]), frozenset(tasks) & frozenset(OTHERS))
 
 
 def knn_outcomes(evidence: Evidence, ks: Sequence[int], world: World) -> list[Outcome]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 from viewmill.engine.identity import content_hash
 from viewmill.engine.method_config import DistillConfig, ImsvdConfig
@@ -18,6 +19,7 @@ from viewmill.engine.passes.reading import Reading
 from viewmill.engine.passes.run import PassReport, run_pass
 from viewmill.engine.passes.subject import Subject
 from viewmill.methods.accumulator import Accumulator
+from viewmill.methods.cluster_counts import ClusterClassCounts
 from viewmill.methods.exemplars import NOBODY, Exemplars, KeptRows
 from viewmill.methods.imsvd import soft_variables
 from viewmill.methods.joint_matrix import JointAccumulator
@@ -28,7 +30,7 @@ from viewmill.methods.refresh import Refresh, figures_of
 from viewmill.pipelines.order import SampleOrder
 from viewmill.shards.manifest import Dataset
 
-PARTS = ("mean", "joint", "prior", "em", "kmeans", "jensen")
+PARTS = ("mean", "joint", "prior", "labels", "em", "kmeans", "jensen")
 TEMPERATURES = (0.04, 0.07, 0.2, 1.0, 5.0, 25.0)  # of Jensen's gap
 _KEPT_NUMBERS = 1 << 21  # of logits that are kept for it: 16 MiB
 _MOST_KEPT = 4096  # images
@@ -76,7 +78,7 @@ def parts_of(subject: Subject) -> tuple[str, ...]:
     if not isinstance(subject.method, DistillConfig) or subject.method.normalization == "batchnorm":
         return ("mean",)
     em = ("em",) if subject.method.feature_norm != "none" else ()
-    return ("mean", "prior", *em, "kmeans", "jensen")
+    return ("mean", "prior", "labels", *em, "kmeans", "jensen")
 
 
 def diagnose(
@@ -96,11 +98,12 @@ def diagnose(
     mean    mean and spread of representations and embeddings (of a distillation its features)
     joint   IMSVD: entropies of variables and pairs, mutual information, one-hot shares, exemplars of units
     prior   distillation: the clusters' prior, its entropy, empty clusters, agreement with the streaming one
+    labels  distillation: purity of clusters and their mutual information with the labels, where there are any
     em, kmeans   distillation: how the prototypes fit, and where one step would take them
     jensen  distillation: targets divided by the prior beside centred ones, at several temperatures
 
     Args:
-        parts: of `parts_of(subject)`; none: all of them.
+        parts: of `parts_of(subject)`; none: all of them, without `labels` of a data set that has none.
         temperatures: of `jensen`, > 0.
         exemplars: images of each unit.
         folder: of the pass's states, see `run_pass`.
@@ -120,6 +123,8 @@ def diagnose(
         raise ValueError(f"a subsample of {subsample} of the {total} samples of {dataset.shown}")
     if not temperatures or not min(temperatures) > 0:
         raise ValueError(f"temperatures must be > 0, got {list(temperatures)}")
+    if "labels" in parts or not parts:
+        known = _without_labels(known, dataset, asked="labels" in parts)
     ids = np.arange(total) if subsample is None else SampleOrder(total, seed).ids(0, 0, subsample)
     chosen = {
         name: build
@@ -127,6 +132,7 @@ def diagnose(
             "mean": lambda: _mean(subject),
             "joint": lambda: _joint(subject, dataset, exemplars),
             "prior": lambda: _prior(subject),
+            "labels": lambda: _labels(subject, dataset),
             "em": lambda: _prototypes(subject, "em"),
             "kmeans": lambda: _prototypes(subject, "kmeans"),
             "jensen": lambda: _jensen(subject, temperatures, ids, seed),
@@ -245,6 +251,42 @@ def _prior(subject: Subject) -> _Part:
         return found | {"center": center.mean()}
 
     return _Part(sums, lambda rows: {"prior": rows.logits, "center": rows.logits}, told, tensors)
+
+
+def _without_labels(known: tuple[str, ...], dataset: Dataset, *, asked: bool) -> tuple[str, ...]:
+    """The parts that the data set serves. Raises ValueError: `labels` is asked for, and some lack."""
+    unlabelled = int((_labels_of(dataset) < 0).sum())
+    if unlabelled and asked:
+        raise ValueError(
+            f"{dataset.shown}: {unlabelled} of {dataset.num_samples} images have no label to compare "
+            "clusters with; leave out labels, or convert from a folder with one folder a class"
+        )
+    return tuple(part for part in known if part != "labels") if unlabelled else known
+
+
+def _labels_of(dataset: Dataset) -> Tensor:
+    return torch.from_numpy(dataset.labels(np.arange(dataset.num_samples)))
+
+
+def _labels(subject: Subject, dataset: Dataset) -> _Part:
+    """Hard clusters, each image in its likeliest: the teacher's largest logit, at any temperature."""
+    counts = ClusterClassCounts(_clusters(subject), _labels_of(dataset))
+
+    def told(_: Prior | None) -> dict[str, Any]:
+        from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+
+        clusters, classes, images = (column.numpy() for column in counts.cells())
+        truth, found = np.repeat(classes, images), np.repeat(clusters, images)
+        return {
+            "clusters_used": len(np.unique(clusters)),
+            "classes": len(np.unique(classes)),
+            "purity": counts.purity(),
+            # Over the arithmetic mean of both entropies; 1 where each tells the other.
+            "normalized_mutual_information": float(normalized_mutual_info_score(truth, found)),
+            "adjusted_rand_index": float(adjusted_rand_score(truth, found)),
+        }
+
+    return _Part({"counts": counts}, lambda rows: {"counts": rows.logits}, told)
 
 
 def _prior_of(subject: Subject, part: _Part, about: dict[str, Any]) -> Prior:

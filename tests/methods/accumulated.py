@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from viewmill.methods.accumulator import Accumulator, SampleAccumulator
+from viewmill.methods.cluster_counts import ClusterClassCounts
 from viewmill.methods.exemplars import Exemplars, KeptRows
 from viewmill.methods.joint_matrix import JointAccumulator
 from viewmill.methods.moments import MomentsAccumulator
@@ -16,6 +17,7 @@ from viewmill.methods.prototypes import PrototypeAccumulator
 
 SAMPLES, DIM, UNITS, TEMPERATURE, KEEP = 37, 12, 3, 0.5, 4
 CHOSEN = np.array([30, 2, 11, 36])
+LABELS = torch.arange(SAMPLES) % 5
 
 
 def rows_of_all() -> Tensor:
@@ -40,6 +42,7 @@ ACCUMULATORS: dict[str, Callable[[], Accumulator]] = {
     "em": lambda: PrototypeAccumulator(first_prototypes(), TEMPERATURE),
     "exemplars": lambda: Exemplars(DIM, KEEP),
     "kept rows": lambda: KeptRows(CHOSEN, DIM),
+    "cluster classes": lambda: ClusterClassCounts(DIM, LABELS),
 }
 
 
@@ -72,6 +75,11 @@ def found_by(accumulator: Any) -> dict[str, list[float]]:
         found = {"ids": accumulator.ids().T.flatten(), "scores": accumulator.scores().T.flatten()}
     elif isinstance(accumulator, KeptRows):
         found = {"rows": accumulator.rows().flatten()}
+    elif isinstance(accumulator, ClusterClassCounts):
+        found = {
+            "cells": torch.stack(accumulator.cells()).flatten(),
+            "purity": torch.tensor([accumulator.purity()]),
+        }
     else:
         found = {
             "weights": accumulator.weights(),
@@ -102,6 +110,11 @@ def expected_of(name: str) -> dict[str, list[float]]:
         return {"ids": [float(i) for best in ids for i in best], "scores": scores}
     if name == "kept rows":
         return {"rows": x[sorted(CHOSEN)].flatten().tolist()}
+    if name == "cluster classes":
+        pairs = [(int(row.argmax()), int(label)) for row, label in zip(x, LABELS, strict=True)]
+        cells = [(cluster, label, pairs.count((cluster, label))) for cluster, label in sorted(set(pairs))]
+        most = [max((n for k, _, n in cells if k == cluster), default=0) for cluster in range(DIM)]
+        return {"cells": np.array(cells, dtype=float).T.flatten().tolist(), "purity": [sum(most) / SAMPLES]}
     return joint_of(x) if name == "joint" else prototypes_of(x, soft=name == "em")
 
 

@@ -6,13 +6,14 @@ import math
 import numpy as np
 import pytest
 import torch
+from viewmill.methods.cluster_counts import ClusterClassCounts
 from viewmill.methods.exemplars import NOBODY, Exemplars, KeptRows
 from viewmill.methods.joint_matrix import JointAccumulator
 from viewmill.methods.moments import MomentsAccumulator
 from viewmill.methods.priors import PriorAccumulator
 from viewmill.methods.prototypes import PrototypeAccumulator
 
-from tests.methods.accumulated import ACCUMULATORS, CHOSEN, DIM, SAMPLES, add, found_by, rows_of_all
+from tests.methods.accumulated import ACCUMULATORS, CHOSEN, DIM, LABELS, SAMPLES, add, found_by, rows_of_all
 
 
 @pytest.mark.parametrize("name", ACCUMULATORS)
@@ -68,12 +69,20 @@ def test_places_without_a_sample_are_nobodys() -> None:
 
 
 def test_rows_of_unknown_samples_are_refused() -> None:
-    for accumulator in (Exemplars(2, 1), KeptRows(CHOSEN, 2)):
+    for accumulator in (Exemplars(2, 1), KeptRows(CHOSEN, 2), ClusterClassCounts(2, LABELS)):
         with pytest.raises(ValueError, match="2 rows of unknown samples"):
             accumulator.update(torch.zeros(2, 2))
         accumulator.of_samples(np.array([1]))
         with pytest.raises(ValueError, match="2 rows of 1 samples"):
             accumulator.update(torch.zeros(2, 2))
+
+
+def test_clusters_want_a_class_for_every_image_and_refuse_cells_of_others() -> None:
+    with pytest.raises(ValueError, match="a class for each image"):
+        ClusterClassCounts(3, LABELS - 1)
+    state = {"cells": torch.tensor([15]), "counts": torch.tensor([1])}
+    with pytest.raises(ValueError, match="cells lie below 15"):
+        ClusterClassCounts(3, LABELS).add_state(state)
 
 
 def test_settings_tell_apart_what_does_not_add_up() -> None:
@@ -95,6 +104,8 @@ def test_settings_tell_apart_what_does_not_add_up() -> None:
 def test_statistics_of_nothing_are_refused() -> None:
     with pytest.raises(ValueError, match="no samples"):
         MomentsAccumulator(3).mean()
+    with pytest.raises(ValueError, match="no samples"):
+        ClusterClassCounts(3, LABELS).purity()
     with pytest.raises(ValueError, match="no samples"):
         PrototypeAccumulator(torch.eye(3)).fit()
     joint = JointAccumulator(4, 2)

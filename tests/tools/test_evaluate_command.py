@@ -1,7 +1,8 @@
 """The table that `viewmill evaluate` prints."""
 
 from rich.console import Console
-from viewmill.tools.evaluate import summary_table
+from rich.table import Table
+from viewmill.tools.evaluate import measures_table, summary_table
 
 ENTRIES = [
     {
@@ -17,10 +18,10 @@ ENTRIES = [
 ]
 
 
-def shown() -> str:
+def shown(table: Table | None = None) -> str:
     console = Console(width=120)
     with console.capture() as capture:
-        console.print(summary_table(ENTRIES))
+        console.print(table or summary_table(ENTRIES))
     return capture.get()
 
 
@@ -37,3 +38,16 @@ def test_a_line_shows_shares_in_percent_and_z() -> None:
 def test_what_was_not_measured_is_a_dash() -> None:
     line = next(line for line in shown().splitlines() if "linear" in line)
     assert line.split() == ["linear", "1,080", "50.0", "%", "50.0", "%", "-", "-", "-"]
+
+
+def test_figures_stand_in_a_table_of_their_own() -> None:
+    measures = {
+        "center_norm": {"trained": 0.37, "untrained": 0.53},
+        "embedding_rank": {"trained": 1103.2, "untrained": None},
+    }
+    lines = shown(measures_table({"task": "geometry", "n": 1500, "measures": measures})).splitlines()
+    assert lines[0].split() == ["geometry,", "1,500", "images"]
+    assert [" ".join(line.split()) for line in lines if "norm" in line or "rank" in line] == [
+        "center norm 0.37 0.53",
+        "embedding rank 1,103 –",
+    ]

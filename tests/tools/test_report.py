@@ -107,6 +107,21 @@ def test_the_page_shows_every_part_of_the_run(tmp_path: Path) -> None:
         assert expected in page.text
 
 
+def test_figures_without_an_accuracy_have_a_table_of_their_own(tmp_path: Path) -> None:
+    entry = {
+        "task": "geometry",
+        "n": 77,
+        "trained": None,
+        "measures": {"center_norm": {"trained": 0.375, "untrained": None}, EVIL: {"trained": EVIL}, "x": 3},
+    }
+    html, page = page_of(write_run(tmp_path / "run", evaluation=[entry]))
+    for expected in ("geometry", "of 77 images", "center norm", "0.375"):
+        assert expected in page.text
+    assert EVIL not in html
+    assert "standard errors" not in page.text
+    assert "Not evaluated yet" not in page.text
+
+
 def test_the_ranks_are_compared_where_there_are_several(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run")
     two = {"step_s": [2.0, 2.0], "data_wait_fraction": [0.1, 0.7], "rank_wait_fraction": [0.6, 0.0]}

@@ -17,8 +17,11 @@ from viewmill.engine.backbones import build_backbone
 from viewmill.engine.checkpoints.errors import CheckpointError
 from viewmill.engine.evaluation import contenders
 from viewmill.engine.evaluation.backbone_source import load_source
+from viewmill.engine.evaluation.data_sets import read_class_names
 from viewmill.engine.evaluation.evaluate import evaluate
 from viewmill.engine.evaluation.features import extract
+from viewmill.engine.evaluation.geometry.geometry import geometry_of
+from viewmill.engine.evaluation.knn import nearest, vote
 from viewmill.engine.evaluation.scores import (
     compare,
     independent_standard_error,
@@ -29,14 +32,18 @@ from viewmill.engine.train import train
 from viewmill.engine.world import World, start_world, stop_world
 from viewmill.shards.convert import convert
 from viewmill.shards.manifest import Dataset
+from viewmill.tools.cli import app
+from viewmill.tools.console import run_app
 
-from tests.engine.evaluation.evaluation_on_ranks import SETTINGS, evaluated
+from tests.engine.evaluation.evaluation_on_ranks import SETTINGS, evaluated, figures_of
+from tests.engine.evaluation.semantics.small_wordnet import small_files
 from tests.engine.tiny import tiny_config, tiny_data_set, wave
 from tests.support import run_ranks
 
 ALONE = World(0, 1, 0, torch.device("cpu"))
 TASKS = ("knn@5", "knn@9", "linear")
 CLASSES = 4
+FIGURES = ("geometry", "wordnet", "diagnosis")  # tasks without an accuracy
 
 
 class Sets(NamedTuple):
@@ -82,6 +89,27 @@ def run(tmp_path_factory: pytest.TempPathFactory, paths: tuple[Path, Path]) -> P
 @pytest.fixture(scope="module")
 def entries(run: Path, sets: Sets) -> list[dict[str, Any]]:
     return evaluate(run, *sets, TASKS, world=ALONE, **SETTINGS)
+
+
+@pytest.fixture(scope="module")
+def meanings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A WordNet of a few nouns, and which of them the four classes are."""
+    folder = tmp_path_factory.mktemp("meanings")
+    for name, data in zip(("data.noun", "index.noun"), small_files(), strict=True):
+        (folder / name).write_bytes(data)
+    nouns = ("dog", "otter", "boat", "animal")
+    table = folder / "synsets.yaml"
+    table.write_text("".join(f"class{label}: {noun}.n.01\n" for label, noun in enumerate(nouns)))
+    return {"wordnet": folder, "synsets": table}
+
+
+@pytest.fixture(scope="module")
+def figures(
+    run: Path, sets: Sets, meanings: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, list[dict[str, Any]]]:
+    """An evaluation by the tasks without an accuracy, and its summary."""
+    out = tmp_path_factory.mktemp("figures")
+    return out, evaluate(run, *sets, FIGURES, world=ALONE, out=out, **SETTINGS, **meanings)
 
 
 def details(run: Path, group: str) -> dict[str, Any]:
@@ -211,13 +239,19 @@ def test_a_damaged_newest_checkpoint_is_passed_over_and_named(run: Path, sets: S
 
 @pytest.mark.slow
 def test_two_ranks_find_what_one_finds(
-    run: Path, paths: tuple[Path, Path], entries: list[dict[str, Any]], tmp_path: Path
+    run: Path,
+    paths: tuple[Path, Path],
+    entries: list[dict[str, Any]],
+    figures: tuple[Path, list[dict[str, Any]]],
+    meanings: dict[str, Path],
+    tmp_path: Path,
 ) -> None:
     copy = shutil.copytree(run, tmp_path / "run")
     shutil.rmtree(copy / "evaluation" / "cache")
-    expected = [entry[name] for entry in entries for name in ("trained", "untrained", "standard_error")]
-    found = run_ranks(2, evaluated, str(copy), *map(str, paths), TASKS)
-    assert found == [pytest.approx(expected)] * 2
+    expected = figures_of([*entries, *figures[1]])
+    found = run_ranks(2, evaluated, str(copy), *map(str, paths), TASKS + FIGURES, meanings)
+    # Batches of other images: the representations are float32.
+    assert found == [pytest.approx(expected, rel=1e-4, abs=1e-6)] * 2
     assert json.loads((copy / "evaluation" / "summary.json").read_text())[0]["n"] == 21
 
 
@@ -261,17 +295,127 @@ def test_a_source_that_is_none_is_refused(source: str, error: type[Exception], m
 @pytest.mark.parametrize(
     ("tasks", "message"),
     [
-        (("knn", "linaer"), "unknown task 'linaer'; expected knn, knn@K"),
+        (("knn", "linaer"), "unknown task 'linaer'; expected knn, knn@K .* wordnet or diagnosis"),
+        (("wordnet",), r"no WordNet synset is known for the classes class0, class1, class2 and 1 more"),
         (("knn@0",), "unknown task 'knn@0'"),
         ((), "no task is given"),
         (("knn",), "knn@200 needs 200 training images, .* has 40; take a smaller k, such as .*knn@20,linear"),
     ],
 )
 def test_tasks_that_cannot_be_done_are_refused(
-    run: Path, sets: Sets, tasks: tuple[str, ...], message: str
+    run: Path, sets: Sets, meanings: dict[str, Path], tasks: tuple[str, ...], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        evaluate(run, *sets, tasks, world=ALONE, **SETTINGS)
+        evaluate(run, *sets, tasks, world=ALONE, wordnet=meanings["wordnet"], **SETTINGS)
+
+
+def test_tasks_without_an_accuracy_have_figures_in_the_summary(
+    run: Path, sets: Sets, figures: tuple[Path, list[dict[str, Any]]]
+) -> None:
+    out, found = figures
+    assert json.loads((out / "evaluation" / "summary.json").read_text()) == found
+    assert [entry["task"] for entry in found] == list(FIGURES)
+    for entry in found:
+        assert (entry["n"], entry["trained"], entry["floors"]) == (21, None, {})
+    backbone = load_source(run, ALONE).backbone
+    features = extract(backbone, sets.test, image_size=32, world=ALONE, **SETTINGS)
+    expected = geometry_of(features.features, features.labels, CLASSES, ALONE)
+    measures = found[0]["measures"]
+    assert {name: both["trained"] for name, both in measures.items()} == pytest.approx(expected, rel=1e-5)
+    seeds = details(out, "geometry")["tasks"][0]["contenders"]
+    assert (
+        measures["anisotropy"]["untrained"]
+        == sorted(one["anisotropy"] for name, one in seeds.items() if name != "trained")[1]
+    )
+
+
+def test_of_semantics_the_summary_has_the_best_seed_and_the_details_have_p_values(
+    figures: tuple[Path, list[dict[str, Any]]],
+) -> None:
+    out, (_, entry, _) = figures
+    task = details(out, "semantics")["tasks"][0]
+    assert set(entry["measures"]) == {"wup", "lch", "cophenetic", "cophenetic_distances"}
+    for name, both in entry["measures"].items():
+        trained = task["correlations"]["trained"][name]
+        assert both["trained"] == trained["correlation"]
+        # Of 999 permutations of four classes some are the classes as they are.
+        assert 1 / 1000 < trained["p_permuted"] <= 1
+        assert both["untrained"] == max(
+            one[name] for contender, one in task["contenders"].items() if contender != "trained"
+        )
+
+
+def test_the_diagnosis_is_that_of_the_checkpoints_method(
+    figures: tuple[Path, list[dict[str, Any]]],
+) -> None:
+    out, (_, _, entry) = figures
+    found = details(out, "diagnosis")["tasks"][0]
+    assert found["method"] == "hydes"
+    assert entry["measures"]["mean.representation.dim"] == {"trained": 96.0, "untrained": None}
+    assert load_file(out / "evaluation" / "diagnosis.safetensors")["mean.representation"].shape == (96,)
+
+
+def test_tasks_of_the_test_images_alone_read_no_features_of_the_others(
+    run: Path, sets: Sets, figures: tuple[Path, list[dict[str, Any]]]
+) -> None:
+    assert len(list((figures[0] / "evaluation" / "cache").glob("*.safetensors"))) == 4  # no thumbnails either
+    assert not (figures[0] / "evaluation" / "knn.json").exists()
+
+
+def test_the_command_shows_figures_in_tables_of_their_own_and_says_where_wordnet_is_not(
+    run: Path,
+    paths: tuple[Path, Path],
+    meanings: dict[str, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = ["evaluate", str(run), "--train", str(paths[0]), "--on", str(paths[1]), "--out", str(tmp_path)]
+    words += ["--tasks", "geometry,wordnet", "--executor", "reference", "--device", "cpu"]
+    words += ["--synsets", str(meanings["synsets"]), "--wordnet"]
+    assert run_app(app, [*words, str(meanings["wordnet"])]) == 0
+    shown = capsys.readouterr().out
+    for expected in ("geometry, 21 images", "center norm", "wordnet, 21 images", "cophenetic"):
+        assert expected in shown
+    assert "top-1 accuracy" not in shown
+    assert run_app(app, [*words, str(tmp_path / "nowhere.zip")]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert "nowhere.zip: neither a folder nor a zip with the WordNet files" in said
+    assert said.count("\n") == 1
+
+
+def test_a_subset_of_the_classes_is_an_evaluation_of_their_images(
+    run: Path, sets: Sets, tmp_path: Path
+) -> None:
+    names = ["class3", "class1"]
+    (entry,) = evaluate(run, *sets, ("knn@5",), world=ALONE, out=tmp_path, classes=names, **SETTINGS)
+    bank, queries = (
+        extract(load_source(run, ALONE).backbone, each, image_size=32, world=ALONE, **SETTINGS)
+        for each in sets
+    )
+    asked, known = (each.features[(each.labels % 2) == 1] for each in (queries, bank))
+    ranked = vote(nearest(asked, known, 5), bank.labels[(bank.labels % 2) == 1] // 2, 2, 0.07)
+    expected = (ranked[:, 0] == queries.labels[(queries.labels % 2) == 1] // 2).double().mean().item()
+    assert (entry["n"], entry["trained"]) == (len(asked), expected)
+    assert details(tmp_path, "knn")["classes"] == names
+    for wrong, message in (
+        (["class1", "clas9"], "no class 'clas9'; the nearest is"),
+        (["class1"], "two classes at least"),
+        (["class1", "class1"], "each once"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            evaluate(run, *sets, ("knn@5",), world=ALONE, out=tmp_path, classes=wrong, **SETTINGS)
+
+
+def test_class_names_come_from_a_line_or_a_file(tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("n01440764  # tench\n\nn02102040\n")
+    assert read_class_names(str(tmp_path / "names.txt")) == ["n01440764", "n02102040"]
+    assert read_class_names("cat, dog") == ["cat", "dog"]
+
+
+def test_weights_alone_have_no_diagnosis(run: Path, sets: Sets, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="diagnosis needs the method that trained it"):
+        evaluate(run / "export", *sets, ("diagnosis",), world=ALONE, out=tmp_path, **SETTINGS)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from viewmill.engine.evaluation.features import extract_all
 from viewmill.engine.passes import diagnosis
@@ -16,6 +17,7 @@ from viewmill.engine.passes.reading import Reading
 from viewmill.engine.passes.run import run_pass
 from viewmill.engine.telemetry import read_lines
 from viewmill.engine.world import World
+from viewmill.shards.convert import convert
 from viewmill.shards.manifest import Dataset
 from viewmill.tools.cli import app
 from viewmill.tools.console import run_app
@@ -30,7 +32,7 @@ from tests.engine.passes.diagnosis_on_ranks import (
     subject_in,
     train_one,
 )
-from tests.engine.tiny import tiny_data_set
+from tests.engine.tiny import tiny_data_set, wave
 from tests.support import run_ranks
 
 pytestmark = pytest.mark.slow
@@ -152,6 +154,40 @@ def test_the_joint_figures_are_those_of_their_definitions(
         keys = dataset.keys(np.arange(SAMPLES))
     best = [[[keys[i] for i in np.argsort(-q[:, m, d])[:5]] for d in range(3)] for m in range(4)]
     assert found["exemplars"] == best
+
+
+def test_purity_and_mutual_information_are_those_of_the_clusters_and_labels(
+    runs: dict[str, str], data: str, alone: dict[str, Any], world: World
+) -> None:
+    head = subject_in(runs["distill"]).head
+    assert head is not None
+    features = torch.from_numpy(rows_of(runs["distill"], data, world)[0]).float()
+    with torch.no_grad(), Dataset.open(data) as dataset:
+        clusters = head.logits(features).argmax(dim=1).tolist()
+        classes = dataset.labels(np.arange(SAMPLES)).tolist()
+    pairs = list(zip(clusters, classes, strict=True))
+
+    def entropy(of: list[Any]) -> float:
+        shares = [of.count(one) / SAMPLES for one in set(of)]
+        return -sum(share * math.log(share) for share in shares)
+
+    found = alone["distill"]["figures"]["labels"]
+    most = [max(pairs.count((cluster, label)) for label in set(classes)) for cluster in set(clusters)]
+    assert found["purity"] == pytest.approx(sum(most) / SAMPLES)
+    shared = entropy(clusters) + entropy(classes) - entropy(pairs)
+    mean = (entropy(clusters) + entropy(classes)) / 2
+    assert found["normalized_mutual_information"] == pytest.approx(shared / mean, abs=1e-9)
+    assert (found["clusters_used"], found["classes"]) == (len(set(clusters)), len(set(classes)))
+
+
+def test_without_labels_there_is_no_purity(runs: dict[str, str], world: World, tmp_path: Path) -> None:
+    for number in range(3):
+        Image.fromarray(wave(number)).save(tmp_path / f"{number}.png")
+    convert(tmp_path, tmp_path.parent / "unlabelled")
+    data = str(tmp_path.parent / "unlabelled")
+    assert "labels" not in figures_of(runs["distill"], data, world)["figures"]
+    with pytest.raises(ValueError, match="3 of 3 images have no label to compare clusters with"):
+        figures_of(runs["distill"], data, world, parts=["labels"])
 
 
 def test_the_gap_of_centring_is_that_of_the_whole_data_set(

@@ -1,0 +1,1 @@
+"""Geometry: how representations lie on the sphere, in figures that need no classifier."""
