@@ -67,8 +67,8 @@ def predict(plan: Plan) -> Prediction:
     """By formulas alone; nothing is trained.
 
     On GPUs a step takes the longest of three that overlap: reading, making views, and the device's own work,
-    which is compute, loss and exposed traffic one after the other. Ranks that share their cores with the making
-    of views add that to their work; where a node has fewer cores than ranks, they take turns.
+    which is compute, loss and exposed traffic one after the other. Ranks that share their cores with the
+    making of views add that to their work; where a node has fewer cores than ranks, they take turns.
 
     Raises:
         ConfigError: batch, ranks and images do not fit each other.

@@ -27,8 +27,8 @@ class RankMemory(NamedTuple):
 def rank_memory(config: RunConfig, work: Workload, world_size: int, book: Book | None = None) -> RankMemory:
     """What a rank holds. float32 without offloading is the measured formula of `viewmill bench memory`.
 
-    Half types: weights and gradients have 2 bytes, and a float32 copy of the weights is held, also at stage 0,
-    where float32 needs none. The loss's own memory stands beside the activations, which are kept meanwhile.
+    Half types: weights and gradients have 2 bytes, and a float32 copy of the weights is held, also at stage
+    0, where float32 needs none. The loss's own memory stands beside the activations, which are kept then.
     The CUDA context (some 0.5 GB) and what the allocator cannot fill are not in it.
     """
     book = book or Book()
