@@ -11,6 +11,7 @@ from viewmill.tools import (
     environment_command,
     evaluate,
     import_command,
+    plan_command,
     preview_command,
     prior_command,
     recipes_command,
@@ -43,6 +44,7 @@ COMMANDS = {
     "diagnose": diagnose_command,
     "import-deepspeed": import_command,
     "replay": replay_command,
+    "plan": plan_command,
     "report": report,
     "env": environment_command,
 }

@@ -1,6 +1,6 @@
 """Failures and checkpoints: published rates, expected time in closed form, the best interval."""
 
-# M mean time between failures, C cost of a checkpoint, R of a restart, tau work between two checkpoints; seconds
+# M mean time between failures, C cost of a checkpoint, R of a restart, tau work between two; seconds
 
 import math
 from typing import NamedTuple
@@ -62,14 +62,14 @@ def mean_time_between_failures(cluster: Cluster) -> float:
 
 
 def young(stall_s: float, mtbf_s: float) -> float:
-    """tau = sqrt(2 C M). Source: Young (1974), A first order approximation to the optimum checkpoint interval."""
+    """tau = sqrt(2 C M). Source: Young (1974), A first order approximation to the optimum interval."""
     return math.sqrt(2 * stall_s * mtbf_s)
 
 
 def daly(stall_s: float, mtbf_s: float) -> float:
     """tau = sqrt(2 C M) (1 + sqrt(C / 2M) / 3 + C / 18 M) - C, or M where C >= 2 M.
 
-    Source: Daly (2006), A higher order estimate of the optimum checkpoint interval for restart dumps, equation 37.
+    Source: Daly (2006), A higher order estimate of the optimum checkpoint interval, equation 37.
     """
     if stall_s >= 2 * mtbf_s:
         return mtbf_s

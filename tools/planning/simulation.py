@@ -40,8 +40,8 @@ class Outcome(NamedTuple):
 def simulate(job: Job, seed: int) -> Outcome:
     """One run to its end, drawn from the seed.
 
-    A failure ends all ranks: the work since the last whole checkpoint is lost, and `restart_s` passes, which a
-    failure begins anew. A step takes as long as the slowest node's. Draws are exponential.
+    A failure ends all ranks: the work since the last whole checkpoint is lost, and `restart_s` passes, which
+    a failure begins anew. A step takes as long as the slowest node's. Draws are exponential.
 
     Raises:
         ValueError: work, interval or costs that cannot be.
@@ -85,7 +85,8 @@ class _Run:
     def _recur(self, happens: Any, mean_s: float) -> Iterator[Any]:
         while True:
             yield self._env.timeout(self._rng.exponential(mean_s))
-            happens()
+            if self._training.is_alive:
+                happens()
 
     def _fail(self) -> None:
         self._counts["failures"] += 1
@@ -168,7 +169,7 @@ class _Run:
         return False
 
     def _restart(self) -> Iterator[Any]:
-        """Falls back to the newest whole checkpoint, and waits for a new start; a failure there begins it anew."""
+        """Falls back to the newest whole checkpoint and starts anew; a failure meanwhile does that again."""
         self._settle()
         self._spent["lost"] += self._since
         self._spent["slowed"] += self._since_slowed
