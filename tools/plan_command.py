@@ -60,8 +60,8 @@ def command(
 ) -> None:
     """Predict images/s, the resource that binds, memory, traffic, hours and cost of a run on a cluster.
 
-    Nothing is trained, but with --calibrate. Speeds are a datasheet's, times the share that published trainings
-    have reached, or measured ones. Failures are simulated, and give the best interval of checkpoints.
+    Nothing is trained, but with --calibrate. Speeds are a datasheet's, times the share that published
+    trainings have reached, or measured ones. Failures are simulated, and give the best interval of checkpoints.
     """
     from viewmill.tools.html_page import check_target
 

@@ -1,4 +1,4 @@
-"""`bench plan`: predictions of `viewmill plan` beside trainings on this machine, and beside published runs."""
+"""`bench plan`: predictions of `viewmill plan` beside trainings on this machine and published runs."""
 
 import os
 from collections.abc import Callable, Sequence

@@ -118,7 +118,7 @@ def plan(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
-    """Compare the predictions of viewmill plan with trainings on one rank and on two, and with published runs.
+    """Compare predictions of viewmill plan with trainings on one rank and on two, and with published runs.
 
     The constants are fitted to trainings on one rank at other resolutions and batches; to the published runs
     nothing is fitted.
