@@ -61,7 +61,7 @@ def command(
     """Predict images/s, the resource that binds, memory, traffic, hours and cost of a run on a cluster.
 
     Nothing is trained, but with --calibrate. Speeds are a datasheet's, times the share that published
-    trainings have reached, or measured ones. Failures are simulated, and give the best interval of checkpoints.
+    trainings have reached, or measured ones. Failures are simulated, for the best interval of checkpoints.
     """
     from viewmill.tools.html_page import check_target
 

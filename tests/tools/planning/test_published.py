@@ -1,0 +1,29 @@
+"""Predictions of published runs: no constant comes from them, and misses are told."""
+
+from viewmill.tools.bench.plan import GOALS
+from viewmill.tools.planning.published import ROWS, compare, paper_config, with_head
+
+
+def test_every_published_row_is_predicted_and_its_error_is_told() -> None:
+    rows = compare()
+    assert [row["name"] for row in rows] == [row.name for row in ROWS]
+    for row in rows:
+        for loader in ("pillow", "ffcv_ssl"):
+            assert row[loader]["error"] == row[loader]["hours"] / row["hours"] - 1
+            assert row[loader]["binding"] in row[loader]["seconds"]
+
+
+def test_the_papers_own_method_is_predicted_within_the_goal() -> None:
+    by_name = {row["name"]: row for row in compare()}
+    for name in ("IMSVD", "SwAV", "BYOL"):
+        assert abs(by_name[name]["ffcv_ssl"]["error"]) < GOALS["published"]
+
+
+def test_a_head_counts_what_its_layers_multiply() -> None:
+    _, base = paper_config()
+    own = next(row for row in ROWS if row.name == "IMSVD")
+    counted = with_head(base, own)
+    assert counted.matmul_flops == base.matmul_flops
+    deeper = with_head(base, next(row for row in ROWS if row.name == "IMSVD, 3 layers"))
+    assert deeper.weights - counted.weights == 8192 * 8192
+    assert deeper.matmul_flops - counted.matmul_flops == 2 * 2 * 8192 * 8192
