@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from viewmill.engine.config import RunConfig
+from viewmill.engine.config import ConfigError, RunConfig
 from viewmill.tools.html_page import figure
 from viewmill.tools.planning.advice import Advice, advise
 from viewmill.tools.planning.cluster import Cluster
@@ -88,6 +88,10 @@ def make_report(
     Raises:
         ConfigError: recipe, images and cluster do not fit each other.
     """
+    if cluster.gpu is None and config.precision == "fp16":
+        raise ConfigError(
+            f"precision=fp16: {cluster.name} has no GPU, and no CPU trains in it; take fp32 or bf16"
+        )
     config = config.model_copy(update={"device": "cpu" if cluster.gpu is None else "cuda"})
     rates: Measured = from_datasheet(cluster, config) if measured is None else read_measured(measured)
     plan = Plan(config, count_workload(config), images, cluster, rates)

@@ -9,7 +9,7 @@ from viewmill.tools.console import run_app
 
 from tests.tools.planning.plans import RATES
 
-RECIPE = ["plan", "hydes_cifar10", "--cluster", "a100", "--images", "50000", "--runs", "2"]
+RECIPE = ["plan", "hydes_cifar10", "--cluster", "a100", "--images", "1281167", "--runs", "2"]
 RECIPE += ["precision=bf16", "batch_size=512"]
 
 

@@ -1,4 +1,4 @@
-"""The prediction by hand: seconds of each resource, the one that binds, and formulas that are what is done."""
+"""The prediction by hand: seconds of each resource, which one binds, and formulas that are what is done."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +16,7 @@ from tests.tools.planning.plans import RATES, cluster, config, plan
 
 def test_compute_is_flops_over_speed_and_the_update() -> None:
     made = predict(plan())
-    # 4 images a rank (64 over 16), three forwards of 3 GFLOP each, at 1 TFLOP/s; a million weights at 1e9 a second.
+    # 4 images a rank (64 over 16), three forwards of 3 GFLOP each, at 1 TFLOP/s; a million weights at 1e9/s.
     assert made.seconds["compute"] == pytest.approx(4 * 3 * 3e9 / 1e12 + 1e6 / 1e9)
 
 
@@ -62,10 +62,11 @@ class Slowed:
     changes: dict[str, Any]
 
 
+SLOW_VIEWS = RATES.views.model_copy(update={"image_s": 9.0})
 SLOWED = [
     Slowed("compute", {"rates": RATES.model_copy(update={"conv_flops_per_s": 1e8})}),
     Slowed("loss", {"rates": RATES.model_copy(update={"loss_flops_per_s": 1e4})}),
-    Slowed("decode", {"rates": RATES.model_copy(update={"views": RATES.views.model_copy(update={"image_s": 9.0})})}),
+    Slowed("decode", {"rates": RATES.model_copy(update={"views": SLOW_VIEWS})}),
     Slowed("storage", {"images": Images(count=6400, mean_bytes=1e12, mean_pixels=1e5)}),
     Slowed("network", {"cluster": cluster(nic_gb_s=1e-3)}),
 ]  # fmt: skip
@@ -114,7 +115,7 @@ def test_every_formula_shows_its_numbers_and_its_value() -> None:
 
 
 def test_a_batch_without_equal_shares_names_the_next_that_has_them() -> None:
-    with pytest.raises(ConfigError, match="batch_size=60 is not a multiple of 16 ranks .* set batch_size=64"):
+    with pytest.raises(ConfigError, match=r"60 is not a multiple of 16 ranks .* set batch_size=64"):
         predict(plan(config(batch_size=60)))
 
 

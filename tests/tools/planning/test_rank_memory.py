@@ -1,4 +1,4 @@
-"""The memory of a rank: in float32 the measured formula of `bench memory`; half types, offload and teacher."""
+"""The memory of a rank: in float32 the measured formula of `bench memory`; half types, offload, teacher."""
 
 import pytest
 from viewmill.tools.bench.memory import MIB

@@ -44,7 +44,7 @@ METHODS: dict[str, dict[str, Any]] = {
 def run_config(method: str) -> RunConfig:
     tree = {
         "epochs": 1, "batch_size": 8, "device": "cpu", "model": {"backbone": "test_resnet"},
-        "method": METHODS[method], "views": {"preset": "dino_global@32" if "i" in method[:1] else "dino@32"},
+        "method": METHODS[method], "views": {"preset": "dino_global@32" if METHODS[method]["name"] == "imsvd" else "dino@32"},
     }  # fmt: skip
     return config_from(tree, where="test")
 
@@ -63,13 +63,13 @@ def calls_of_a_step(rank: int) -> dict[str, list[list[Any]]]:
         student.train()
         values = {key: value_at(number, 0, 1) for key, number in settings.method.scheduled().items()}
         views = [torch.randn(4, 3, size, size) for size in sizes]
-        with recorded() as calls:
+        with Recorded() as calls:
             assert train_step(engine, teacher, [views], values, labels=torch.empty(0)).applied
         found[name] = calls
     return found
 
 
-class recorded:  # noqa: N801  (a context, used as one)
+class Recorded:
     """Kind and bytes, as `Collective` counts them, of what torch.distributed is called for."""
 
     def __enter__(self) -> list[list[Any]]:
