@@ -42,10 +42,15 @@ METHODS: dict[str, dict[str, Any]] = {
 
 
 def run_config(method: str) -> RunConfig:
+    chosen = METHODS[method]
     tree = {
-        "epochs": 1, "batch_size": 8, "device": "cpu", "model": {"backbone": "test_resnet"},
-        "method": METHODS[method], "views": {"preset": "dino_global@32" if METHODS[method]["name"] == "imsvd" else "dino@32"},
-    }  # fmt: skip
+        "epochs": 1,
+        "batch_size": 8,
+        "device": "cpu",
+        "model": {"backbone": "test_resnet"},
+        "method": chosen,
+        "views": {"preset": "dino_global@32" if chosen["name"] == "imsvd" else "dino@32"},
+    }
     return config_from(tree, where="test")
 
 
