@@ -18,7 +18,8 @@ from viewmill.tools.planning.workload import FLOAT32
 
 HOST_COPY_GB_S = 10.0  # of a rank's state into the host's memory: PCIe 3 or 4 in part; assumption
 STATE_WRITE_FRACTION = 0.5  # of the storage's reading bandwidth that writing reaches; assumption
-CANDIDATES = (0.25, 0.5, 1.0, 2.0, 4.0)  # of Daly's interval, which are simulated
+CANDIDATES = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the closed form's interval, which are simulated
+ENOUGH = 30  # failures in all runs of a candidate, below which their goodputs tell nothing of the interval
 
 
 class Reliable(NamedTuple):
@@ -29,7 +30,7 @@ class Reliable(NamedTuple):
     young_s: float
     daly_s: float
     exact_s: float  # the least of the closed form
-    simulated_s: float  # the candidate with the highest simulated goodput
+    simulated_s: float | None  # the candidate with the highest simulated goodput; None: too few failures
     expected_goodput: float  # of the closed form: failures and checkpoints alone
     goodput: Goodput  # of the simulation at exact_s: slow nodes and the storage too
     hours: float  # with all of that
@@ -75,7 +76,7 @@ def reliability_of(made: Prediction, *, runs: int = 10, seed: int = 0) -> Reliab
         young_s=young(stall_s, mtbf_s),
         daly_s=daly(stall_s, mtbf_s),
         exact_s=exact,
-        simulated_s=best[1],
+        simulated_s=best[1] if at_exact.failures * runs >= ENOUGH else None,
         expected_goodput=work_s / expected_wall_s(work_s, exact, stall_s, restart_s, mtbf_s),
         goodput=at_exact,
         hours=at_exact.wall_s / 3600,

@@ -178,7 +178,9 @@ def reliability_rows(report: Report) -> Rows:
     if found is None:
         return [("failures", "none: failures_per_node_day is 0")]
     goodput = found.goodput
-    spent = ", ".join(f"{kind} {100 * share:.2g} %" for kind, share in goodput.spent_fraction.items())
+    shares = {kind: share for kind, share in goodput.spent_fraction.items() if share}
+    spent = ", ".join(f"{kind} {100 * share:.3g} %" for kind, share in shares.items())
+    best = "too few failures to tell: a longer run, or --runs" if found.simulated_s is None else ""
     stall_s, commit_s = found.checkpointing
     young_daly = f"Young {clock(found.young_s)}, Daly {clock(found.daly_s)}"
     error = f"{100 * goodput.standard_error:.2f}"
@@ -186,7 +188,7 @@ def reliability_rows(report: Report) -> Rows:
         ("mean time between failures", f"{found.mtbf_s / 86_400:.3g} days"),
         ("a checkpoint", f"stalls {stall_s:.3g} s, whole {commit_s:.3g} s later"),
         ("best interval", f"{clock(found.exact_s)} ({young_daly})"),
-        ("best of the simulated", clock(found.simulated_s)),
+        ("best of the simulated", best or clock(found.simulated_s or 0.0)),
         ("goodput", f"{100 * found.expected_goodput:.2f} % in closed form: failures and checkpoints alone"),
         ("goodput, simulated", f"{100 * goodput.goodput:.2f} +- {error} %: {spent}"),
         ("hours", f"{found.hours:,.4g} with all of that, {goodput.failures:.2g} failures"),
