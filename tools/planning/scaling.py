@@ -99,7 +99,8 @@ def write_plots(charts: list[dict[str, Any]], folder: Path, caption: str) -> lis
     import matplotlib as mpl
     import matplotlib.style
     from matplotlib.figure import Figure
-    from viewmill.tools.inspection.plots import ACCENT, BAR, DPI, SOFT, STYLE, WIDTH
+    from viewmill.tools.inspection.bins import nice_ticks
+    from viewmill.tools.inspection.plots import ACCENT, BAR, DPI, SOFT, STYLE, WIDTH, set_ticks
 
     if not folder.absolute().parent.is_dir():
         raise FileNotFoundError(f"{folder}: there is no folder {folder.absolute().parent}; make it first")
@@ -117,6 +118,8 @@ def write_plots(charts: list[dict[str, Any]], folder: Path, caption: str) -> lis
                 axes.set_ylim(bottom=0)
             else:
                 axes.set_yscale("log")
+                values = [value for line in chart["lines"] for value in line["y"]]
+                set_ticks(axes.yaxis, nice_ticks([min(values) / 1.2, max(values) * 1.2]))
             ticks = sorted({x for line in chart["lines"] for x in line["x"]})
             axes.set_xticks(ticks, labels=[str(tick) for tick in ticks])
             axes.set_xlabel("nodes")
