@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from viewmill.engine.strict import ConfigError
+from viewmill.tools.planning.measured import from_datasheet
 from viewmill.tools.planning.predict import Plan, Prediction, fits, predict
 
 MAX_FACTOR = 64  # of a number that is doubled until the bottleneck is gone
@@ -91,8 +92,6 @@ def compute_changes(plan: Plan) -> Iterator[tuple[str, Plan]]:
         )
     if gpu is not None and config.precision == "fp32" and not plan.rates.shares_cores:
         precision = "bf16" if "bf16" in gpu.peak_tflops else "fp16"
-        from viewmill.tools.planning.measured import from_datasheet
-
         changed = config.model_copy(update={"precision": precision})
         yield (
             f"precision={precision}",
@@ -103,8 +102,6 @@ def compute_changes(plan: Plan) -> Iterator[tuple[str, Plan]]:
 def loss_changes(plan: Plan) -> Iterator[tuple[str, Plan]]:
     config, gpu = plan.config, plan.cluster.gpu
     if gpu is not None and gpu.triton and config.precision == "bf16" and config.loss_precision != "model":
-        from viewmill.tools.planning.measured import from_datasheet
-
         changed = config.model_copy(update={"loss_precision": "model"})
         yield (
             "loss_precision=model",

@@ -77,12 +77,13 @@ def predict(plan: Plan) -> Prediction:
     check_fits(config, images, cluster.world_size)
     book = Book()
     cache_bytes, is_cached = page_cache(plan, book)
+    compute_s = compute_seconds(plan, book)
     seconds = {
-        "compute": compute_seconds(plan, book),
+        "compute": compute_s,
         "loss": loss_seconds(plan, book),
         "decode": decode_seconds(plan, book),
         "storage": storage_seconds(plan, book, is_cached),
-        "network": network_seconds(plan, book),
+        "network": network_seconds(plan, book, compute_s),
     }
     rule = "compute + loss + network"
     numbers = dict(seconds)
@@ -226,7 +227,7 @@ def storage_seconds(plan: Plan, book: Book, is_cached: bool) -> float:
     )
 
 
-def network_seconds(plan: Plan, book: Book) -> float:
+def network_seconds(plan: Plan, book: Book, compute_s: float) -> float:
     """Exposed time of the collectives: gradients are summed when the backward has ended (DeepSpeed without
     overlap_comm, as the engine tells it); stage 3's gathers run ahead of the layers, and show where they take
     longer than the computation.
@@ -234,12 +235,11 @@ def network_seconds(plan: Plan, book: Book) -> float:
     found = collectives_of_step(plan.config, plan.work, plan.cluster.world_size)
     exposed = sum(collective_seconds(one, plan) for one in found if not is_hidden(one, plan.config))
     hidden = sum(collective_seconds(one, plan) for one in found if is_hidden(one, plan.config))
-    compute = book.formulas[[line.name for line in book.formulas].index("compute")].value
     sent = sum(one.sent(plan.cluster.world_size) for one in found)
     return book.put(
         "network",
         "exposed + max(0, hidden - compute)",
-        {"exposed": exposed, "hidden": hidden, "compute": compute, "sent_bytes": sent},
+        {"exposed": exposed, "hidden": hidden, "compute": compute_s, "sent_bytes": sent},
         "s",
         "latency and slowest link of each collective, summed",
     )

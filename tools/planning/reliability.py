@@ -12,7 +12,7 @@ from viewmill.tools.planning.failures import (
     young,
 )
 from viewmill.tools.planning.predict import Plan, Prediction
-from viewmill.tools.planning.rank_memory import copy_and_averages
+from viewmill.tools.planning.rank_memory import AVERAGES
 from viewmill.tools.planning.simulation import Goodput, Job, expected_goodput
 from viewmill.tools.planning.workload import FLOAT32
 
@@ -43,7 +43,7 @@ def checkpointing_of(plan: Plan) -> Checkpointing:
     each writes 1/W of it. Without `checkpoint.background` training waits for the write.
     """
     ranks = plan.cluster.world_size
-    state = plan.work.weights * (copy_and_averages(plan.config) + FLOAT32)
+    state = plan.work.weights * FLOAT32 * (1 + AVERAGES[plan.config.optimizer.name])
     stall_s = state / ranks / (1e9 * HOST_COPY_GB_S)
     write_s = state / plan.cluster.nodes / (1e9 * plan.cluster.storage_gb_s * STATE_WRITE_FRACTION)
     if plan.config.checkpoint.background:
