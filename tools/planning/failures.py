@@ -90,25 +90,20 @@ def expected_wall_s(
     return segment * work_s / interval_s
 
 
-def best_interval(checkpointing: Checkpointing, restart_s: float, mtbf_s: float, work_s: float) -> float:
-    """The interval with the least expected time, found by golden section; at most the whole work.
+def best_interval(stall_s: float, mtbf_s: float, work_s: float) -> float:
+    """The interval with the least `expected_wall_s`, at most the whole work; restarts do not move it.
 
-    A checkpoint that is committed behind the training counts later: a failure before loses the work since the
-    one before too, which to first order adds commit_s / M to the loss and does not move the optimum.
+    Where the derivative by tau is zero, log(1 - tau/M) + tau/M = -C/M, of which the left side falls from 0.
     """
     if math.isinf(mtbf_s):
         return work_s
-    low, high = 1e-3, work_s
-    ratio = (math.sqrt(5) - 1) / 2
-
-    def cost(log_tau: float) -> float:
-        exponent = (math.exp(log_tau) + checkpointing.stall_s) / mtbf_s
-        if exponent > 600:  # beyond what a float holds: any such interval is worse than the others
-            return exponent * 1e300
-        return expected_wall_s(1.0, math.exp(log_tau), checkpointing.stall_s, restart_s, mtbf_s)
-
-    a, b = math.log(low), math.log(high)
-    while b - a > 1e-6:
-        left, right = b - ratio * (b - a), a + ratio * (b - a)
-        a, b = (a, right) if cost(left) < cost(right) else (left, b)
-    return math.exp((a + b) / 2)
+    low, high = 0.0, 1.0
+    while high - low > 1e-15 * high:
+        middle = (low + high) / 2
+        if middle in (low, high):
+            break
+        if math.log1p(-middle) + middle > -stall_s / mtbf_s:
+            low = middle
+        else:
+            high = middle
+    return min(work_s, high * mtbf_s)

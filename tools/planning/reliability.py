@@ -61,9 +61,7 @@ def reliability_of(made: Prediction, *, runs: int = 10, seed: int = 0) -> Reliab
     restart_s = plan.cluster.reliability.restart_s
     # What can be lost and what a checkpoint costs: below a step nothing is saved.
     stall_s, work_s = max(checkpointing.stall_s, 1e-3), made.hours * 3600
-    exact = max(
-        made.step_s, best_interval(checkpointing._replace(stall_s=stall_s), restart_s, mtbf_s, work_s)
-    )
+    exact = max(made.step_s, best_interval(stall_s, mtbf_s, work_s))
     exact = min(exact, work_s)
     job = Job(work_s, exact, checkpointing, plan.cluster, buffer_s=plan.config.views.prefetch * made.step_s)
     tried = [job._replace(interval_s=min(work_s, max(made.step_s, share * exact))) for share in CANDIDATES]

@@ -1,10 +1,11 @@
 """Constants are found again from steps that were made of them; steps of a training are measured."""
 
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
 from viewmill.engine.config import ConfigError
-from viewmill.tools.bench.plan import run
+from viewmill.tools.bench.plan import cores, run
 from viewmill.tools.planning.calibrate import Sample, fit_steps, fit_views, variant
 from viewmill.tools.planning.images import Images
 from viewmill.tools.planning.measured import Measured, read_measured
@@ -28,16 +29,15 @@ TRUE = RATES.model_copy(
 )
 
 
-def samples() -> list[Sample]:
-    from viewmill.tools.bench.plan import cores
-
+@lru_cache
+def samples() -> tuple[Sample, ...]:
     found = []
     for size, batch in ((32, 4), (32, 8), (64, 4), (64, 16)):
         config = variant(tiny_config(), size, batch)
         work = count_workload(config)
         step_s = predict(Plan(config, work, IMAGES, cores(1), TRUE)).step_s
         found.append(Sample(config, work, step_s))
-    return found
+    return tuple(found)
 
 
 def test_constants_are_found_again_from_steps_made_of_them() -> None:

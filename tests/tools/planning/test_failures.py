@@ -38,7 +38,7 @@ def failing(per_node_day: float, *, restart_s: float = 0.0, slow: float = 0.0, h
 def test_young_daly_and_the_exact_optimum_meet_where_checkpoints_are_cheap(ratio: float) -> None:
     mtbf = 1e6
     stall = ratio * mtbf
-    exact = best_interval(Checkpointing(stall), 0.0, mtbf, work_s=1e9)
+    exact = best_interval(stall, mtbf, work_s=1e9)
     assert daly(stall, mtbf) == pytest.approx(exact, rel=ratio)
     # Young's is the first term: it is off by the share sqrt(C / 2M) of itself, to first order.
     assert young(stall, mtbf) == pytest.approx(exact, rel=math.sqrt(ratio))
@@ -49,9 +49,9 @@ def test_daly_gives_up_where_a_checkpoint_takes_longer_than_two_failures() -> No
 
 
 def test_the_exact_optimum_is_one() -> None:
-    checkpointing, mtbf = Checkpointing(120.0), 6 * HOUR
-    best = best_interval(checkpointing, 300.0, mtbf, work_s=1e7)
-    at = [expected_wall_s(1e7, share * best, 120.0, 300.0, mtbf) for share in (0.9, 1.0, 1.1)]
+    mtbf = 6 * HOUR
+    best = best_interval(120.0, mtbf, work_s=1e7)
+    at = [expected_wall_s(1e7, share * best, 120.0, 300.0, mtbf) for share in (0.99, 1.0, 1.01)]
     assert at[1] == min(at)
 
 
