@@ -6,7 +6,6 @@ import pytest
 from viewmill.tools.bench.plan import GOALS
 from viewmill.tools.planning.published import ROWS, compare, paper_config, with_head
 
-
 Rows = list[dict[str, Any]]
 
 
