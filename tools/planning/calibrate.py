@@ -11,8 +11,8 @@ from viewmill.tools.planning.images import Images, images_of
 from viewmill.tools.planning.loss_flops import loss_flops
 from viewmill.tools.planning.measured import Measured, ViewCosts, host_views
 from viewmill.tools.planning.parts import (
-    collectives,
     loss_flops_per_s,
+    two_ranks,
     view_seconds,
     weights_per_s,
 )
@@ -73,7 +73,7 @@ def calibrate(
 
 def measure_parts(config: RunConfig, data: str, sides: Sequence[int], images: Images) -> Measured:
     """All but the network's own speed, which stands at 1."""
-    latency_s, rank_gb_s = collectives()
+    of_two = two_ranks()
     of_views = [variant(config, side, 16) for side in (sides[0], sides[-1])]
     torch_threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -86,8 +86,9 @@ def measure_parts(config: RunConfig, data: str, sides: Sequence[int], images: Im
             loss_flops_per_s=loss_flops_per_s(),
             weights_per_s=weights_per_s(),
             step_overhead_s=0.0,
-            rank_gb_s=rank_gb_s,
-            latency_s=latency_s,
+            global_norm_s=of_two.global_norm_s,
+            rank_gb_s=of_two.rank_gb_s,
+            latency_s=of_two.latency_s,
             views=fit_views([(one, view_seconds(one, data)) for one in of_views], images),
         )
     finally:

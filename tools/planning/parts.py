@@ -1,12 +1,15 @@
 """What single parts of a step take on this machine: a loss, an update, views, collectives."""
 
+import math
 import tempfile
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch.multiprocessing.spawn import start_processes
+from viewmill.engine.batchnorm import GlobalBatchNorm
 from viewmill.engine.checks import resolve_views
 from viewmill.engine.config import RunConfig
 from viewmill.engine.loading import loader_options
@@ -22,6 +25,7 @@ REPEATS = 5
 VECTORS, DIM, VIEWS = 1024, 256, 8  # of the loss that is measured
 WEIGHTS = 8_000_000
 SMALL, LARGE = 256, 8 << 20  # numbers of the collectives that are measured
+NORMED = (64, 64, 12, 12)  # of the BatchNorm: as a stage of a small ResNet has them
 
 
 def cpu_seconds(work: Callable[[], object]) -> float:
@@ -73,19 +77,34 @@ def _batches(loader: Loader, count: int) -> float:
                 return (time.process_time() - began) / count
 
 
-def collectives() -> tuple[float, float]:
-    """(seconds of a small all-reduce, GB/s that a rank sends in a large one) of two gloo ranks.
+class TwoRanks(NamedTuple):
+    """What two gloo ranks take, of processor time, so that others on the core do not count."""
 
-    Of a rank's processor time, so that others on the core do not count; on a network, latency comes on top.
-    """
+    latency_s: float  # of a small all-reduce; on a network the wire's comes on top
+    rank_gb_s: float  # that a rank sends in a large one
+    global_norm_s: float  # more than one rank's, of a number normalised, forward and backward
+
+
+def two_ranks() -> TwoRanks:
+    """Collectives, and BatchNorm over all ranks beside that of one."""
     with tempfile.TemporaryDirectory() as folder:
-        start_processes(_collectives, (folder,), 2, start_method="spawn")
-        small, large = torch.load(f"{folder}/0.pt", weights_only=True)
+        start_processes(_on_a_rank, (folder,), 2, start_method="spawn")
+        small, large, norm = torch.load(f"{folder}/0.pt", weights_only=True)
     sent = 4 * LARGE  # 2 (W - 1) / W of the bytes, W = 2
-    return small, sent / 1e9 / max(large - small, 1e-9)
+    numbers = math.prod(NORMED)
+    return TwoRanks(small, sent / 1e9 / max(large - small, 1e-9), max(0.0, norm - 3 * small) / numbers)
 
 
-def _collectives(rank: int, folder: str) -> None:
+def norm_seconds() -> float:
+    """What a BatchNorm over all ranks takes more than torch's own, with its three small all-reduces."""
+    x = torch.randn(*NORMED, requires_grad=True)
+    found = []
+    for norm in (GlobalBatchNorm(NORMED[1]), torch.nn.BatchNorm2d(NORMED[1])):
+        found.append(cpu_seconds(lambda norm=norm: norm(x).sum().backward()))  # type: ignore[misc]
+    return found[0] - found[1]
+
+
+def _on_a_rank(rank: int, folder: str) -> None:
     pin(rank)
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
@@ -101,6 +120,7 @@ def _collectives(rank: int, folder: str) -> None:
                     dist.all_reduce(x)
                 rounds.append((time.process_time() - began) / times)
             found.append(min(rounds))
+        found.append(norm_seconds())
         torch.save(found, f"{folder}/{rank}.pt")
     finally:
         dist.destroy_process_group()

@@ -154,6 +154,9 @@ def compute_seconds(plan: Plan, book: Book) -> float:
     if rates.activation_bytes_per_s is not None:
         numbers |= {"a": work.activation_bytes, "F_a": rates.activation_bytes_per_s}
         rule += " + n*a/F_a"
+    if rates.global_norm_s and plan.cluster.world_size > 1:
+        numbers |= {"norms": work.batchnorm_numbers, "g": rates.global_norm_s}
+        rule += " + n*(k - 2)*norms*g"
     return book.put("compute", rule, numbers, "s", rates.source)
 
 

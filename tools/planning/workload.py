@@ -34,6 +34,7 @@ class Workload(NamedTuple):
     view_pixels: int  # of all views
     batchnorm_channels: tuple[int, ...]  # of each BatchNorm forward of a step, in no order
     teacher_batchnorm_channels: tuple[int, ...]  # of the teacher's
+    batchnorm_numbers: float = 0.0  # that the student's BatchNorms normalise
 
     @property
     def num_views(self) -> int:
@@ -90,6 +91,7 @@ def count_workload(config: RunConfig) -> Workload:
         view_pixels=sum(size**2 for size in spec.sizes),
         batchnorm_channels=tuple(norms.channels),
         teacher_batchnorm_channels=tuple(its_norms.channels),
+        batchnorm_numbers=norms.numbers / IMAGES,
     )
 
 
@@ -153,16 +155,18 @@ class _Kept:
 
 
 class _NormCalls:
-    """Channels of each call of a BatchNorm within."""
+    """Channels of each call of a BatchNorm within, and numbers of all."""
 
     def __init__(self, module: nn.Module) -> None:
         self.channels: list[int] = []
+        self.numbers = 0
         self._norms = [norm for norm in module.modules() if isinstance(norm, _BatchNorm)]
         self._hooks: list[Any] = []
 
     def __enter__(self) -> "_NormCalls":
-        def note(norm: nn.Module, *_: Any) -> None:
+        def note(norm: nn.Module, inputs: tuple[Tensor], _: Tensor) -> None:
             self.channels.append(int(norm.num_features))  # type: ignore[arg-type]
+            self.numbers += inputs[0].numel()
 
         self._hooks = [norm.register_forward_hook(note) for norm in self._norms]
         return self
