@@ -14,6 +14,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
     "loader": (pipelines.loader, pipelines.LOADER_EXAMPLE),
     "gpu": (pipelines.gpu, pipelines.GPU_EXAMPLE),
     "train": (training.train, training.TRAIN_EXAMPLE),
+    "plan": (training.plan, training.PLAN_EXAMPLE),
     "memory": (training.memory, training.MEMORY_EXAMPLE),
     "prior": (passes.prior, passes.PRIOR_EXAMPLE),
     "methods": (methods.methods, methods.EXAMPLE),

@@ -99,3 +99,37 @@ def memory(
             progress=tell,
         )
     keep(figures, out, table, json)
+
+
+PLAN_EXAMPLE = "viewmill bench plan --data DATASET --out plan.json"
+
+
+def plan(
+    data: Annotated[str, typer.Option(metavar="DATASET", help="Images to train on.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Where the figures go, as JSON.")] = Path(
+        "bench-plan.json"
+    ),
+    recipe: Annotated[str, typer.Option(help="What is trained, for a few steps.")] = "hydes_imagenette",
+    steps: Annotated[int, typer.Option(min=1, help="Of each training, that count.")] = 6,
+    repeats: Annotated[int, typer.Option(min=1, help="Rounds; the figures are medians over them.")] = 3,
+    override: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A setting of the run; several times."),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Compare predictions of viewmill plan with trainings on one rank and on two, and with published runs.
+
+    The constants are fitted to trainings on one rank at other resolutions and batches; to the published runs
+    nothing is fitted.
+    """
+    from viewmill.tools.bench.plan import run, tables
+
+    check_folder(out)
+    with told() as tell:
+        figures = run(
+            data, recipe=recipe, overrides=override or (), steps=steps, repeats=repeats, progress=tell
+        )
+    from rich.console import Group
+
+    keep(figures, out, lambda result: Group(*tables(result)), json)

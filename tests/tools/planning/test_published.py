@@ -1,0 +1,38 @@
+"""Predictions of published runs: no constant comes from them, and misses are told."""
+
+from typing import Any
+
+import pytest
+from viewmill.tools.bench.plan import GOALS
+from viewmill.tools.planning.published import ROWS, compare, paper_config, with_head
+
+Rows = list[dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def rows() -> Rows:
+    return compare()
+
+
+def test_every_published_row_is_predicted_and_its_error_is_told(rows: Rows) -> None:
+    assert [row["name"] for row in rows] == [row.name for row in ROWS]
+    for row in rows:
+        for loader in ("pillow", "ffcv_ssl"):
+            assert row[loader]["error"] == row[loader]["hours"] / row["hours"] - 1
+            assert row[loader]["binding"] in row[loader]["seconds"]
+
+
+def test_the_papers_own_method_is_predicted_within_the_goal(rows: Rows) -> None:
+    by_name = {row["name"]: row for row in rows}
+    for name in ("IMSVD", "SwAV", "BYOL"):
+        assert abs(by_name[name]["ffcv_ssl"]["error"]) < GOALS["published"]
+
+
+def test_a_head_counts_what_its_layers_multiply() -> None:
+    _, base = paper_config()
+    own = next(row for row in ROWS if row.name == "IMSVD")
+    counted = with_head(base, own)
+    assert counted.matmul_flops == base.matmul_flops
+    deeper = with_head(base, next(row for row in ROWS if row.name == "IMSVD, 3 layers"))
+    assert deeper.weights - counted.weights == 8192 * 8192
+    assert deeper.matmul_flops - counted.matmul_flops == 2 * 2 * 8192 * 8192

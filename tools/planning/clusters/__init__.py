@@ -1,0 +1,1 @@
+"""Clusters as data: a YAML file each, every figure with its source."""

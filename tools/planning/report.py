@@ -1,0 +1,219 @@
+"""Everything that a plan says, as one object: for the terminal, for JSON and for the page."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from viewmill.engine.config import ConfigError, RunConfig
+from viewmill.tools.html_page import figure
+from viewmill.tools.planning.advice import Advice, advise
+from viewmill.tools.planning.cluster import Cluster
+from viewmill.tools.planning.failures import LOGBOOKS
+from viewmill.tools.planning.images import Images
+from viewmill.tools.planning.measured import Measured, from_datasheet, read_measured
+from viewmill.tools.planning.predict import RESOURCES, Plan, Prediction, by_stage, fits, predict
+from viewmill.tools.planning.reliability import Reliable, as_dict, reliability_of, with_rate
+from viewmill.tools.planning.scaling import Point, strong, weak
+from viewmill.tools.planning.workload import count_workload
+
+Rows = list[tuple[str, ...]]
+GB = 1e9
+
+
+class Report(NamedTuple):
+    """What `viewmill plan` shows."""
+
+    prediction: Prediction
+    stages: list[dict[str, Any]]
+    advice: Advice | None
+    reliable: Reliable | None
+    logbooks: dict[
+        str, tuple[float, float]
+    ]  # name -> (mean days between failures, goodput of the closed form)
+    curves: dict[str, list[Point]]
+
+    def lines(self) -> list[str]:
+        """What binds, and what to do about it."""
+        made = self.prediction
+        said = [f"binding: {made.binding}; speeds: {made.plan.rates.source}"]
+        if self.advice is not None:
+            verb = "then" if self.advice.removes else "still"
+            said.append(
+                f"change: {self.advice.change}: {figure(self.advice.images_per_s)} images/s "
+                f"({self.advice.gain:.2f} x), {verb} {self.advice.binding} binds"
+            )
+        if not fits(made.memory, made.plan.cluster):
+            said.append(
+                "memory: a rank does not fit its device; raise accumulation, take more nodes, or a ZeRO "
+                "stage that fits"
+            )
+        return said
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        made = self.prediction
+        return {
+            "cluster": made.plan.cluster.model_dump(mode="json"),
+            "measured": made.plan.rates.model_dump(mode="json"),
+            "images": made.plan.images.model_dump(mode="json"),
+            "world_size": made.world_size,
+            "batch_size": made.plan.config.batch_size,
+            "work": made.plan.work._asdict() | {"step_flops_per_image": made.plan.work.step_flops},
+            "images_per_s": made.images_per_s,
+            "step_s": made.step_s,
+            "seconds": made.seconds,
+            "binding": made.binding,
+            "steps_per_epoch": made.steps_per_epoch,
+            "hours": made.hours,
+            "cost": made.cost,
+            "memory": made.memory._asdict() | {"fits": fits(made.memory, made.plan.cluster)},
+            "sent_bytes_per_step": made.sent_bytes,
+            "page_cache": {"bytes": made.cache_bytes, "fits": made.is_cached},
+            "zero_stages": self.stages,
+            "advice": None if self.advice is None else self.advice._asdict(),
+            "reliability": as_dict(self.reliable),
+            "logbooks": {
+                name: {"mtbf_days": days, "goodput": goodput}
+                for name, (days, goodput) in self.logbooks.items()
+            },
+            "scaling": {name: [point._asdict() for point in points] for name, points in self.curves.items()},
+            "formulas": [formula.as_dict() for formula in made.formulas],
+        }
+
+
+def make_report(
+    config: RunConfig, images: Images, cluster: Cluster, measured: Path | None, *, runs: int, seed: int
+) -> Report:
+    """Counts, predicts and simulates.
+
+    Raises:
+        ConfigError: recipe, images and cluster do not fit each other.
+    """
+    if cluster.gpu is None and config.precision == "fp16":
+        raise ConfigError(
+            f"precision=fp16: {cluster.name} has no GPU, and no CPU trains in it; take fp32 or bf16"
+        )
+    config = config.model_copy(update={"device": "cpu" if cluster.gpu is None else "cuda"})
+    rates: Measured = from_datasheet(cluster, config) if measured is None else read_measured(measured)
+    plan = Plan(config, count_workload(config), images, cluster, rates)
+    made = predict(plan)
+    return Report(
+        prediction=made,
+        stages=by_stage(plan),
+        advice=advise(made),
+        reliable=reliability_of(made, runs=runs, seed=seed),
+        logbooks=goodput_by_logbook(made),
+        curves={"strong": strong(plan), "weak": weak(plan)},
+    )
+
+
+def goodput_by_logbook(made: Prediction) -> dict[str, tuple[float, float]]:
+    """What the published rates would do to this job, in closed form."""
+    found = {}
+    for book in LOGBOOKS:
+        cluster = with_rate(made.plan.cluster, book.per_node_day)
+        other = made._replace(plan=made.plan._replace(cluster=cluster))
+        reliable = reliability_of(other, runs=1)
+        if reliable is not None:
+            found[book.name] = (reliable.mtbf_s / 86_400, reliable.expected_goodput)
+    return found
+
+
+def tables_of(report: Report) -> list[tuple[str, tuple[str, ...], Rows]]:
+    """(title, headings, rows) of each table."""
+    made = report.prediction
+    return [
+        ("plan", ("", ""), summary_rows(report)),
+        ("a step", ("resource", "seconds alone", "share of the step"), resource_rows(made)),
+        (
+            "a rank by ZeRO stage",
+            ("stage", "between steps, GB", "peak, GB", "host, GB", "sent a step, GB", "fits"),
+            [stage_row(row) for row in report.stages],
+        ),
+        ("failures", ("", ""), reliability_rows(report)),
+        (
+            "scaling",
+            ("nodes", "strong: images/s", "efficiency", "binds", "weak: images/s", "efficiency", "binds"),
+            scaling_rows(report.curves),
+        ),
+    ]
+
+
+def summary_rows(report: Report) -> Rows:
+    made, plan = report.prediction, report.prediction.plan
+    cache = "fits" if made.is_cached else "does not fit"
+    sent = ", ".join(f"{what} {size / 1e6:,.2f}" for what, size in made.sent_bytes.items())
+    return [
+        ("ranks", f"{made.world_size} = {plan.cluster.nodes} nodes x {plan.cluster.local_ranks}"),
+        ("images/s", figure(made.images_per_s)),
+        ("step", f"{made.step_s:.4g} s of {plan.config.batch_size} images"),
+        ("hours", f"{made.hours:,.4g} without failures"),
+        ("cost", "no price: --set price_per_node_hour=..." if made.cost is None else figure(made.cost)),
+        ("GFLOP an image", f"{plan.work.step_flops / 1e9:,.4g} forward and backward"),
+        ("weights", f"{plan.work.weights:,}, of them {plan.work.head_weights:,} of the head"),
+        ("memory of a rank", f"{made.memory.peak / GB:,.3g} GB at most"),
+        ("sent by a rank, MB a step", sent or "nothing"),
+        ("page cache", f"{made.cache_bytes / GB:,.4g} GB a node; {cache}"),
+    ]
+
+
+def resource_rows(made: Prediction) -> Rows:
+    return [
+        (
+            name + (" (binds)" if name == made.binding else ""),
+            f"{made.seconds[name]:.4g}",
+            f"{100 * made.seconds[name] / made.step_s:.1f} %",
+        )
+        for name in RESOURCES
+    ]
+
+
+def stage_row(row: dict[str, Any]) -> tuple[str, ...]:
+    name = f"{row['stage']}, optimiser on the host" if row["offload_optimizer"] else str(row["stage"])
+    sizes = (row[key] / GB for key in ("held_bytes", "peak_bytes", "host_bytes", "sent_bytes"))
+    return (name, *(f"{size:,.3g}" for size in sizes), "yes" if row["fits"] else "no")
+
+
+def reliability_rows(report: Report) -> Rows:
+    found = report.reliable
+    if found is None:
+        return [("failures", "none: failures_per_node_day is 0")]
+    goodput = found.goodput
+    shares = {kind: share for kind, share in goodput.spent_fraction.items() if share}
+    spent = ", ".join(f"{kind} {100 * share:.3g} %" for kind, share in shares.items())
+    best = "too few failures to tell: a longer run, or --runs" if found.simulated_s is None else ""
+    stall_s, commit_s = found.checkpointing
+    young_daly = f"Young {clock(found.young_s)}, Daly {clock(found.daly_s)}"
+    error = f"{100 * goodput.standard_error:.2f}"
+    rows = [
+        ("mean time between failures", f"{found.mtbf_s / 86_400:.3g} days"),
+        ("a checkpoint", f"stalls {stall_s:.3g} s, whole {commit_s:.3g} s later"),
+        ("best interval", f"{clock(found.exact_s)} ({young_daly})"),
+        ("best of the simulated", best or clock(found.simulated_s or 0.0)),
+        ("goodput", f"{100 * found.expected_goodput:.2f} % in closed form: failures and checkpoints alone"),
+        ("goodput, simulated", f"{100 * goodput.goodput:.2f} +- {error} %: {spent}"),
+        ("hours", f"{found.hours:,.4g} with all of that, {goodput.failures:.2g} failures"),
+    ]
+    rows += [
+        (f"at the rate of {name}", f"a failure in {days:.3g} days, goodput {100 * share:.2f} %")
+        for name, (days, share) in report.logbooks.items()
+    ]
+    return rows
+
+
+def clock(seconds: float) -> str:
+    return f"{seconds:.3g} s" if seconds < 120 else f"{seconds / 60:.3g} min"
+
+
+def scaling_rows(curves: dict[str, list[Point]]) -> Rows:
+    by_nodes = {name: {point.nodes: point for point in points} for name, points in curves.items()}
+    rows = []
+    for nodes in sorted(set().union(*by_nodes.values())):
+        row = [str(nodes)]
+        for name in ("strong", "weak"):
+            point = by_nodes[name].get(nodes)
+            if point is None:
+                row += ["no equal shares", "", ""]
+            else:
+                row += [figure(point.images_per_s), f"{100 * point.efficiency:.0f} %", point.binding]
+        rows.append(tuple(row))
+    return rows
