@@ -63,7 +63,7 @@ CLUSTER_PACKAGES = openssh-server openssh-client pdsh iproute2 openmpi-bin slurm
 
 test-cluster: install
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	    command -v pdsh >/dev/null && command -v mpirun >/dev/null && [ -x /usr/sbin/sshd ] && [ -x /sbin/ip ] \
+	    command -v pdsh >/dev/null && command -v mpirun >/dev/null && [ -x /usr/sbin/sshd ] && command -v ip >/dev/null \
 	    && command -v slurmctld >/dev/null && command -v slurmd >/dev/null && command -v sbatch >/dev/null \
 	    || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
 	         --no-install-recommends $(CLUSTER_PACKAGES) >/dev/null; }; \

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 PROGRAMS = ("ip", "unshare", "ssh", "ssh-keygen", "/usr/sbin/sshd")
@@ -80,6 +81,18 @@ class Cluster:
         """Numbers of the processes of a run on a host."""
         told = self.inside(name, "sh", "-c", f"grep -lsxzF 'VIEWMILL_RUN={run}' /proc/[0-9]*/environ")
         return told.split()
+
+    @contextlib.contextmanager
+    def as_debian_names(self, name: str) -> Iterator[None]:
+        """Inside, a host's own name is an address of its loopback, as Debian's installer writes it."""
+        others = [f"{self.address(other)} {other}\n" for other in self.names if other != name]
+        path = self.folder / f"{name}.hosts"
+        path.write_text("127.0.0.1 localhost\n127.0.1.1 " + name + "\n" + "".join(others))
+        self.inside(name, "mount", "--bind", str(path), "/etc/hosts")
+        try:
+            yield
+        finally:
+            self.inside(name, "umount", "/etc/hosts")
 
     def close(self) -> None:
         """Ends all hosts with everything on them."""

@@ -260,3 +260,14 @@ def test_hosts_that_cannot_take_part_are_named_and_nothing_starts(site: Site) ->
     assert f"h4 cannot take part: no {run}/launch/check.sh: RUN must be on a disk" in last
     assert last.endswith("nothing was started")
     assert not (run / "checkpoints").exists()
+
+
+@pytest.mark.soak
+def test_hosts_that_know_themselves_as_loopback_are_refused_or_told_their_interface(site: Site) -> None:
+    run, hosts = site.folder / "debian", site.cluster.hosts("h1", "h2", slots=1)
+    with site.cluster.as_debian_names("h1"), site.cluster.as_debian_names("h2"):
+        refused = launch(site, run, hosts, "--on", "ssh")
+        assert refused.returncode == 1
+        assert "h1 cannot take part: its own name means 127.0.1.1 there" in refused.stderr
+        done = launch(site, run, hosts, "--on", "ssh", "--env", "GLOO_SOCKET_IFNAME=eth0")
+    assert done.returncode == 0, done.stderr
