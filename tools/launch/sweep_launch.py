@@ -8,7 +8,7 @@ from typing import Any
 from viewmill.engine.config import RunConfig, load_config
 from viewmill.engine.preemption import REQUEUE_EXIT_CODE
 from viewmill.engine.strict import ConfigError
-from viewmill.tools.console import FAILED, SUCCESS, print_json, print_line
+from viewmill.tools.console import FAILED, INTERRUPTED, SUCCESS, print_json, print_line
 from viewmill.tools.launch.explained import explanation, plan
 from viewmill.tools.launch.job import Job
 from viewmill.tools.launch.start import run, write_files
@@ -87,7 +87,7 @@ class Sweep:
             print(line, file=sys.stderr)
             if written.is_over and self.target.write_array is None:
                 note_exit_code(Path(job.out), code)
-            if code == REQUEUE_EXIT_CODE:
+            if code in (REQUEUE_EXIT_CODE, INTERRUPTED):
                 return code
             worst = worst if code == SUCCESS else FAILED
         return worst
