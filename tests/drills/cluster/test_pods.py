@@ -1,4 +1,4 @@
-"""The command of a PyTorchJob's pods, run as the training operator runs it: two of them, one of which is replaced."""
+"""The command of a PyTorchJob's pods, run as the training operator runs it; one of two is replaced."""
 
 import os
 import signal
@@ -16,6 +16,7 @@ from viewmill.shards.convert import convert
 from viewmill.tools.launch.job import Job
 from viewmill.tools.launch.k8s import MANIFEST, Options, write
 
+from tests.drills.cluster.slurm import kill_tree
 from tests.drills.cluster.test_hosts import SETTINGS, words_of
 from tests.tools.test_launchers import JOB, port, write_images
 
@@ -106,7 +107,7 @@ def test_a_pod_that_is_drained_saves_and_its_successor_goes_on(tmp_path: Path) -
         assert [pod.wait(WAIT_S) for pod in running] == [0, 0], pods.told()
     finally:
         for pod in running:
-            pod.kill()
+            kill_tree(pod.pid)
             pod.wait()
     told = [line["event"] for line in read_lines(run / "events.jsonl")]
     assert [event for event in told if event in ("start", "requeue", "resume", "end", "fault")] == [
