@@ -126,7 +126,14 @@ def command(
 
     refuse_url(out, "train into a folder, then copy it to the store")
     target = target_named(on)
-    flags = {"hosts": hosts, "launcher": launcher, "gpus": gpus, "cpus": cpus, "mem": mem, "time": time}
+    flags: dict[str, Any] = {
+        "hosts": hosts,
+        "launcher": launcher,
+        "gpus": gpus,
+        "cpus": cpus,
+        "mem": mem,
+        "time": time,
+    }
     flags |= {"partition": partition, "account": account, "constraint": constraint, "sbatch": sbatch}
     flags |= {"setup": setup, "image": image, "volumes": volume, "namespace": namespace}
     given = target_options(option or (), **flags)
