@@ -13,7 +13,6 @@ from viewmill.tools.console import SUCCESS, print_json, print_line, refuse_url
 if TYPE_CHECKING:
     from viewmill.engine.config import RunConfig
     from viewmill.tools.launch.job import Job
-    from viewmill.tools.launch.sweep_launch import Sweep
 
 EXAMPLE = "viewmill launch hydes_tiny --data DATASET --out RUN --on ssh --hosts hosts --explain"
 # Variables that every rank is given where the launching shell has them: they say how ranks talk and compute.
@@ -127,7 +126,14 @@ def command(
 
     refuse_url(out, "train into a folder, then copy it to the store")
     target = target_named(on)
-    flags = {"hosts": hosts, "launcher": launcher, "gpus": gpus, "cpus": cpus, "mem": mem, "time": time}
+    flags: dict[str, Any] = {
+        "hosts": hosts,
+        "launcher": launcher,
+        "gpus": gpus,
+        "cpus": cpus,
+        "mem": mem,
+        "time": time,
+    }
     flags |= {"partition": partition, "account": account, "constraint": constraint, "sbatch": sbatch}
     flags |= {"setup": setup, "image": image, "volumes": volume, "namespace": namespace}
     given = target_options(option or (), **flags)
@@ -150,10 +156,14 @@ def command(
         judged_on=None if judge is None else absolute(judge),
     )
     if sweep or results:
-        from viewmill.tools.launch.sweep_launch import Sweep
+        from viewmill.tools.launch.sweep_launch import Sweep, answer
 
-        sweeping = Sweep(job, sweep or (), target, options)
-        do_sweep(sweeping, results=results, explain=explain, dry_run=dry_run, as_json=json)
+        swept = Sweep(job, sweep or (), target, options)
+        for each in swept.configs.values() if target.sees_data and not (explain or results) else ():
+            refuse_early(job, each)
+        code = answer(swept, results=results, explain=explain, dry_run=dry_run, as_json=json)
+        if code != SUCCESS:
+            raise typer.Exit(code)
         return
     if target.sees_data:
         refuse_early(job, config)
@@ -174,39 +184,6 @@ def command(
     # With --json stdout is for programs: the ranks' own last line goes where all else goes.
     code, line = run(written, place, stdout=sys.stderr.fileno() if json else None)
     finish(job, code, line, as_json=json)
-
-
-def do_sweep(sweep: "Sweep", *, results: bool, explain: bool, dry_run: bool, as_json: bool) -> None:
-    """Explains, writes or runs a sweep; its table comes last, where its runs are over or it is asked for."""
-    if explain:
-        print_json(sweep.plan()) if as_json else print_line(sweep.explained())
-        return
-    if sweep.target.sees_data and not results:
-        for config in sweep.configs.values():
-            refuse_early(sweep.job, config)
-    if dry_run:
-        folders = [str(folder) for folder in sweep.write()]
-        print_json({"folders": folders}) if as_json else print_line("\n".join(folders))
-        return
-    code = SUCCESS if results else sweep.carry_out(stdout=sys.stderr.fileno() if as_json else None)
-    tell_results(sweep, as_json=as_json)
-    if code != SUCCESS:
-        raise typer.Exit(code)
-
-
-def tell_results(sweep: "Sweep", *, as_json: bool) -> None:
-    """The table of a sweep, and its files; how many runs stand how goes to stderr."""
-    from rich.console import Console
-    from viewmill.tools.launch.sweep_launch import summary
-    from viewmill.tools.launch.sweep_results import table, write_results
-
-    if not sweep.target.sees_data:
-        print("the runs are on volumes of the cluster; their results are seen there", file=sys.stderr)
-        return
-    lines = sweep.results()
-    files = write_results(Path(sweep.job.out), lines)
-    print_json(lines) if as_json else Console().print(table(lines))
-    print(f"{summary(lines)} ({', '.join(map(str, files))})", file=sys.stderr)
 
 
 def finish(job: "Job", code: int, line: str, *, as_json: bool) -> None:

@@ -64,4 +64,5 @@ def test_torchruns_variables_say_whether_it_restarts_and_has() -> None:
     assert was_restarted({**first, "TORCHELASTIC_RESTART_COUNT": "1"})
     assert not restarts_alone({**first, "TORCHELASTIC_MAX_RESTARTS": "0"})
     assert not restarts_alone({})
+    assert restarts_alone({"VIEWMILL_MAY_BEGIN": "1"})  # of a scheduler that starts the job again
     assert not was_restarted({})

@@ -5,6 +5,7 @@ import re
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
+import yaml
 from pydantic import Field, field_validator
 from viewmill.engine.strict import StrictModel
 from viewmill.tools.launch.job import TRAIN_MODULE, Job
@@ -98,8 +99,6 @@ def write(job: Job, options: Options) -> Written:
     Raises:
         ValueError: data set, run folder or recipe lie on no volume of the pods.
     """
-    import yaml
-
     check_paths(job, [parse_volume(text) for text in options.volumes])
     if options.min_nodes is not None and options.min_nodes > job.nodes:
         raise ValueError(f"min_nodes={options.min_nodes} is more than the {job.nodes} nodes of the job")
@@ -151,7 +150,7 @@ def manifest(job: Job, options: Options) -> dict[str, Any]:
     worker = {
         "replicas": job.nodes,
         "restartPolicy": "OnFailure",
-        "template": {"metadata": {"labels": metadata["labels"]}, "spec": pod(job, options)},
+        "template": {"metadata": {"labels": dict(metadata["labels"])}, "spec": pod(job, options)},
     }
     return {
         "apiVersion": API_VERSION,
@@ -214,7 +213,7 @@ def container(job: Job, options: Options, volumes: list[Volume]) -> dict[str, An
         "command": command(job),
         "env": [{"name": name, "value": value} for name, value in variables.items()],
         "ports": [{"name": PORT_NAME, "containerPort": job.port}],
-        "resources": {"requests": asked, "limits": asked} if asked else {},
+        "resources": {"requests": asked, "limits": dict(asked)},
         "volumeMounts": mounts,
     }
 

@@ -60,8 +60,12 @@ def write(job: Job, options: Options) -> Written:
     """The script of one run, and the sbatch that submits it.
 
     Raises:
-        ValueError: the folder's name cannot stand in a batch script.
+        ValueError: the folder's name cannot stand in a batch script, or an option is of arrays alone.
     """
+    if options.parallel is not None:
+        raise ValueError(
+            f"parallel={options.parallel} is of the runs of a sweep; add --sweep, or leave it out"
+        )
     return _written([job], options, job.out, is_array=False)
 
 

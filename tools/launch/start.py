@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from viewmill.engine.preemption import REQUEUE_EXIT_CODE
-from viewmill.tools.console import FAILED, SUCCESS, USAGE, print_line
+from viewmill.tools.console import FAILED, INTERRUPTED, SUCCESS, USAGE, print_line
 from viewmill.tools.launch.lost_host import record_lost
 from viewmill.tools.launch.process import SSH_FAILED
 from viewmill.tools.launch.scripts import script
@@ -138,6 +138,8 @@ def exit_code(outcome: Outcome, is_requeued: bool) -> int:
         return SUCCESS
     if is_requeued:
         return REQUEUE_EXIT_CODE
+    if outcome.is_asked:
+        return INTERRUPTED
     return USAGE if outcome.code == USAGE else FAILED
 
 
@@ -147,6 +149,8 @@ def told(outcome: Outcome, is_requeued: bool, run_dir: Path) -> str:
         return f"{run_dir}: all ranks have ended well"
     if is_requeued:
         return f"stopped by a signal and saved; go on with the same command and --resume ({run_dir})"
+    if outcome.is_asked:
+        return f"error: stopped by a signal, and not saved; --resume goes on from the last save ({run_dir})"
     if outcome.is_lost:
         why = outcome.reason.rstrip(".")
         return (

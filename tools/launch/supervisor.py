@@ -4,9 +4,10 @@ import contextlib
 import signal
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import FrameType
 
+from viewmill.tools.console import INTERRUPTED
 from viewmill.tools.launch.process import Process
 from viewmill.tools.launch.torchrun import SHUTDOWN_S
 from viewmill.tools.launch.written import Command
@@ -27,6 +28,7 @@ class Outcome:
     host: str | None = None  # of that command
     is_lost: bool = False  # that host cannot be reached any more
     reason: str = ""  # its last line on stderr, where it is on a host
+    is_asked: bool = False  # a signal had asked for the end
 
 
 class Signals:
@@ -66,7 +68,10 @@ def supervise(commands: Sequence[Command], *, grace_s: float = GRACE_S, stdout: 
                 processes.append(Process(command, stdout=stdout))
             failed = _watch(processes, signals, grace_s)
             # Before the rest is ended: that changes their codes.
-            return Outcome(0) if failed is None else _told(failed)
+            outcome = Outcome(0) if failed is None else _told(failed)
+            if any(process.code is None for process in processes if not process.command.attends):
+                outcome = replace(outcome, code=outcome.code or INTERRUPTED)
+            return replace(outcome, is_asked=signals.count > 0)
         finally:
             end(processes)
 

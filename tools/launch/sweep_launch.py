@@ -8,13 +8,13 @@ from typing import Any
 from viewmill.engine.config import RunConfig, load_config
 from viewmill.engine.preemption import REQUEUE_EXIT_CODE
 from viewmill.engine.strict import ConfigError
-from viewmill.tools.console import FAILED, SUCCESS
+from viewmill.tools.console import FAILED, INTERRUPTED, SUCCESS, print_json, print_line
 from viewmill.tools.launch.explained import explanation, plan
 from viewmill.tools.launch.job import Job
 from viewmill.tools.launch.start import run, write_files
 from viewmill.tools.launch.sweep import Combination, combinations, jobs_of, parse_sweep
 from viewmill.tools.launch.sweep_results import FAILED as RUN_FAILED
-from viewmill.tools.launch.sweep_results import is_finished, note_exit_code, results
+from viewmill.tools.launch.sweep_results import is_finished, note_exit_code, results, table, write_results
 from viewmill.tools.launch.targets import Target
 from viewmill.tools.launch.written import Written
 
@@ -87,7 +87,7 @@ class Sweep:
             print(line, file=sys.stderr)
             if written.is_over and self.target.write_array is None:
                 note_exit_code(Path(job.out), code)
-            if code == REQUEUE_EXIT_CODE:
+            if code in (REQUEUE_EXIT_CODE, INTERRUPTED):
                 return code
             worst = worst if code == SUCCESS else FAILED
         return worst
@@ -95,6 +95,36 @@ class Sweep:
     def results(self) -> list[dict[str, Any]]:
         """A line for each run, see `sweep_results.results`."""
         return results(Path(self.job.out), self.runs)
+
+
+def answer(sweep: Sweep, *, results: bool, explain: bool, dry_run: bool, as_json: bool) -> int:
+    """Explains, writes or runs a sweep, and prints what came of it; the exit code.
+
+    The table comes last, where runs are over or it is asked for.
+    """
+    if explain:
+        print_json(sweep.plan()) if as_json else print_line(sweep.explained())
+        return SUCCESS
+    if dry_run:
+        folders = [str(folder) for folder in sweep.write()]
+        print_json({"folders": folders}) if as_json else print_line("\n".join(folders))
+        return SUCCESS
+    code = SUCCESS if results else sweep.carry_out(stdout=sys.stderr.fileno() if as_json else None)
+    tell_results(sweep, as_json=as_json)
+    return code
+
+
+def tell_results(sweep: Sweep, *, as_json: bool) -> None:
+    """The table of a sweep, and its files; how many runs stand how goes to stderr."""
+    from rich.console import Console
+
+    if not sweep.target.sees_data:
+        print("the runs are on volumes of the cluster; their results are seen there", file=sys.stderr)
+        return
+    lines = sweep.results()
+    files = write_results(Path(sweep.job.out), lines)
+    print_json(lines) if as_json else Console().print(table(lines))
+    print(f"{summary(lines)} ({', '.join(map(str, files))})", file=sys.stderr)
 
 
 def summary(lines: Sequence[dict[str, Any]]) -> str:

@@ -33,7 +33,7 @@ def results(folder: Path, runs: Sequence[Combination]) -> list[dict[str, Any]]:
 def result(path: Path, combination: Combination) -> dict[str, Any]:
     """The line of one run."""
     line: dict[str, Any] = {"run": combination.name, "settings": combination.settings}
-    nothing = {"step": None, "loss": None, "evaluation": {}}
+    nothing: dict[str, Any] = {"step": None, "loss": None, "evaluation": {}}
     code = exit_code(path)
     if not (path / "config.yaml").is_file():
         status = FAILED if code else ABSENT

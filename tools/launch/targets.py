@@ -52,6 +52,8 @@ def options_of(name: str, given: Mapping[str, Any]) -> Any:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"])) or "options"
+        if first["type"] == "missing":
+            raise ConfigError(f"--on {name} needs {key}; pass --{key}") from None
         if first["type"] == "extra_forbidden":
             raise ConfigError(f"{key} is no option of --on {name}; {_instead(key, model)}") from None
         raise ConfigError(f"{key}: {first['msg']}, got {first['input']!r}, for --on {name}") from None

@@ -6,7 +6,10 @@ import shutil
 import socket
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
+
+import psutil
 
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "srun", "scontrol", "squeue", "munged", "munge")
 START_S = 60.0
@@ -110,7 +113,7 @@ class Slurm:
     def kill_node(self, name: str) -> None:
         """Its daemon and all that it has started, at once."""
         daemon = self._daemons[-len(self.names) + self.names.index(name)]
-        _kill_tree(daemon.pid)
+        kill_tree(daemon.pid)
 
     def close(self) -> None:
         """Ends jobs and daemons."""
@@ -118,7 +121,7 @@ class Slurm:
             self.ask("scancel", "--user=root")
             self.ask("scancel", "--user=root", "--signal=KILL", "--full")
         for daemon in reversed(self._daemons):
-            _kill_tree(daemon.pid)
+            kill_tree(daemon.pid)
             daemon.wait()
 
     def _write_config(self) -> None:
@@ -163,9 +166,9 @@ class Slurm:
 
         self._until(are_idle, "slurmctld")
 
-    def _until(self, is_so: "object", name: str) -> None:
+    def _until(self, is_so: Callable[[], bool], name: str) -> None:
         until_s = time.monotonic() + START_S
-        while not is_so():  # type: ignore[operator]
+        while not is_so():
             if time.monotonic() > until_s:
                 told = "".join(path.read_text() for path in sorted(self.folder.glob("*.err")))
                 raise TimeoutError(f"{name} has not started: {told[-2000:]}")
@@ -181,9 +184,8 @@ def free_ports(count: int) -> list[int]:
         return [int(one.getsockname()[1]) for one in found]
 
 
-def _kill_tree(pid: int) -> None:
-    import psutil
-
+def kill_tree(pid: int) -> None:
+    """Kills a process and all that it has started."""
     with contextlib.suppress(psutil.NoSuchProcess):
         root = psutil.Process(pid)
         for process in [*root.children(recursive=True), root]:

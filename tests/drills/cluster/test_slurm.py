@@ -146,6 +146,7 @@ def test_a_job_at_its_time_limit_goes_on_and_ends_in_the_weights_of_an_undisturb
     bring_to_its_time_limit(site, job, run)
     assert site.slurm.wait(job, "PENDING", timeout_s=WAIT_S) == "PENDING", output_of(run)
     assert (run / "launch" / "exit_code").read_text() == "85\n"
+    site.slurm.ask("scontrol", "update", f"JobId={job}", "TimeLimit=60")
     assert site.slurm.wait(job, "COMPLETED", timeout_s=WAIT_S) == "COMPLETED", output_of(run)
     assert site.slurm.restarts(job) == 1
     assert kinds(run) == ["start", "requeue", "resume", "end"]

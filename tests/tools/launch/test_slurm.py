@@ -169,6 +169,11 @@ def test_each_task_of_an_array_is_one_run(batch: Batch, tmp_path: Path) -> None:
     assert written.commands[0].argv == ["sbatch", f"{tmp_path}/launch/slurm.sh"]
 
 
+def test_a_single_run_has_nothing_beside_it(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="parallel=2 is of the runs of a sweep"):
+        script(job(tmp_path / "run"), parallel=2)
+
+
 def test_an_array_without_a_limit_has_none() -> None:
     assert array_of(3, None) == "0-2"
 

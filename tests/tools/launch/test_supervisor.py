@@ -103,12 +103,15 @@ def test_a_watch_that_is_lost_ends_the_work(run: Path) -> None:
     assert supervise([lost, Command(["sleep", "600"])]) == Outcome(255, "h1", True, "")
 
 
-def signalled(run: Path, commands: list[Command], number: int) -> Outcome:
-    """The launch is signalled once its ranks are there and listen."""
+def signalled(run: Path, commands: list[Command], number: int, *, twice: bool = False) -> Outcome:
+    """The launch is signalled once its ranks are there and listen, and again when they have heard it."""
 
     def send() -> None:
         until((run / "ready").exists)
         os.kill(os.getpid(), number)
+        if twice:
+            until((run / "heard").exists)
+            os.kill(os.getpid(), number)
 
     sender = threading.Thread(target=send)
     sender.start()
@@ -136,6 +139,13 @@ def test_a_signal_reaches_ranks_that_another_program_has_started(run: Path) -> N
 def test_without_leases_a_signal_is_passed_on_as_it_came(run: Path) -> None:
     body = f"trap 'exit 9' TERM; touch {run}/ready; while :; do sleep 0.05; done"
     assert signalled(run, [Command(["bash", "-c", body])], signal.SIGTERM).code == 9
+
+
+def test_a_second_signal_is_the_end_at_once_and_no_success(run: Path) -> None:
+    deaf = f"trap 'touch {run}/heard' USR1; touch {run}/ready; while :; do sleep 0.05; done"
+    outcome = signalled(run, [leased(run, deaf)], signal.SIGINT, twice=True)
+    assert (outcome.code, exit_code(outcome, is_requeued=False)) == (130, 130)
+    assert processes_of(run) == []
 
 
 def test_no_process_outlives_a_launcher_that_is_killed(run: Path) -> None:
@@ -184,6 +194,8 @@ def test_checks_name_every_host_that_cannot_take_part() -> None:
         (Outcome(85), True, 85),
         (Outcome(255, "h1", True), False, 1),
         (Outcome(2), False, 2),
+        (Outcome(1, is_asked=True), False, 130),  # it had nothing to save yet
+        (Outcome(1, is_asked=True), True, 85),
         (Outcome(-9), False, 1),
     ],
 )
