@@ -28,7 +28,8 @@ class Meeting:
 
     def hear(self, what: str, ranks: Iterable[int], until_s: float) -> dict[int, dict[str, Any]]:
         """The facts of those ranks that told them until then, by `time.monotonic`."""
-        missing, found = list(ranks), {}
+        missing = list(ranks)
+        found: dict[int, dict[str, Any]] = {}
         while missing:
             for rank in [one for one in missing if self.store.check([f"{what}/{one}"])]:
                 found[rank] = json.loads(self.store.get(f"{what}/{rank}"))
