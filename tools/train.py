@@ -55,12 +55,15 @@ def command(
     config = load_config(recipe, overrides)
     for path in filter(None, (data, on)):
         read_info_at(path)  # a wrong path is told before the seconds that torch and deepspeed take to import
+    from viewmill.engine.heap import keep_freed_memory
     from viewmill.engine.train import train
     from viewmill.engine.world import restarts_alone, start_world, stop_world, was_restarted
 
     may_begin = restarts_alone(os.environ)
     resume = resume or was_restarted(os.environ)
     world = start_world(config.device)
+    if world.device.type == "cpu":
+        keep_freed_memory()
     try:
         train(config, data, out, on=on, resume=resume, may_begin=may_begin, world=world)
     finally:

@@ -33,9 +33,11 @@ def train(
     A real run and bare steps take turns in one process. The overhead is given with the wait for data and
     without it, and in processor time with the making of the views and without it.
     """
+    from viewmill.engine.heap import keep_freed_memory
     from viewmill.tools.bench.train import run, table
 
     check_folder(out)
+    keep_freed_memory()  # as viewmill train does, for both sides
     with told() as tell:
         figures = run(
             data,
