@@ -2,34 +2,19 @@
 
 import io
 import json
-import multiprocessing
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import pytest
-import torch.multiprocessing as mp
 from rich.console import Console
 from viewmill.tools.bench import loss_imsvd
 from viewmill.tools.bench.memory import MIB
 
-from tests.support import start_method
-
 ROWS, DIM, UNITS = 64, 609, 87  # an odd number of columns: no equal shares for two ranks
-
-
-def in_a_fork(function: Callable[..., Any], *arguments: Any) -> Any:
-    """As `in_a_process`, without the seconds that each process would take to import torch."""
-    with multiprocessing.get_context(start_method()).Pool(1) as pool:
-        return pool.apply(function, arguments)
 
 
 @pytest.fixture(scope="module")
 def result() -> dict[str, Any]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loss_imsvd, "in_a_process", in_a_fork)
-        patch.setattr(loss_imsvd, "spawn", partial(mp.start_processes, start_method=start_method()))
-        return loss_imsvd.run(rows=ROWS, dim=DIM, units=UNITS, repeats=1, threads=1, world_sizes=(2,))
+    return loss_imsvd.run(rows=ROWS, dim=DIM, units=UNITS, repeats=1, threads=1, world_sizes=(2,))
 
 
 @pytest.mark.slow
