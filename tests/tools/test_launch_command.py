@@ -4,9 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,8 +12,9 @@ from viewmill.tools.cli import app
 from viewmill.tools.console import run_app
 from viewmill.tools.launch_command import EXAMPLE, environment_of_ranks, gpus_here
 
+from tests.launched import Launched
 from tests.tools.test_cli import refused
-from tests.tools.test_launchers import JOB, PYTHON, SETTINGS, losses, write_images
+from tests.tools.test_launchers import SETTINGS, losses, write_images
 
 
 @pytest.fixture(scope="module")
@@ -124,62 +122,27 @@ def test_gpus_that_are_hidden_do_not_count() -> None:
     assert gpus_here({"CUDA_VISIBLE_DEVICES": ""}) == gpus_here({"CUDA_VISIBLE_DEVICES": "-1"}) == 0
 
 
-class Launched:
-    """A launch in a process of its own."""
-
-    def __init__(self, words: list[str], told: Path) -> None:
-        clean = {name: value for name, value in os.environ.items() if name not in JOB}
-        clean |= {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
-        self.told = told
-        with told.open("wb") as file:
-            command = [*PYTHON, "viewmill.tools.cli", *words]
-            self.process = subprocess.Popen(command, env=clean, stdout=file, stderr=file)
-
-    def wait_for(self, path: Path) -> None:
-        until_s = time.monotonic() + 240
-        while not path.exists():
-            assert self.process.poll() is None, self.told.read_text()
-            assert time.monotonic() < until_s
-            time.sleep(0.05)
-
-
-@pytest.fixture
-def launched(tmp_path: Path) -> Iterator[list[Launched]]:
-    """Those that a test starts; none is left behind it."""
-    started: list[Launched] = []
-    yield started
-    for launch in started:
-        launch.process.kill()
-        launch.process.wait()
-
-
 @pytest.mark.slow
-def test_a_preempted_launch_is_requeued_and_goes_on(
-    dataset: Path, tmp_path: Path, launched: list[Launched]
-) -> None:
+def test_a_preempted_launch_is_requeued_and_goes_on(dataset: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     words = words_of(dataset, run, "--ranks-per-node", "1", "epochs=20", "checkpoint.every_steps=1")
-    launched.append(Launched(words, tmp_path / "told"))
-    launched[0].wait_for(run / "checkpoints" / "latest")
-    launched[0].process.send_signal(signal.SIGUSR1)
-    assert launched[0].process.wait(240) == 85, launched[0].told.read_text()
-    assert (
-        "stopped by a signal and saved; go on with the same command and --resume"
-        in launched[0].told.read_text()
-    )
+    first = Launched(words, tmp_path / "told")
+    first.wait_for_steps(run, 1)
+    first.process.send_signal(signal.SIGUSR1)
+    assert first.end() == 85, first.told()
+    assert "stopped by a signal and saved; go on with the same command and --resume" in first.told()
     assert json.loads((run / "requeue.json").read_text())["signal"] == "SIGUSR1"
     assert len(losses(run)) < 40
-    launched.append(Launched([*words, "--resume"], tmp_path / "again"))
-    assert launched[1].process.wait(240) == 0, launched[1].told.read_text()
+    again = Launched([*words, "--resume"], tmp_path / "again")
+    assert again.end() == 0, again.told()
     assert len(losses(run)) == 40
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("mpirun") is None, reason="no mpirun: apt-get install openmpi-bin")
-def test_mpirun_trains_two_ranks(dataset: Path, tmp_path: Path, launched: list[Launched]) -> None:
+def test_mpirun_trains_two_ranks(dataset: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    words = words_of(dataset, run, "--on", "mpi", "--ranks-per-node", "2")
-    launched.append(Launched(words, tmp_path / "told"))
-    assert launched[0].process.wait(240) == 0, launched[0].told.read_text()
+    launched = Launched(words_of(dataset, run, "--on", "mpi", "--ranks-per-node", "2"), tmp_path / "told")
+    assert launched.end() == 0, launched.told()
     assert json.loads((run / "environment.json").read_text())["world_size"] == 2
     assert len(losses(run)) == 2

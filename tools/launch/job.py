@@ -11,7 +11,7 @@ class Job:
     """One training, as `viewmill launch` was asked for it; paths hold on every host.
 
     Raises:
-        ValueError: a count or the port is out of range.
+        ValueError: a count or the port is out of range, or the folder's name has a line break.
     """
 
     recipe: str  # a path, or the name of a shipped recipe
@@ -31,6 +31,8 @@ class Job:
         for name, least in (("nodes", 1), ("ranks_per_node", 1), ("max_restarts", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        if "\n" in self.out:
+            raise ValueError(f"out {self.out!r} has a line break; take another folder")
         if not 1024 <= self.port <= 65535:
             raise ValueError(f"port must lie in 1024..65535, got {self.port}")
 

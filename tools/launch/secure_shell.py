@@ -110,15 +110,21 @@ def check(job: Job, hosts: Sequence[Host], options: HostOptions) -> str:
         folder=options.folder,
         data_folder=job.data if is_folder else None,
         python=job.python,
-        hosts=hosts,
+        hosts=[host.name for host in hosts],
+        port=job.port,
     )
 
 
 def checks(job: Job, hosts: Sequence[Host], options: HostOptions) -> list[Command]:
-    """check.sh on each host. A host that does not see the file does not see the run's folder."""
+    """check.sh NAME on each host. One that does not see the file does not see the run's folder."""
     file = f"{launch_folder(job.out)}/check.sh"
     sees = f"no {file}: RUN must be on a disk that every host sees"
     named = shlex.quote(file)
-    words = f"[ -e {named} ] || {{ echo {shlex.quote(sees)} >&2; exit 1; }}; bash {named}"
-    there = shlex.join(["sh", "-c", words])
-    return [Command(["ssh", *ssh_options(options), host.name, there], host=host.name) for host in hosts]
+    words = f'[ -e {named} ] || {{ echo {shlex.quote(sees)} >&2; exit 1; }}; bash {named} "$0"'
+    return [
+        Command(
+            ["ssh", *ssh_options(options), host.name, shlex.join(["sh", "-c", words, host.name])],
+            host=host.name,
+        )
+        for host in hosts
+    ]

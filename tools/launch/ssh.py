@@ -1,5 +1,6 @@
 """Several hosts by ssh: torchrun on each, or DeepSpeed's launcher through pdsh."""
 
+import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -47,7 +48,9 @@ def write(job: Job, options: Options) -> Written:
 
 def _by_torchrun(job: Job, hosts: Sequence[Host], options: Options) -> Written:
     folder, names = launch_folder(job.out), [host.name for host in hosts]
-    meeting = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"{names[0]}:{job.port}", "--rdzv-id", "viewmill"]
+    # Two runs that are given one port do not take each other's hosts for theirs.
+    number = hashlib.sha256(job.out.encode()).hexdigest()[:12]
+    meeting = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"{names[0]}:{job.port}", "--rdzv-id", number]
     ranks = script(
         "ssh",
         hosts=names,

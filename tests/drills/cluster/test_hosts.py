@@ -1,9 +1,7 @@
 """`viewmill launch` on hosts that are namespaces: the weights of one host, and what a lost host leaves."""
 
 import json
-import os
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +17,8 @@ from viewmill.shards.convert import convert
 from tests.drills.cluster.namespaces import Cluster, why_not
 from tests.drills.job import Job, result_of
 from tests.engine.small_training import equal
-from tests.tools.test_launchers import JOB, PYTHON, write_images
+from tests.launched import Launched
+from tests.tools.test_launchers import write_images
 
 LACKING = why_not("pdsh", "mpirun")
 pytestmark = [
@@ -27,7 +26,6 @@ pytestmark = [
     pytest.mark.timeout(900),
     pytest.mark.skipif(LACKING is not None, reason=str(LACKING)),
 ]
-WAIT_S = 400.0  # on a machine that does much else
 SILENCE_S = 6
 
 SETTINGS = {
@@ -82,68 +80,27 @@ def words_of(tree: dict[str, object], prefix: str = "") -> list[str]:
     return words
 
 
-def command_of(site: Site, run: Path, hosts: Path, *words: str) -> list[str]:
+def words_for(site: Site, run: Path, hosts: Path, *words: str) -> list[str]:
     reached = ["--hosts", str(hosts), "--option", f"ssh_config={site.cluster.ssh_config}"]
     reached += ["--option", f"silence_s={SILENCE_S}"]
-    launch = [*PYTHON, "viewmill.tools.cli", "launch", "hydes_tiny", "--data", str(site.data)]
-    return [*launch, "--out", str(run), *reached, *words_of(SETTINGS), *words]
+    launch = ["launch", "hydes_tiny", "--data", str(site.data), "--out", str(run)]
+    return [*launch, *reached, *words_of(SETTINGS), *words]
 
 
-def variables() -> dict[str, str]:
-    """Of a shell without a job."""
-    clean = {name: value for name, value in os.environ.items() if name not in JOB}
-    return {**clean, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
+def started(site: Site, run: Path, hosts: Path, *words: str) -> Launched:
+    return Launched(words_for(site, run, hosts, *words), run.with_suffix(".told"))
 
 
-def launch(site: Site, run: Path, hosts: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    command = command_of(site, run, hosts, *words)
-    return subprocess.run(
-        command, env=variables(), capture_output=True, text=True, check=False, timeout=WAIT_S
-    )
+def launch(site: Site, run: Path, hosts: Path, *words: str) -> tuple[int, str]:
+    """Exit code, and all that was said."""
+    launched = started(site, run, hosts, *words)
+    return launched.end(), launched.told()
 
 
-class Launched:
-    """A launch that goes on, until something happens to it."""
-
-    def __init__(self, site: Site, run: Path, hosts: Path, *words: str) -> None:
-        self.site, self.run = site, run
-        self._told = run.with_suffix(".err").open("w+", encoding="utf-8")
-        command = command_of(site, run, hosts, *words)
-        self.process = subprocess.Popen(
-            command, env=variables(), stdout=subprocess.DEVNULL, stderr=self._told
-        )
-
-    def wait_for_a_checkpoint(self) -> None:
-        until_s = time.monotonic() + WAIT_S
-        while not (self.run / "checkpoints" / "latest").exists():
-            assert self.process.poll() is None, f"it has ended: {self.told()}"
-            assert time.monotonic() < until_s, self.told()
-            time.sleep(0.1)
-
-    def wait_for_steps(self, number: int) -> None:
-        until_s = time.monotonic() + WAIT_S
-        while len(read_lines(self.run / "metrics.jsonl")) < number:
-            assert self.process.poll() is None, f"it has ended: {self.told()}"
-            assert time.monotonic() < until_s, self.told()
-            time.sleep(0.1)
-
-    def end(self, within_s: float = WAIT_S) -> int:
-        try:
-            return self.process.wait(timeout=within_s)
-        finally:
-            self.process.kill()
-
-    def told(self) -> str:
-        """All that it has written on stderr."""
-        return self.run.with_suffix(".err").read_text(encoding="utf-8")
-
-
-def nothing_is_left(launched: Launched, *hosts: str, within_s: float = SILENCE_S * 2) -> None:
-    """No process of the run is on any host, and none in a while."""
-    until_s = time.monotonic() + within_s
-    while left := {host: launched.site.cluster.processes_of(host, launched.run) for host in hosts}:
-        if not any(left.values()):
-            return
+def nothing_is_left(site: Site, run: Path, *hosts: str) -> None:
+    """Within a while no process of the run is on any of the hosts."""
+    until_s = time.monotonic() + 10 * SILENCE_S
+    while left := [number for host in hosts for number in site.cluster.processes_of(host, run)]:
         assert time.monotonic() < until_s, left
         time.sleep(0.2)
 
@@ -153,8 +110,8 @@ LONG = ("epochs=200", "checkpoint.every_steps=1", "checkpoint.every_epochs=null"
 
 def test_torchrun_on_two_hosts_gives_the_weights_of_one(site: Site, on_one_host: dict[str, Tensor]) -> None:
     run = site.folder / "two"
-    done = launch(site, run, site.cluster.hosts("h1", "h2", slots=2), "--on", "ssh")
-    assert done.returncode == 0, done.stderr
+    code, told = launch(site, run, site.cluster.hosts("h1", "h2", slots=2), "--on", "ssh")
+    assert code == 0, told
     assert json.loads((run / "environment.json").read_text())["world_size"] == 4
     # Collectives go by rank, whatever host it is on: the same sums in the same order.
     assert equal(result_of(run), on_one_host)
@@ -175,16 +132,16 @@ def test_every_launcher_gives_the_weights_of_one_host(
 ) -> None:
     run = site.folder / f"{launcher}-{len(names)}"
     hosts = site.cluster.hosts(*names, slots=4 // len(names))
-    done = launch(site, run, hosts, "--on", "ssh", "--launcher", launcher)
-    assert done.returncode == 0, done.stderr
+    code, told = launch(site, run, hosts, "--on", "ssh", "--launcher", launcher)
+    assert code == 0, told
     assert equal(result_of(run), on_one_host)
 
 
 @pytest.mark.soak
 def test_mpirun_on_two_hosts_gives_the_weights_of_one(site: Site, on_one_host: dict[str, Tensor]) -> None:
     run = site.folder / "mpi"
-    done = launch(site, run, site.cluster.hosts("h1", "h2", slots=2), "--on", "mpi")
-    assert done.returncode == 0, done.stderr
+    code, told = launch(site, run, site.cluster.hosts("h1", "h2", slots=2), "--on", "mpi")
+    assert code == 0, told
     assert equal(result_of(run), on_one_host)
 
 
@@ -193,8 +150,8 @@ def test_mpirun_on_two_hosts_gives_the_weights_of_one(site: Site, on_one_host: d
 def test_a_host_that_is_cut_off_is_named_and_the_run_goes_on_without_it(site: Site, launcher: str) -> None:
     run, cluster = site.folder / f"cut-{launcher}", site.cluster
     hosts = cluster.hosts("h1", "h2", slots=1)
-    launched = Launched(site, run, hosts, "--on", "ssh", "--launcher", launcher, *LONG)
-    launched.wait_for_a_checkpoint()
+    launched = started(site, run, hosts, "--on", "ssh", "--launcher", launcher, *LONG)
+    launched.wait_for_steps(run, 1)
     try:
         cluster.cut("h2")
         cut_s = time.monotonic()
@@ -203,7 +160,7 @@ def test_a_host_that_is_cut_off_is_named_and_the_run_goes_on_without_it(site: Si
         print(f"{launcher}: ended {time.monotonic() - cut_s:.1f} s after the cut, silence_s={SILENCE_S}")
         last = launched.told().splitlines()[-1]
         assert last.startswith("error: host h2 is lost: "), launched.told()
-        nothing_is_left(launched, "h1", "h2")
+        nothing_is_left(site, run, "h1", "h2")
     finally:
         cluster.mend("h2")
     assert [(fault["kind"], fault["rank"], fault["host"]) for fault in recorded(run)] == [
@@ -211,8 +168,8 @@ def test_a_host_that_is_cut_off_is_named_and_the_run_goes_on_without_it(site: Si
     ]
     assert "no word from the launcher" in (run / "launch" / "ended.log").read_text()
     hosts = cluster.hosts("h1", slots=1)
-    goes_on = Launched(site, run, hosts, "--on", "ssh", "--launcher", launcher, "--resume", *LONG)
-    goes_on.wait_for_steps(len(read_lines(run / "metrics.jsonl")) + 1)
+    goes_on = started(site, run, hosts, "--on", "ssh", "--launcher", launcher, "--resume", *LONG)
+    goes_on.wait_for_steps(run, len(read_lines(run / "metrics.jsonl")) + 1)
     goes_on.process.send_signal(signal.SIGTERM)
     assert goes_on.end() == 85, goes_on.told()
     (told,) = (line for line in read_lines(run / "events.jsonl") if line["event"] == "fault")
@@ -223,22 +180,22 @@ def test_a_host_that_is_cut_off_is_named_and_the_run_goes_on_without_it(site: Si
 @pytest.mark.parametrize("launcher", ["torchrun", "deepspeed"])
 def test_a_launch_that_is_told_to_stop_saves_on_all_hosts(site: Site, launcher: str) -> None:
     run, hosts = site.folder / f"stop-{launcher}", site.cluster.hosts("h1", "h2", slots=1)
-    launched = Launched(site, run, hosts, "--on", "ssh", "--launcher", launcher, *LONG)
-    launched.wait_for_a_checkpoint()
+    launched = started(site, run, hosts, "--on", "ssh", "--launcher", launcher, *LONG)
+    launched.wait_for_steps(run, 1)
     launched.process.send_signal(signal.SIGTERM)
     assert launched.end() == 85, launched.told()
     assert json.loads((run / "requeue.json").read_text())["signal"] == "SIGUSR1"
-    nothing_is_left(launched, "h1", "h2")
+    nothing_is_left(site, run, "h1", "h2")
 
 
 @pytest.mark.soak
 def test_no_process_outlives_a_launcher_that_is_killed(site: Site) -> None:
     run, hosts = site.folder / "killed", site.cluster.hosts("h3", "h4", slots=1)
-    launched = Launched(site, run, hosts, "--on", "ssh", *LONG)
-    launched.wait_for_a_checkpoint()
+    launched = started(site, run, hosts, "--on", "ssh", *LONG)
+    launched.wait_for_steps(run, 1)
     assert all(site.cluster.processes_of(name, run) for name in ("h3", "h4"))
     launched.process.kill()
-    nothing_is_left(launched, "h3", "h4")
+    nothing_is_left(site, run, "h3", "h4")
 
 
 def test_hosts_that_cannot_take_part_are_named_and_nothing_starts(site: Site) -> None:
@@ -249,13 +206,13 @@ def test_hosts_that_cannot_take_part_are_named_and_nothing_starts(site: Site) ->
     run.mkdir()
     cluster.inside("h4", "mount", "-t", "tmpfs", "tmpfs", str(run))
     try:
-        done = launch(site, run, hosts, "--on", "ssh", "--python", "/no/python", "batch_size=9")
+        code, told = launch(site, run, hosts, "--on", "ssh", "--python", "/no/python", "batch_size=9")
     finally:
         cluster.mend("h3")
         cluster.inside("h4", "umount", str(run))
-    assert done.returncode == 1
-    last = done.stderr.splitlines()[-1]
-    assert last.startswith("error: h1 cannot take part: no program /no/python; "), done.stderr
+    assert code == 1
+    last = told.splitlines()[-1]
+    assert last.startswith("error: h1 cannot take part: no program /no/python; "), told
     assert "h3 cannot be reached: " in last
     assert f"h4 cannot take part: no {run}/launch/check.sh: RUN must be on a disk" in last
     assert last.endswith("nothing was started")
@@ -266,8 +223,8 @@ def test_hosts_that_cannot_take_part_are_named_and_nothing_starts(site: Site) ->
 def test_hosts_that_know_themselves_as_loopback_are_refused_or_told_their_interface(site: Site) -> None:
     run, hosts = site.folder / "debian", site.cluster.hosts("h1", "h2", slots=1)
     with site.cluster.as_debian_names("h1"), site.cluster.as_debian_names("h2"):
-        refused = launch(site, run, hosts, "--on", "ssh")
-        assert refused.returncode == 1
-        assert "h1 cannot take part: its own name means 127.0.1.1 there" in refused.stderr
-        done = launch(site, run, hosts, "--on", "ssh", "--env", "GLOO_SOCKET_IFNAME=eth0")
-    assert done.returncode == 0, done.stderr
+        code, told = launch(site, run, hosts, "--on", "ssh")
+        assert code == 1
+        assert "h1 cannot take part: its own name means 127.0.1.1 there" in told
+        code, told = launch(site, run, hosts, "--on", "ssh", "--env", "GLOO_SOCKET_IFNAME=eth0")
+    assert code == 0, told
