@@ -88,7 +88,7 @@ def test_a_pod_that_is_drained_saves_and_its_successor_goes_on(tmp_path: Path) -
         "hydes_tiny",
         str(tmp_path / "ds"),
         str(tmp_path / "run"),
-        (*words_of(SETTINGS), "epochs=100", "checkpoint.every_epochs=null"),
+        (*words_of(SETTINGS), "epochs=30", "checkpoint.every_epochs=null"),
         nodes=2,
         python=sys.executable,
         port=int(port()),
@@ -113,4 +113,4 @@ def test_a_pod_that_is_drained_saves_and_its_successor_goes_on(tmp_path: Path) -
     assert [event for event in told if event in ("start", "requeue", "resume", "end", "fault")] == [
         *("start", "requeue", "resume", "end")
     ]
-    assert [line["step"] for line in read_lines(run / "metrics.jsonl")] == list(range(1, 201))
+    assert [line["step"] for line in read_lines(run / "metrics.jsonl")] == list(range(1, 61))
