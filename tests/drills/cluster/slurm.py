@@ -116,13 +116,17 @@ class Slurm:
         kill_tree(daemon.pid)
 
     def close(self) -> None:
-        """Ends jobs and daemons."""
-        with contextlib.suppress(subprocess.SubprocessError, OSError):
+        """Ends jobs, daemons, and whatever else was started with this configuration."""
+        with contextlib.suppress(subprocess.SubprocessError, OSError, TimeoutError):
             self.ask("scancel", "--user=root")
-            self.ask("scancel", "--user=root", "--signal=KILL", "--full")
+            self._until(lambda: not self.ask("squeue", "--noheader"), "scancel")
         for daemon in reversed(self._daemons):
             kill_tree(daemon.pid)
             daemon.wait()
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.environ().get("SLURM_CONF") == self.env["SLURM_CONF"]:
+                    process.kill()
 
     def _write_config(self) -> None:
         host, ports = socket.gethostname(), free_ports(1 + len(self.names))
@@ -171,7 +175,7 @@ class Slurm:
         while not is_so():
             if time.monotonic() > until_s:
                 told = "".join(path.read_text() for path in sorted(self.folder.glob("*.err")))
-                raise TimeoutError(f"{name} has not started: {told[-2000:]}")
+                raise TimeoutError(f"{name} takes too long: {told[-2000:]}")
             time.sleep(0.1)
 
 
