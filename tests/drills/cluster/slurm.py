@@ -125,8 +125,15 @@ class Slurm:
             daemon.wait()
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
-                if process.environ().get("SLURM_CONF") == self.env["SLURM_CONF"]:
+                if self._has_started(process):
                     process.kill()
+
+    def _has_started(self, process: psutil.Process) -> bool:
+        """By its variables; SLURM's own keepers of steps have none left, and are known by their sockets."""
+        if process.name() == "slurmstepd":
+            sockets = [str(one.laddr) for one in process.net_connections("unix")]
+            return any(path.startswith(f"{self.folder}/") for path in sockets)
+        return process.environ().get("SLURM_CONF") == self.env["SLURM_CONF"]
 
     def _write_config(self) -> None:
         host, ports = socket.gethostname(), free_ports(1 + len(self.names))
