@@ -43,20 +43,24 @@ class Pods:
         with (self.folder / f"pod-{number}.log").open("ab") as log:
             return subprocess.Popen(
                 words,
-                env={**clean, **own, **self.variables()},
+                env={**clean, **own, **self.variables(number)},
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
 
-    def variables(self) -> dict[str, str]:
-        """What the operator tells torchrun: the policy, and the first worker's address and port."""
+    def variables(self, number: int) -> dict[str, str]:
+        """What the operator tells torchrun: the policy, and the first worker's address and port.
+
+        A pod and its successor have one address, by which agents are ordered: here one of loopback.
+        """
         policy = self.spec["elasticPolicy"]
         return {
             "PET_RDZV_BACKEND": policy["rdzvBackend"],
             "PET_RDZV_ENDPOINT": f"127.0.0.1:{self.port}",
             "PET_NNODES": f"{policy['minReplicas']}:{policy['maxReplicas']}",
             "PET_MAX_RESTARTS": str(policy["maxRestarts"]),
+            "PET_LOCAL_ADDR": f"127.0.0.{number + 1}",
         }
 
     def wait_for_the_first(self) -> None:
