@@ -11,6 +11,7 @@ from pathlib import Path
 
 PROGRAMS = ("ip", "unshare", "ssh", "ssh-keygen", "/usr/sbin/sshd")
 START_S = 20.0
+END_S = 60.0  # for a host to notice that it is alone, and much else
 
 
 def why_not(*programs: str) -> str | None:
@@ -81,6 +82,13 @@ class Cluster:
         """Numbers of the processes of a run on a host."""
         told = self.inside(name, "sh", "-c", f"grep -lsxzF 'VIEWMILL_RUN={run}' /proc/[0-9]*/environ")
         return told.split()
+
+    def wait_until_none_is_left(self, run: Path) -> None:
+        """Within a while no process of a run is on any host."""
+        until_s = time.monotonic() + END_S
+        while left := [number for name in self.names for number in self.processes_of(name, run)]:
+            assert time.monotonic() < until_s, left
+            time.sleep(0.1)
 
     @contextlib.contextmanager
     def as_debian_names(self, name: str) -> Iterator[None]:

@@ -97,14 +97,6 @@ def launch(site: Site, run: Path, hosts: Path, *words: str) -> tuple[int, str]:
     return launched.end(), launched.told()
 
 
-def nothing_is_left(site: Site, run: Path, *hosts: str) -> None:
-    """Within a while no process of the run is on any of the hosts."""
-    until_s = time.monotonic() + 10 * SILENCE_S
-    while left := [number for host in hosts for number in site.cluster.processes_of(host, run)]:
-        assert time.monotonic() < until_s, left
-        time.sleep(0.2)
-
-
 LONG = ("epochs=200", "checkpoint.every_steps=1", "checkpoint.every_epochs=null")
 
 
@@ -160,7 +152,7 @@ def test_a_host_that_is_cut_off_is_named_and_the_run_goes_on_without_it(site: Si
         print(f"{launcher}: ended {time.monotonic() - cut_s:.1f} s after the cut, silence_s={SILENCE_S}")
         last = launched.told().splitlines()[-1]
         assert last.startswith("error: host h2 is lost: "), launched.told()
-        nothing_is_left(site, run, "h1", "h2")
+        site.cluster.wait_until_none_is_left(run)
     finally:
         cluster.mend("h2")
     assert [(fault["kind"], fault["rank"], fault["host"]) for fault in recorded(run)] == [
@@ -185,7 +177,7 @@ def test_a_launch_that_is_told_to_stop_saves_on_all_hosts(site: Site, launcher: 
     launched.process.send_signal(signal.SIGTERM)
     assert launched.end() == 85, launched.told()
     assert json.loads((run / "requeue.json").read_text())["signal"] == "SIGUSR1"
-    nothing_is_left(site, run, "h1", "h2")
+    site.cluster.wait_until_none_is_left(run)
 
 
 @pytest.mark.soak
@@ -195,7 +187,7 @@ def test_no_process_outlives_a_launcher_that_is_killed(site: Site) -> None:
     launched.wait_for_steps(run, 1)
     assert all(site.cluster.processes_of(name, run) for name in ("h3", "h4"))
     launched.process.kill()
-    nothing_is_left(site, run, "h3", "h4")
+    site.cluster.wait_until_none_is_left(run)
 
 
 def test_hosts_that_cannot_take_part_are_named_and_nothing_starts(site: Site) -> None:
