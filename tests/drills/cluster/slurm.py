@@ -110,11 +110,6 @@ class Slurm:
             time.sleep(0.5)
         raise TimeoutError(f"job {job} is {state}")
 
-    def kill_node(self, name: str) -> None:
-        """Its daemon and all that it has started, at once."""
-        daemon = self._daemons[-len(self.names) + self.names.index(name)]
-        kill_tree(daemon.pid)
-
     def close(self) -> None:
         """Ends jobs, daemons, and whatever else was started with this configuration."""
         with contextlib.suppress(subprocess.SubprocessError, OSError, TimeoutError):
