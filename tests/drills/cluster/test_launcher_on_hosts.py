@@ -12,7 +12,7 @@ from tests.launched import Launched
 from tests.tools.launch.stand_in import stand_in
 from tests.tools.test_cli import write_image
 
-LACKING = why_not()
+LACKING = why_not("pdsh")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(LACKING is not None, reason=str(LACKING))]
 SILENCE_S = 6
 
@@ -40,11 +40,11 @@ def run(tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-@pytest.fixture
-def launched(cluster: Cluster, data: Path, run: Path) -> Launched:
+@pytest.fixture(params=["torchrun", "deepspeed"])
+def launched(request: pytest.FixtureRequest, cluster: Cluster, data: Path, run: Path) -> Launched:
     """A launch on both hosts, whose ranks are there."""
     words = ["launch", "hydes_tiny", "--data", str(data), "--out", str(run), "batch_size=8"]
-    words += ["--on", "ssh", "--hosts", str(cluster.hosts("h1", "h2", slots=1))]
+    words += ["--on", "ssh", "--launcher", request.param, "--hosts", str(cluster.hosts("h1", "h2", slots=1))]
     words += ["--option", f"ssh_config={cluster.ssh_config}", "--option", f"silence_s={SILENCE_S}"]
     launch = Launched([*words, "--python", str(stand_in(run))], run.with_suffix(".told"))
     launch.wait_for(lambda: len(list(run.glob("ready-*"))) == 2)
