@@ -201,6 +201,8 @@ def container(job: Job, options: Options, volumes: list[Volume]) -> dict[str, An
     variables = {
         "VIEWMILL_MAY_BEGIN": "1",  # with --resume: a pod cannot know whether it is the first
         "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(options.save_seconds),
+        # Else an agent that stays keeps the store of the last meeting, and a pod's successor waits in vain.
+        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
         **job.env,
     }
     mounts: list[dict[str, Any]] = [{"name": "shm", "mountPath": "/dev/shm"}]

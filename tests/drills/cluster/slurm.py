@@ -110,19 +110,25 @@ class Slurm:
             time.sleep(0.5)
         raise TimeoutError(f"job {job} is {state}")
 
-    def kill_node(self, name: str) -> None:
-        """Its daemon and all that it has started, at once."""
-        daemon = self._daemons[-len(self.names) + self.names.index(name)]
-        kill_tree(daemon.pid)
-
     def close(self) -> None:
-        """Ends jobs and daemons."""
-        with contextlib.suppress(subprocess.SubprocessError, OSError):
+        """Ends jobs, daemons, and whatever else was started with this configuration."""
+        with contextlib.suppress(subprocess.SubprocessError, OSError, TimeoutError):
             self.ask("scancel", "--user=root")
-            self.ask("scancel", "--user=root", "--signal=KILL", "--full")
+            self._until(lambda: not self.ask("squeue", "--noheader"), "scancel")
         for daemon in reversed(self._daemons):
             kill_tree(daemon.pid)
             daemon.wait()
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if self._has_started(process):
+                    process.kill()
+
+    def _has_started(self, process: psutil.Process) -> bool:
+        """By its variables; SLURM's own keepers of steps have none left, and are known by their sockets."""
+        if process.name() == "slurmstepd":
+            sockets = [str(one.laddr) for one in process.net_connections("unix")]
+            return any(path.startswith(f"{self.folder}/") for path in sockets)
+        return process.environ().get("SLURM_CONF") == self.env["SLURM_CONF"]
 
     def _write_config(self) -> None:
         host, ports = socket.gethostname(), free_ports(1 + len(self.names))
@@ -171,7 +177,7 @@ class Slurm:
         while not is_so():
             if time.monotonic() > until_s:
                 told = "".join(path.read_text() for path in sorted(self.folder.glob("*.err")))
-                raise TimeoutError(f"{name} has not started: {told[-2000:]}")
+                raise TimeoutError(f"{name} takes too long: {told[-2000:]}")
             time.sleep(0.1)
 
 

@@ -24,10 +24,10 @@ from tests.tools.test_launchers import JOB, PYTHON, write_images
 LACKING = why_not()
 pytestmark = [
     pytest.mark.soak,
-    pytest.mark.timeout(1200),
+    pytest.mark.timeout(3600),
     pytest.mark.skipif(LACKING is not None, reason=str(LACKING)),
 ]
-WAIT_S = 400.0  # on a machine that does much else
+WAIT_S = 900.0  # on a machine that does much else
 WORDS = [*words_of(SETTINGS), "epochs=20", "checkpoint.every_steps=5", "checkpoint.every_epochs=null"]
 
 
@@ -62,7 +62,7 @@ def undisturbed(site: Site) -> Any:
 def launch(site: Site, run: Path, *words: str) -> "subprocess.CompletedProcess[str]":
     """`viewmill launch --on slurm`, as from a login node."""
     command = [*PYTHON, "viewmill.tools.cli", "launch", "hydes_tiny", "--data", str(site.data)]
-    command += ["--out", str(run), "--on", "slurm", *WORDS, *words]
+    command += ["--out", str(run), "--on", "slurm", *words]
     env = {name: value for name, value in site.slurm.env.items() if name not in JOB}
     env |= {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
     return subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=WAIT_S)
@@ -70,7 +70,7 @@ def launch(site: Site, run: Path, *words: str) -> "subprocess.CompletedProcess[s
 
 def submit(site: Site, run: Path, *words: str) -> str:
     """The number of the job."""
-    done = launch(site, run, *words)
+    done = launch(site, run, *WORDS, *words)
     assert done.returncode == 0, done.stderr
     number = re.search(r"Submitted batch job (\d+)", done.stdout)
     assert number is not None, done.stdout
@@ -166,27 +166,16 @@ def test_a_cancelled_job_saves_and_stays_away(site: Site) -> None:
 
 def test_a_sweep_is_an_array_whose_failed_run_stops_no_other(site: Site) -> None:
     out = site.folder / "sweep"
-    words = ["--sweep", "optimizer.lr=1e-3,1e-4", "--sweep", "model.backbone=test_resnet,no_such_net"]
-    plain = [word for word in WORDS if not word.startswith("model.backbone")] + ["epochs=2"]
-    command = [*PYTHON, "viewmill.tools.cli", "launch", "hydes_tiny", "--data", str(site.data)]
-    command += ["--out", str(out), "--on", "slurm", *plain, *words]
-
-    def ask(*more: str) -> "subprocess.CompletedProcess[str]":
-        env = {**site.slurm.env, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
-        return subprocess.run(
-            [*command, *more], env=env, capture_output=True, text=True, check=False, timeout=WAIT_S
-        )
-
-    first = ask("--option", "wait=true")
+    words = [word for word in WORDS if not word.startswith("model.backbone")] + ["epochs=2"]
+    words += ["--sweep", "optimizer.lr=1e-3", "--sweep", "model.backbone=test_resnet,no_such_net"]
+    first = launch(site, out, *words, "--option", "wait=true")
     assert first.returncode == 1, first.stdout + first.stderr  # as sbatch --wait says: a task has failed
-    told = json.loads(ask("--results", "--json").stdout)
+    told = json.loads(launch(site, out, *words, "--results", "--json").stdout)
     stands = {line["run"]: (line["status"], line["exit_code"]) for line in told}
     assert stands == {
         "lr=1e-3,backbone=test_resnet": ("finished", 0),
         "lr=1e-3,backbone=no_such_net": ("failed", 1),
-        "lr=1e-4,backbone=test_resnet": ("finished", 0),
-        "lr=1e-4,backbone=no_such_net": ("failed", 1),
     }
-    plan = json.loads(ask("--explain", "--json").stdout)
+    plan = json.loads(launch(site, out, *words, "--explain", "--json").stdout)
     assert len(plan) == 1
-    assert "#SBATCH --array=0-1\n" in plan[0]["files"]["slurm.sh"]  # the failed ones are left
+    assert "#SBATCH --array=0-0\n" in plan[0]["files"]["slurm.sh"]  # the failed one is left

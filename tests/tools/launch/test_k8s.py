@@ -100,6 +100,7 @@ def test_a_pod_has_the_time_of_a_checkpoint_and_torchrun_leaves_it_to_the_ranks(
     ]
     spec = pod["template"]["spec"]
     variables = {line["name"]: line["value"] for line in spec["containers"][0]["env"]}
+    assert variables["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] == "1"  # see tests/drills/cluster/test_pods.py
     assert int(variables["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"]) == 900 < spec["terminationGracePeriodSeconds"]
 
 
