@@ -58,7 +58,11 @@ def command(
     """
     if out is not None:
         refuse_url(out, "a run is written into a folder")
-    options = {"data": data, "out": out, "threads": threads or threads_of(recipe, settings or [])}
+    options: dict[str, Any] = {
+        "data": data,
+        "out": out,
+        "threads": threads or threads_of(recipe, settings or []),
+    }
     options |= {"read_bytes": read_mib << 20, "patience_s": patience, "network": network}
     from viewmill.tools.preflight.options import Options
 

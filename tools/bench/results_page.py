@@ -111,7 +111,7 @@ def summary_lines(stored: Sequence[Stored]) -> list[str]:
 
 def summary_rows(stored: Sequence[Stored]) -> list[tuple[str, ...]]:
     """Cells of `summary_lines`."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for one in stored:
         goals = one.goals
         met = f"{sum(goal.met for goal in goals)} of {len(goals)}" if goals else "none asked"

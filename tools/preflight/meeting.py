@@ -75,7 +75,7 @@ def open_meeting(patience_s: float) -> Meeting:
         return Meeting(dist.HashStore(), rank, world_size, local_rank)  # type: ignore[attr-defined]
     agents = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # torchrun listens there already
     try:
-        store = dist.TCPStore(
+        store = dist.TCPStore(  # type: ignore[attr-defined]
             address,
             port,
             is_master=rank == 0 and not agents,
@@ -89,5 +89,5 @@ def open_meeting(patience_s: float) -> Meeting:
             "well, give a free MASTER_PORT, and let the port through the firewall"
         ) from error
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    prefixed = dist.PrefixStore(f"viewmill-preflight-{attempt}", store)
+    prefixed = dist.PrefixStore(f"viewmill-preflight-{attempt}", store)  # type: ignore[attr-defined]
     return Meeting(prefixed, rank, world_size, local_rank)

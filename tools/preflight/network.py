@@ -46,7 +46,7 @@ def measured(meeting: Meeting, hosts: Mapping[int, str], backend: str, options: 
 def group(meeting: Meeting, me: int, count: int, backend: str, limit_s: float) -> Iterator[None]:
     """The default process group of the ranks that came, for the time of the block."""
     both = "cpu:gloo,cuda:nccl" if backend == "nccl" else "gloo"
-    store = dist.PrefixStore("group", meeting.store)
+    store = dist.PrefixStore("group", meeting.store)  # type: ignore[attr-defined]
     dist.init_process_group(both, store=store, rank=me, world_size=count, timeout=timedelta(seconds=limit_s))
     try:
         yield
