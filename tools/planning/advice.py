@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from viewmill.engine.strict import ConfigError
 from viewmill.tools.planning.measured import from_datasheet
-from viewmill.tools.planning.predict import Plan, Prediction, fits, predict
+from viewmill.tools.planning.predict import CACHED_FRACTION, Plan, Prediction, fits, predict
 
 MAX_FACTOR = 64  # of a number that is doubled until the bottleneck is gone
 SIDES = (0.8, 0.64, 0.5)  # of images, when they are converted smaller
@@ -71,7 +71,7 @@ def decode_changes(plan: Plan) -> Iterator[tuple[str, Plan]]:
 
 
 def storage_changes(plan: Plan) -> Iterator[tuple[str, Plan]]:
-    need_gb = plan.images.total_bytes / 1e9 / 0.7
+    need_gb = plan.images.total_bytes / 1e9 / CACHED_FRACTION
     if plan.cluster.host_memory_gb < need_gb:
         yield (
             f"{need_gb:,.0f} GB of memory a node, so that the page cache has the data set",

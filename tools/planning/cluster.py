@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 from viewmill.engine.recipe_file import apply_override, read_mapping
 from viewmill.engine.strict import ConfigError, StrictModel
 
@@ -123,16 +124,15 @@ def load_cluster(name: str, overrides: list[str] | None = None) -> Cluster:
         raise ConfigError(f"--cluster {name}: " + "; ".join(map(told, error.errors()))) from None
 
 
-def told(error: object) -> str:
+def told(error: ErrorDetails) -> str:
     """One of pydantic's errors as a line; a key that is none with the nearest that is one."""
-    found = dict(error)  # type: ignore[call-overload]
-    dotted = ".".join(str(part) for part in found["loc"])
-    if found["type"] == "extra_forbidden":
+    dotted = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
         near = difflib.get_close_matches(dotted, known_keys(), n=1, cutoff=0.0)[0]
         return f"{dotted} is no setting; the nearest is {near}"
-    if found["type"] == "missing":
+    if error["type"] == "missing":
         return f"{dotted} is missing; add it"
-    message = str(found["msg"]).removeprefix("Value error, ")
+    message = error["msg"].removeprefix("Value error, ")
     return f"{dotted}: {message}" if dotted else message
 
 

@@ -4,6 +4,7 @@ import math
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -98,10 +99,13 @@ def two_ranks() -> TwoRanks:
 def norm_seconds() -> float:
     """What a BatchNorm over all ranks takes more than torch's own, with its three small all-reduces."""
     x = torch.randn(*NORMED, requires_grad=True)
-    found = []
-    for norm in (GlobalBatchNorm(NORMED[1]), torch.nn.BatchNorm2d(NORMED[1])):
-        found.append(cpu_seconds(lambda norm=norm: norm(x).sum().backward()))  # type: ignore[misc]
-    return found[0] - found[1]
+    norms = (GlobalBatchNorm(NORMED[1]), torch.nn.BatchNorm2d(NORMED[1]))
+    of_all, of_one = (cpu_seconds(partial(_forward_and_backward, norm, x)) for norm in norms)
+    return of_all - of_one
+
+
+def _forward_and_backward(norm: torch.nn.Module, x: torch.Tensor) -> None:
+    norm(x).sum().backward()
 
 
 def _on_a_rank(rank: int, folder: str) -> None:

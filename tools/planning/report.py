@@ -184,7 +184,7 @@ def reliability_rows(report: Report) -> Rows:
     stall_s, commit_s = found.checkpointing
     young_daly = f"Young {clock(found.young_s)}, Daly {clock(found.daly_s)}"
     error = f"{100 * goodput.standard_error:.2f}"
-    rows = [
+    rows: Rows = [
         ("mean time between failures", f"{found.mtbf_s / 86_400:.3g} days"),
         ("a checkpoint", f"stalls {stall_s:.3g} s, whole {commit_s:.3g} s later"),
         ("best interval", f"{clock(found.exact_s)} ({young_daly})"),
@@ -206,8 +206,8 @@ def clock(seconds: float) -> str:
 
 def scaling_rows(curves: dict[str, list[Point]]) -> Rows:
     by_nodes = {name: {point.nodes: point for point in points} for name, points in curves.items()}
-    rows = []
-    for nodes in sorted(set().union(*by_nodes.values())):
+    rows: Rows = []
+    for nodes in sorted(set[int]().union(*by_nodes.values())):
         row = [str(nodes)]
         for name in ("strong", "weak"):
             point = by_nodes[name].get(nodes)

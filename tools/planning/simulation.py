@@ -1,7 +1,7 @@
 """A job as a discrete-event simulation: failures, slow nodes, storage that stands still, checkpoints."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,6 +10,7 @@ from viewmill.tools.planning.failures import DAY, Checkpointing
 
 # What a simulated second is spent on; all of them add up to the wall time.
 KINDS = ("useful", "lost", "checkpoint", "restart", "slowed", "stalled")
+Waits = Generator[Any, Any, bool]  # a part of a process of simpy, and what came of it
 
 
 class Job(NamedTuple):
@@ -105,7 +106,7 @@ class _Run:
             self._stall_until = max(self._stall_until, ends)
             self._training.interrupt("speed")
 
-    def _train(self) -> Iterator[Any]:
+    def _train(self) -> Generator[Any, Any, None]:
         """Work and checkpoints in turn; an interruption is looked at by whoever is interrupted."""
         job = self._job
         while self._done + self._since < job.work_s:
@@ -122,7 +123,7 @@ class _Run:
             self._pending.append((self._env.now + job.checkpointing.commit_s, self._since))
         self._keep(self._since)
 
-    def _work(self, goal: float) -> Iterator[Any]:
+    def _work(self, goal: float) -> Waits:
         """So much work, at the speed of the slowest node; False: a failure came before its end."""
         while goal > 1e-9:
             self._settle()
@@ -142,14 +143,14 @@ class _Run:
                 return False
         return True
 
-    def _stall(self) -> Iterator[Any]:
+    def _stall(self) -> Waits:
         """Waits for the storage; False: a failure came."""
         began = self._env.now
         failed = yield from self._wait(self._stall_until - self._job.buffer_s - began)
         self._spent["stalled"] += self._env.now - began
         return not failed
 
-    def _pass(self, seconds: float, kind: str) -> Iterator[Any]:
+    def _pass(self, seconds: float, kind: str) -> Waits:
         """Lets time pass whatever the speed is; False: a failure came before its end."""
         ends = self._env.now + seconds
         while self._env.now < ends:
@@ -160,7 +161,7 @@ class _Run:
                 return False
         return True
 
-    def _wait(self, seconds: float) -> Iterator[Any]:
+    def _wait(self, seconds: float) -> Waits:
         """Until then, or until something happens; True: it was a failure."""
         try:
             yield self._env.timeout(max(0.0, seconds))
@@ -168,7 +169,7 @@ class _Run:
             return interruption.cause == "failure"
         return False
 
-    def _restart(self) -> Iterator[Any]:
+    def _restart(self) -> Generator[Any, Any, None]:
         """Falls back to the newest whole checkpoint and starts anew; a failure meanwhile does that again."""
         self._settle()
         self._spent["lost"] += self._since

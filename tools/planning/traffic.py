@@ -81,8 +81,10 @@ def batchnorm_collectives(config: RunConfig, work: Workload, world_size: int) ->
     C + 1 and C numbers summed, and 2 C. With A micro-batches 2 A - 1 forwards and A backwards.
     """
     found = []
-    passes = ((work.batchnorm_channels, 2 * config.accumulation - 1, config.accumulation),)
-    passes += ((work.teacher_batchnorm_channels, config.accumulation, 0),)  # type: ignore[assignment]
+    passes = [
+        (work.batchnorm_channels, 2 * config.accumulation - 1, config.accumulation),
+        (work.teacher_batchnorm_channels, config.accumulation, 0),
+    ]
     for calls, forwards, backwards in passes:
         for channels in sorted(set(calls)):
             of_one = _of_batchnorm(channels, config.device == "cpu")

@@ -2,7 +2,7 @@
 
 # V views of an image; all counts are of one image where nothing else is said
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 from unittest import mock
 
 import torch
@@ -164,8 +164,8 @@ class _NormCalls:
         self._hooks: list[Any] = []
 
     def __enter__(self) -> "_NormCalls":
-        def note(norm: nn.Module, inputs: tuple[Tensor], _: Tensor) -> None:
-            self.channels.append(int(norm.num_features))  # type: ignore[arg-type]
+        def note(norm: nn.Module, inputs: Any, _: Any) -> None:
+            self.channels.append(cast(_BatchNorm, norm).num_features)
             self.numbers += inputs[0].numel()
 
         self._hooks = [norm.register_forward_hook(note) for norm in self._norms]

@@ -11,13 +11,23 @@ from viewmill.tools.planning.images import Images
 from viewmill.tools.planning.predict import RESOURCES, by_stage, collective_seconds, predict
 from viewmill.tools.planning.traffic import Collective
 
-from tests.tools.planning.plans import RATES, cluster, config, plan
+from tests.tools.planning.plans import RATES, WORK, cluster, config, plan
 
 
 def test_compute_is_flops_over_speed_and_the_update() -> None:
     made = predict(plan())
     # 4 images a rank (64 over 16), three forwards of 3 GFLOP each, at 1 TFLOP/s; a million weights at 1e9/s.
     assert made.seconds["compute"] == pytest.approx(4 * 3 * 3e9 / 1e12 + 1e6 / 1e9)
+
+
+def test_batchnorm_over_ranks_costs_by_the_numbers_it_normalises() -> None:
+    work = WORK._replace(batchnorm_numbers=1e6)
+    slow = RATES.model_copy(update={"global_norm_s": 1e-9})
+    more = predict(plan(work=work, rates=slow)).seconds["compute"] - predict(plan()).seconds["compute"]
+    assert more == pytest.approx(4 * 1e6 * 1e-9)
+    alone = load_cluster("cpu", ["ranks_per_node=1"])
+    one = plan(config(device="cpu"), work=work, cluster=alone)
+    assert predict(one).seconds["compute"] == predict(one._replace(rates=slow)).seconds["compute"]
 
 
 def test_decoding_is_shared_by_the_threads_of_a_node() -> None:
