@@ -60,7 +60,7 @@ def failing(rank: int, folder: Path) -> Options | None:
         all_reduce.measure = lambda device, backend: os._exit(1)
     if rank == 1:
         names.gather = lambda: time.sleep(60) or {}
-    return Options(threads=1, gather_s=3, patience_s=8, collective_s=2)
+    return Options(threads=1, gather_s=3, patience_s=20, collective_s=10)
 
 
 @pytest.fixture(scope="module")
