@@ -54,8 +54,8 @@ class ZeroEngine:
         self.state_kinds = state_kinds(config.optimizer)
         self.recomputes = config.model.checkpoint_activations  # its backwards run parts of the forward again
         self.loss_scale = LossScale(config.loss_scale) if config.precision == "fp16" else None
-        # DeepSpeed would copy all gradients into one tensor and back, to average them over one rank. In float32
-        # alone: otherwise its wrapper takes them over there.
+        # DeepSpeed would copy all gradients into one tensor and back, to average them over one rank. In
+        # float32 alone: otherwise its wrapper takes them over there.
         self._is_alone = world.world_size == 1 and self.wrapper is self.optimizer
         if self._is_alone:
             deepspeed_engine.enable_backward_allreduce = False
