@@ -11,7 +11,8 @@ from viewmill.tools.cli import app
 from viewmill.tools.console import run_app
 
 from tests.tools.preflight.ranks import bad_hosts, free_port, lines_of
-from tests.tools.test_launchers import JOB, PYTHON, launch, write_images
+from tests.tools.test_launchers import PYTHON, launch, write_images
+from tests.tools.test_launchers import this_process as this_process
 
 # Stands where ssh does: the host "down" cannot be reached, the command of any other runs here.
 SHELL = """#!/bin/sh
@@ -19,13 +20,6 @@ if [ "$1" = down ]; then echo "connect to host down: no route" >&2; exit 255; fi
 shift
 exec sh -c "$*"
 """
-
-
-@pytest.fixture
-def this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A command that runs in the process of the tests finds itself alone, and leaves no variable behind."""
-    for name, value in zip(JOB, ("0", "1", "0", "127.0.0.1", "29500", "lo"), strict=True):
-        monkeypatch.setenv(name, value)
 
 
 @pytest.fixture(scope="module")
