@@ -109,7 +109,8 @@ def on_hosts(path: Path, options: "Options", *, ssh: list[str], python: str, por
     """Starts the ranks on the hosts that ssh reaches; the others are faults of the check `ssh`."""
     from dataclasses import asdict
 
-    from viewmill.tools.preflight.hosts import NAME, SSH, commands, reach, read_hosts, run_all
+    from viewmill.tools.launch.hosts import read_hosts
+    from viewmill.tools.preflight.hosts import NAME, SSH, commands, reach, run_all
     from viewmill.tools.preflight.verdict import FAIL, Verdict, passed, worst
 
     wanted = read_hosts(path)

@@ -1,56 +1,20 @@
-"""A host file, and the ranks of a preflight started on its hosts by ssh."""
+"""The ranks of a preflight, started by ssh on the hosts of a host file."""
 
 import json
-import re
 import shlex
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from viewmill.tools.launch.hosts import Host
 from viewmill.tools.preflight.verdict import EVERYWHERE, FAIL, PASS, Verdict
 
 NAME = "ssh"
-# A name or address, never an option of ssh: it does not begin with a dash.
-_HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:%-]*(@[A-Za-z0-9_][A-Za-z0-9_.:%-]*)?")
-_LINE = re.compile(r"(?P<host>\S+)(\s+slots=(?P<slots>\d{1,4}))?")
 SSH = ("ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "-o", "ServerAliveInterval=5")
 REACH_S = 20.0
 _AT_ONCE = 64  # connections that are opened at a time
-
-
-class Host(NamedTuple):
-    """One line of a host file."""
-
-    name: str
-    slots: int
-
-
-def read_hosts(path: Path) -> list[Host]:
-    """Lines of `NAME slots=N`, as DeepSpeed reads them; without slots: one. `#` begins a comment.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: a line that is none of this, a name twice, or no host at all.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; give lines of `NAME slots=N`, one a host")
-    found: list[Host] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        text = line.partition("#")[0].strip()
-        if not text:
-            continue
-        match = _LINE.fullmatch(text)
-        if match is None or not _HOST.fullmatch(match["host"]) or match["slots"] == "0":
-            raise ValueError(f"{path}, line {number}: {line.strip()!r:.100}; expected `NAME slots=N`")
-        if match["host"] in (host.name for host in found):
-            raise ValueError(f"{path}, line {number}: host {match['host']} a second time; leave one out")
-        found.append(Host(match["host"], int(match["slots"] or 1)))
-    if not found:
-        raise ValueError(f"{path}: names no host; give lines of `NAME slots=N`")
-    return found
 
 
 def reach(hosts: Sequence[Host], ssh: Sequence[str]) -> list[Verdict]:
@@ -94,12 +58,11 @@ def commands(
     Args:
         words: what follows `-m viewmill.tools.preflight_command`. variables: of each rank.
     """
-    address = hosts[0].name.rpartition("@")[2]
     places = list(_places(hosts))
     found = []
     for rank, (host, local_rank) in enumerate(places):
         place = {"RANK": str(rank), "WORLD_SIZE": str(len(places)), "LOCAL_RANK": str(local_rank)}
-        place |= {"MASTER_ADDR": address, "MASTER_PORT": str(port), **variables}
+        place |= {"MASTER_ADDR": hosts[0].name, "MASTER_PORT": str(port), **variables}
         line = ["env", *(f"{name}={value}" for name, value in place.items())]
         line += [python, "-m", "viewmill.tools.preflight_command", *words]
         found.append([*ssh, host, shlex.join(line)])

@@ -67,7 +67,7 @@ def test_a_data_set_that_is_not_there_fails_its_check_and_no_other(
     [
         (["--set", "epochs=1"], "give --recipe RECIPE as well"),
         (["--recipe", "hydes_tinny"], "hydes_tiny"),
-        (["--hosts", "nowhere"], "nowhere: no such file"),
+        (["--hosts", "nowhere"], "nowhere: no host file here"),
         (["--out", "s3://bucket/run"], "a URL"),
     ],
 )
