@@ -27,6 +27,7 @@ from viewmill.engine.refresh import replace_in_head
 from viewmill.engine.run_checkpoints import RunCheckpoints
 from viewmill.engine.schedules import method_values, rates, scheduled_values
 from viewmill.engine.sentinels import Sentinels
+from viewmill.engine.spans import Part, Spans, unmeasured
 from viewmill.engine.step import Step, train_step
 from viewmill.engine.step_traces import StepTraces
 from viewmill.engine.stragglers import write_stragglers
@@ -69,6 +70,7 @@ class Trainer:
     traces: StepTraces
     evaluation: InTraining | None = None
     watch: Callable[["Trainer", list[Batch]], None] | None = None
+    spans: Spans = unmeasured
     step: int = 0  # optimiser steps done, skipped ones included
     known_substitutions: int = 0  # of the loader's list
     trained_s: float = 0.0  # wall time of the sessions before this one
@@ -107,32 +109,37 @@ class Trainer:
                 guard.settle(applied=True)
             self.pulse.enter(Phase.COMPUTE, self.step)
             self.engine.set_rates(rates(self.step, self.config, self.steps_per_epoch))
+            with self.spans(Part.COPY):
+                micro_batches = [[view.to(self.world.device) for view in batch.views] for batch in batches]
             step = train_step(
                 self.engine,
                 self.teacher,
-                [[view.to(self.world.device) for view in batch.views] for batch in batches],
+                micro_batches,
                 values,
                 labels=torch.cat([batch.labels for batch in batches]),
                 loss_in_float32=self.config.loss_precision == "float32",
+                spans=self.spans,
             )
             self.step += 1
             guard.settle(step.applied)
             self.clock.count(self.config.batch_size)
             self.note(step, batches)
             if self.logs_now():
-                self.write_metrics(step, values)
+                with self.spans(Part.LOGGING):
+                    self.write_metrics(step, values)
             if self.watch is not None:
                 with self.clock.aside():
                     self.watch(self, batches)
             epoch = batches[0].epoch
-            del step, batches  # views, embeddings and targets make way for the next ones
+            del step, batches, micro_batches  # views, embeddings and targets make way for the next ones
             if self.step % self.steps_per_epoch == 0:
                 self.log.event("epoch", self.step, **self.ledger.close(epoch))
             self.progress.advance()
             if self.evaluates_now() and not stop:
                 self.evaluate()
             if stop or self.saves_now():
-                self.save(wait=bool(stop) or self.step == self.last_step)
+                with self.spans(Part.CHECKPOINT):
+                    self.save(wait=bool(stop) or self.step == self.last_step)
             self.traces.end(self.step, is_last=bool(stop) or self.step == self.last_step)
             if stop:
                 raise self.requeue(stop)
@@ -181,15 +188,17 @@ class Trainer:
             epoch = iter(self.loader)
             while True:
                 self.pulse.enter(Phase.DATA, self.step)
-                batches, error = fetch(epoch, self.config.accumulation)
+                with self.spans(Part.DATA):
+                    batches, error = fetch(epoch, self.config.accumulation)
                 self.pulse.enter(Phase.MEETING, self.step)
                 new = self.loader.substituted - self.known_substitutions
                 told = [self.signals.seen, error is not None, new, self.checkpoints.is_unwritten]
-                with self.clock.meeting():
+                with self.spans(Part.MEETING), self.clock.meeting():
                     stop, failed, any_new, any_unwritten = largest(self.world, told)
                 if self.checkpoints.is_begun and not any_unwritten:
                     self.pulse.enter(Phase.CHECKPOINT, self.step)
-                    self.checkpoints.end()
+                    with self.spans(Part.CHECKPOINT):
+                        self.checkpoints.end()
                 if any_new:
                     self.note_substitutions()
                 if failed:
