@@ -3,6 +3,7 @@
 import shutil
 import tempfile
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,7 @@ def examine(
         "device": world.device.type,
         "images": config.batch_size,
         "blocks": {"rounds": rounds, "steps": steps},
+        "intervals": asdict(every),
         "diagnosis": diagnosis,
         "changes": changes,
         "best": best(changes),

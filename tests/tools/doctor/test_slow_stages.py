@@ -1,0 +1,119 @@
+"""Each stage made slow in turn is the one that is named, on one rank and on two."""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch.distributed as dist
+from viewmill.engine import run_checkpoints
+from viewmill.engine.config import RunConfig
+from viewmill.engine.model import Student
+from viewmill.engine.telemetry import RunLog
+from viewmill.engine.world import start_world, stop_world
+from viewmill.engine.zero import ZeroEngine
+from viewmill.methods.families.hydes import HyDeS
+from viewmill.pipelines.executors.host import executor as host
+from viewmill.pipelines.executors.host.decoding import Decoder
+from viewmill.shards.manifest import Dataset
+from viewmill.tools.doctor import loader_alone
+from viewmill.tools.doctor.examination import examine
+
+from tests.engine.tiny import tiny_config, tiny_data_set
+from tests.support import run_ranks
+
+pytestmark = pytest.mark.slow
+
+BATCH = 4
+SLOW_S = 0.4  # a step; what the whole of it takes otherwise is a quarter of that on a busy machine
+# What is slowed, by which function, and seconds of a call.
+SLOWED: dict[str, tuple[Any, str, float]] = {
+    "storage read": (Dataset, "read", 4 * SLOW_S),  # four threads read
+    "decode": (Decoder, "decode", SLOW_S / BATCH),
+    "augment": (host, "render_image", SLOW_S / BATCH),
+    "forward": (Student, "forward", SLOW_S),
+    "loss": (HyDeS, "loss", SLOW_S),
+    "backward": (ZeroEngine, "backward", SLOW_S),
+    "optimiser": (ZeroEngine, "step", SLOW_S),
+    "logging": (RunLog, "metrics", SLOW_S),
+    "checkpoint": (run_checkpoints.checkpoint, "begin", SLOW_S),
+}
+
+
+def slowed(original: Callable[..., Any], seconds: float) -> Callable[..., Any]:
+    def slow(*args: Any, **named: Any) -> Any:
+        time.sleep(seconds)
+        return original(*args, **named)
+
+    return slow
+
+
+def settings() -> RunConfig:
+    views = {"preset": "hydes@32", "executor": "host", "num_threads": 1, "prefetch": 1}
+    return tiny_config(batch_size=BATCH, views=views, checkpoint={"every_epochs": None, "every_steps": 1})
+
+
+def examined(data: Path) -> dict[str, Any]:
+    world = start_world("cpu")
+    try:
+        return examine(settings(), data, world=world, rounds=1, steps=2, trials=False)
+    finally:
+        stop_world(world)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_data_set(tmp_path_factory.mktemp("slow"), count=40)
+
+
+@pytest.mark.parametrize("stage", SLOWED)
+def test_the_slow_stage_is_the_one_that_is_named(
+    data: Path, stage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where, name, seconds = SLOWED[stage]
+    monkeypatch.setattr(where, name, slowed(getattr(where, name), seconds))
+    monkeypatch.setattr(loader_alone, "LEAST_IMAGES", BATCH)
+    found = examined(data)["diagnosis"]
+    charged = {one["name"]: round(one["charged_s"], 3) for one in found["stages"]}
+    assert found["binding"] == stage, charged
+    assert found["step_s"] >= SLOW_S
+    assert sum(found["observed"].values()) == pytest.approx(found["step_s"], rel=1e-9)
+
+
+def _examined_on_a_rank(rank: int, data: Path, slow: str) -> str:
+    loader_alone.LEAST_IMAGES = BATCH // 2
+    if slow == "communication":
+        dist.all_reduce = slowed(dist.all_reduce, 0.01)  # BatchNorm alone asks for dozens in a step
+    elif rank == 1:
+        Student.forward = slowed(Student.forward, SLOW_S)  # type: ignore[method-assign]
+    found = examined(data)
+    return json.dumps([found["diagnosis"], found["ranks"][0]["sent"], found["stragglers"]])
+
+
+def test_slow_communication_is_named_and_a_slow_rank_is_not_taken_for_it(data: Path) -> None:
+    for told in run_ranks(2, _examined_on_a_rank, data, "communication"):
+        diagnosis, sent, _ = json.loads(told)
+        assert diagnosis["binding"] == "communication", diagnosis["stages"]
+        assert diagnosis["straggler"] is None
+        assert sent["gradient sums"]["bytes"] > 1e6  # 0.4 M parameters
+        assert sent["statistics over ranks"]["calls"] > 10
+    for told in run_ranks(2, _examined_on_a_rank, data, "rank 1"):
+        diagnosis, _, stragglers = json.loads(told)
+        assert diagnosis["binding"] == "forward", diagnosis["stages"]
+        assert (diagnosis["straggler"]["rank"], diagnosis["straggler"]["part"]) == (1, "forward")
+        assert len(stragglers["ranks"]) == 2
+
+
+def test_nothing_of_the_measurement_is_left_behind(data: Path, tmp_path: Path) -> None:
+    world, original = start_world("cpu"), dist.all_reduce
+    try:
+        found = examine(
+            settings(), data, world=world, rounds=1, steps=1, trials=False, scratch=tmp_path, traces=tmp_path
+        )
+    finally:
+        stop_world(world)
+    assert [path.name for path in tmp_path.iterdir()] == ["rank-0.json.gz"]
+    assert dist.all_reduce is original
+    assert found["arithmetic"]["flops"] > 1e6
