@@ -13,6 +13,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
     "loader": (pipelines.loader, pipelines.LOADER_EXAMPLE),
     "gpu": (pipelines.gpu, pipelines.GPU_EXAMPLE),
     "train": (training.train, training.TRAIN_EXAMPLE),
+    "doctor": (training.doctor, training.DOCTOR_EXAMPLE),
     "memory": (training.memory, training.MEMORY_EXAMPLE),
     "prior": (passes.prior, passes.PRIOR_EXAMPLE),
     "methods": (methods.methods, methods.EXAMPLE),

@@ -1,4 +1,4 @@
-"""`viewmill bench` of a training as a whole: train, memory."""
+"""`viewmill bench` of a training as a whole: train, memory, doctor."""
 
 from pathlib import Path
 from typing import Annotated
@@ -96,6 +96,50 @@ def memory(
             stages=stage or STAGES,
             world_sizes=world_size or WORLD_SIZES,
             accumulations=accumulation or ACCUMULATIONS,
+            progress=tell,
+        )
+    keep(figures, out, table, json)
+
+
+DOCTOR_EXAMPLE = "viewmill bench doctor --data DATASET --out doctor.json"
+# A network small enough for the views to be what a step waits for on a CPU.
+DOCTOR_SETTINGS = (
+    "model.backbone=test_resnet",
+    "views.preset=hydes@64",
+    "views.num_threads=1",
+    "torch_threads=1",
+    "batch_size=16",
+)
+
+
+def doctor(
+    data: Annotated[str, typer.Option(metavar="DATASET", help="A data set of JPEGs at original size.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Where the figures go, as JSON.")] = Path(
+        "bench-doctor.json"
+    ),
+    steps: Annotated[int, typer.Option(min=1, help="Of each run that is measured.")] = 40,
+    repeats: Annotated[int, typer.Option(min=1, help="Turns; a gain is the median over them.")] = 5,
+    rounds: Annotated[int, typer.Option(min=1, help="Of the profile.")] = 5,
+    override: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A setting of the run; several times."),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Measure what threads, smaller images and a larger batch bring, beside what viewmill profile predicts.
+
+    The run as it is and with each change trains in turns.
+    """
+    from viewmill.tools.bench.doctor import run, table
+
+    check_folder(out)
+    with told() as tell:
+        figures = run(
+            data,
+            recipe=[*DOCTOR_SETTINGS, *(override or ())],
+            steps=steps,
+            repeats=repeats,
+            profile_rounds=rounds,
             progress=tell,
         )
     keep(figures, out, table, json)

@@ -16,6 +16,7 @@ from tests.engine.tiny import tiny_data_set
 SETTINGS = ["model.backbone=test_resnet", "views.preset=hydes@32", "batch_size=4", "views.num_threads=1"]
 SETTINGS += ["method.projector.hidden=16", "method.projector.dim=8", "torch_threads=1", "device=cpu"]
 SETTINGS += ["views.executor=reference"]
+JOB = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +30,8 @@ def profiled(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict
     words = ["hydes_tiny", "--data", str(data), *SETTINGS, "--rounds", "1", "--steps", "2", "--json"]
     words += ["--html", str(folder / "profile.html"), "--traces", str(folder)]
     with pytest.MonkeyPatch.context() as patch:
+        for name, value in zip(JOB, ("0", "1", "0", "127.0.0.1", "29500"), strict=True):
+            patch.setenv(name, value)  # a command that runs in this process leaves no variable behind
         patch.setattr("viewmill.tools.doctor.loader_alone.LEAST_IMAGES", 4)
         printed: list[dict[str, Any]] = []
         patch.setattr("viewmill.tools.profile_command.print_json", printed.append)
