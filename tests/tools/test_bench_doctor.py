@@ -25,17 +25,20 @@ def test_changes_are_predicted_made_and_compared(tmp_path: Path, monkeypatch: py
         pixels = np.random.default_rng(number).integers(0, 256, (96, 96, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(tmp_path / "source" / f"{number}.jpg")
     convert(tmp_path / "source", tmp_path / "data", workers=1)
-    small = ["batch_size=4", "views.preset=hydes@32", "views.executor=reference"]
+    small = ["batch_size=4", "views.executor=reference"]
     small += ["method.projector.hidden=16", "method.projector.dim=8"]
     words = ["--data", str(tmp_path / "data"), "--out", str(tmp_path / "doctor.json")]
-    words += ["--steps=1", "--repeats=1", "--rounds=1", *(f"--set={setting}" for setting in small)]
+    words += ["--steps=1", "--repeats=1", "--rounds=1", "--profile-steps=1"]
+    words += [f"--set={setting}" for setting in small]
     assert run_app(app, ["bench", "doctor", *words]) == 0
     result = json.loads((tmp_path / "doctor.json").read_text())
-    settings = [one["setting"] for one in result["changes"]]
+    views, steps = (result["scenarios"][name] for name in ("views", "steps"))
+    settings = [one["setting"] for one in views["changes"]]
     assert any(setting.startswith("convert --resize short=") for setting in settings)
-    assert "batch_size=8" in settings
-    assert len(result["profiles"]) == 2
-    assert all(one["measured"] > 0 and len(one["errors"]) == 2 for one in result["changes"])
+    assert [one["setting"] for one in steps["changes"]] == ["batch_size=8"]
+    assert len(steps["profiles"]) == 2
+    changes = views["changes"] + steps["changes"]
+    assert all(one["measured"] > 0 and len(one["errors"]) == 2 for one in changes)
     assert str(tmp_path) not in (tmp_path / "doctor.json").read_text()
     with (console := Console(width=200)).capture() as capture:
         console.print(table(result))

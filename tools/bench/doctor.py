@@ -23,8 +23,25 @@ from viewmill.tools.tables import new_table
 
 # What is asked of a prediction: images/s with the change within so much of those measured.
 GOAL = 0.2
-KINDS = ("threads", "resolution", "batch")  # the changes that are made, each by its best setting
+AS_IT_IS = "as it is"
 WARM_UP = 6  # steps, besides those that find ready batches
+
+
+class Scenario(NamedTuple):
+    """A run, and the kinds of changes that are made to it, each by its best setting."""
+
+    settings: tuple[str, ...]
+    kinds: tuple[str, ...]
+
+
+# The smallest networks, so that on a CPU something else than they can be what a step waits for.
+SCENARIOS = {
+    "views": Scenario(
+        ("model.backbone=test_vit", "views.preset=dino_global@32", "batch_size=32"), ("threads", "resolution")
+    ),
+    "steps": Scenario(("model.backbone=test_resnet", "views.preset=hydes@32", "batch_size=4"), ("batch",)),
+}
+ONE_THREAD = ("views.num_threads=1", "torch_threads=1")
 
 
 class Variant(NamedTuple):
@@ -38,71 +55,89 @@ class Variant(NamedTuple):
 def run(
     data: str,
     *,
-    recipe: Sequence[str] = (),
+    overrides: Sequence[str] = (),
     steps: int = 40,
     repeats: int = 5,
     profile_rounds: int = 5,
     profile_steps: int = 12,
     progress: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
-    """Profiles a run, makes the changes that it predicts something for, and measures what they bring.
+    """Profiles runs, makes the changes that it predicts something for, and measures what they bring.
 
-    The run as it is and each of its changes train in turns, `repeats` times; a gain is the median over the
-    repeats of the ratio of their images/s to those of the unchanged run of the same turn. The profile is made
-    twice, before and after.
+    Of each scenario the run as it is and each of its changes train in turns, `repeats` times; a gain is the
+    median over the turns of the ratio of their images/s to those of the unchanged run of the same turn. The
+    profile is made twice, before and after.
 
     Args:
         data: a data set of JPEGs.
-        recipe: `key=value` settings of the run.
+        overrides: `key=value` settings of every run.
         steps: of a run that count.
 
     Returns:
-        JSON-able: settings, profiles (verdict, stages, changes of each), images_per_s of every turn, changes
-        (see `comparisons`), goal, load, fingerprint.
+        JSON-able: scenarios by name (see `compared`), steps, repeats, goal, load, fingerprint.
 
     Raises:
-        ValueError: numbers below 1. ConfigError: settings that the run refuses.
+        ValueError: numbers below 1. ConfigError: settings that a run refuses.
     """
     if min(steps, repeats, profile_rounds, profile_steps) < 1:
         raise ValueError(f"{steps} steps, {repeats} repeats: all numbers must be >= 1")
-    tree: dict[str, Any] = {"epochs": 1, "batch_size": 16, "device": "cpu"}
-    tree["checkpoint"] = {"every_epochs": None}
-    for override in recipe:
-        apply_override(tree, override)
-    config, tell = config_from(tree, where="bench doctor"), progress or (lambda _: None)
-    load_before, world = os.getloadavg(), start_world("cpu")
+    tell, load_before, world = progress or (lambda _: None), os.getloadavg(), start_world("cpu")
+    found = {}
     try:
-        with tempfile.TemporaryDirectory() as folder:
+        for name, scenario in SCENARIOS.items():
+            tree: dict[str, Any] = {"epochs": 1, "device": "cpu", "checkpoint": {"every_epochs": None}}
+            for override in (*scenario.settings, *ONE_THREAD, *overrides):
+                apply_override(tree, override)
+            config = config_from(tree, where="bench doctor")
 
-            def profiled() -> dict[str, Any]:
+            def profiled(config: RunConfig = config, name: str = name) -> dict[str, Any]:
                 return examine(
-                    config, data, world=world, rounds=profile_rounds, steps=profile_steps, tell=tell
+                    config,
+                    data,
+                    world=world,
+                    rounds=profile_rounds,
+                    steps=profile_steps,
+                    tell=lambda text: tell(f"{name}: {text}"),
                 )
 
-            profiles = [profiled()]
-            variants = [Variant("as it is", config, data), *variants_of(profiles[0], config, data, folder)]
-            turns = measure(variants, world, Path(folder), steps=steps, repeats=repeats, tell=tell)
-            profiles.append(profiled())
+            with tempfile.TemporaryDirectory() as folder:
+                profiles = [profiled()]
+                changed = variants_of(profiles[0], scenario.kinds, config, data, folder)
+                variants = [Variant(AS_IT_IS, config, data), *changed]
+                turns = measure(variants, world, Path(folder), steps=steps, repeats=repeats, tell=tell)
+                profiles.append(profiled())
+            found[name] = compared(config, profiles, turns)
     finally:
         stop_world(world)
     return {
         "bench": "doctor",
-        "settings": config.model_dump(mode="json"),
+        "scenarios": found,
         "steps": steps,
         "repeats": repeats,
-        "profiles": [summary(found) for found in profiles],
-        "images_per_s": {name: [turn[name] for turn in turns] for name in turns[0]},
-        "changes": comparisons(profiles, turns),
         "goal": GOAL,
         "load_average": {"before": load_before, "after": os.getloadavg()},
         "fingerprint": fingerprint(),
     }
 
 
-def variants_of(profile: dict[str, Any], config: RunConfig, data: str, folder: str) -> list[Variant]:
+def compared(
+    config: RunConfig, profiles: list[dict[str, Any]], turns: list[dict[str, float]]
+) -> dict[str, Any]:
+    """A scenario's settings, profiles, images/s of every turn, and changes (see `comparisons`)."""
+    return {
+        "settings": config.model_dump(mode="json"),
+        "profiles": [summary(found) for found in profiles],
+        "images_per_s": {name: [turn[name] for turn in turns] for name in turns[0]},
+        "changes": comparisons(profiles, turns),
+    }
+
+
+def variants_of(
+    profile: dict[str, Any], kinds: Sequence[str], config: RunConfig, data: str, folder: str
+) -> list[Variant]:
     """The run with the best setting of each kind of change."""
     found = []
-    for kind in KINDS:
+    for kind in kinds:
         change = next((one for one in profile["changes"] if one["name"] == kind), None)
         if change is None:
             continue
@@ -180,7 +215,7 @@ def comparisons(profiles: list[dict[str, Any]], turns: list[dict[str, float]]) -
         ]
         if not predictions:
             continue
-        shares = [turn[name] / turn["as it is"] for turn in turns]
+        shares = [turn[name] / turn[AS_IT_IS] for turn in turns]
         share = median(shares)
         found.append(
             {
@@ -198,12 +233,14 @@ def table(result: dict[str, Any]) -> Table:
     """The figures of a result, for the terminal."""
     rows = [
         (
+            name,
             one["setting"],
             ", ".join(f"{share:.2f}" for share in one["predicted"]),
             f"{one['measured']:.2f} ({one['measured_range'][0]:.2f}-{one['measured_range'][1]:.2f})",
             ", ".join(f"{error:+.0%}" for error in one["errors"]),
         )
-        for one in result["changes"]
+        for name, scenario in result["scenarios"].items()
+        for one in scenario["changes"]
     ]
-    verdicts = "; ".join(found["verdict"][0] for found in result["profiles"])
-    return new_table(verdicts, ("images/s, of the run's", "predicted", "measured", "error"), rows)
+    title = f"images/s, as a share of the unchanged run's; goal: errors within {result['goal']:.0%}"
+    return new_table(title, ("", "change", "predicted", "measured", "error"), rows, numbers_from=2)

@@ -102,14 +102,6 @@ def memory(
 
 
 DOCTOR_EXAMPLE = "viewmill bench doctor --data DATASET --out doctor.json"
-# A network small enough for the views to be what a step waits for on a CPU.
-DOCTOR_SETTINGS = (
-    "model.backbone=test_resnet",
-    "views.preset=hydes@64",
-    "views.num_threads=1",
-    "torch_threads=1",
-    "batch_size=16",
-)
 
 
 def doctor(
@@ -119,16 +111,17 @@ def doctor(
     ),
     steps: Annotated[int, typer.Option(min=1, help="Of each run that is measured.")] = 40,
     repeats: Annotated[int, typer.Option(min=1, help="Turns; a gain is the median over them.")] = 5,
-    rounds: Annotated[int, typer.Option(min=1, help="Of the profile.")] = 5,
+    rounds: Annotated[int, typer.Option(min=1, help="Of a profile.")] = 5,
+    profile_steps: Annotated[int, typer.Option(min=1, help="Of a round of a profile.")] = 12,
     override: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="A setting of the run; several times."),
+        typer.Option("--set", metavar="KEY=VALUE", help="A setting of every run; several times."),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Measure what threads, smaller images and a larger batch bring, beside what viewmill profile predicts.
 
-    The run as it is and with each change trains in turns.
+    A run as it is and with each change trains in turns.
     """
     from viewmill.tools.bench.doctor import run, table
 
@@ -136,10 +129,11 @@ def doctor(
     with told() as tell:
         figures = run(
             data,
-            recipe=[*DOCTOR_SETTINGS, *(override or ())],
+            overrides=override or (),
             steps=steps,
             repeats=repeats,
             profile_rounds=rounds,
+            profile_steps=profile_steps,
             progress=tell,
         )
     keep(figures, out, table, json)
