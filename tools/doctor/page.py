@@ -1,5 +1,6 @@
 """A profile as one HTML page: verdict, ceilings, waterfall, time line, ranks; it needs no network."""
 
+import math
 from typing import Any
 
 from viewmill.engine.spans import Part
@@ -49,8 +50,9 @@ def render(found: dict[str, Any]) -> str:
 
 def ceilings(found: dict[str, Any]) -> dict[str, Any]:
     """Images/s of each stage if nothing else held it up, beside those of the run."""
+    now = found["diagnosis"]["images_per_s"]
     stages = [stage for stage in found["diagnosis"]["stages"] if stage["ceiling"] is not None]
-    stages = [one for one in stages if one["ceiling"] < 1e3 * found["diagnosis"]["images_per_s"]][::-1]
+    stages = [stage for stage in stages if stage["ceiling"] < 1e3 * now][::-1]
     names = [stage["name"] for stage in stages]
     return {
         "kind": "ceilings",
@@ -60,7 +62,11 @@ def ceilings(found: dict[str, Any]) -> dict[str, Any]:
         "names": names,
         "values": [stage["ceiling"] for stage in stages],
         "colours": [colour(name) for name in names],
-        "now": found["diagnosis"]["images_per_s"],
+        "now": now,
+        "range": [
+            math.log10(now / 2),
+            math.log10(1.2 * max((one["ceiling"] for one in stages), default=now)),
+        ],
     }
 
 

@@ -58,7 +58,12 @@ def verdict(found: dict[str, Any]) -> list[str]:
 
 def told(change: dict[str, Any]) -> str:
     """A change in half a line."""
-    return f"{change['setting']} -> {change['images_per_s']:,.4g} ({change['gain']:+.0%})"
+    return f"{change['setting']} -> {change['images_per_s']:,.4g} ({percent(change['gain'])})"
+
+
+def percent(gain: float) -> str:
+    """+12%, and never -0%."""
+    return f"{round(100 * gain):+d}%"
 
 
 def tables(found: dict[str, Any]) -> "Group":
@@ -82,10 +87,10 @@ def tables(found: dict[str, Any]) -> "Group":
     parts = [new_table(title, headings, [stage_row(stage) for stage in diagnosis["stages"]])]
     if found["changes"]:
         rows = [
-            (change["setting"], f"{change['images_per_s']:,.4g}", f"{change['gain']:+.0%}", change["note"])
+            (change["setting"], change["note"], f"{change['images_per_s']:,.4g}", percent(change["gain"]))
             for change in found["changes"]
         ]
-        parts.append(new_table("changes", ("setting", "images/s", "gain", ""), rows))
+        parts.append(new_table("changes", ("setting", "", "images/s", "gain"), rows, numbers_from=2))
     if found["world_size"] > 1:
         rows = [
             (str(number), *(_ms(rank["together"].get(part.value, 0.0)) for part in SHOWN), *_sent(rank))
