@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -25,7 +26,7 @@ from viewmill.shards.manifest import Dataset
 from viewmill.tools.doctor.arithmetic import peak_of
 from viewmill.tools.doctor.changes import best, predicted
 from viewmill.tools.doctor.collectives import timed_collectives
-from viewmill.tools.doctor.cores import cores_of_rank
+from viewmill.tools.doctor.cores import Elsewhere, cores_of_rank
 from viewmill.tools.doctor.diagnosis import diagnose, intervals
 from viewmill.tools.doctor.loader_alone import LoaderAlone
 from viewmill.tools.doctor.rounds import Blocks, Rounds, Trials
@@ -81,10 +82,13 @@ def examine(
         try:
             with LoaderAlone(dataset, order, measured, spec, world) as loader:
                 tried = trials_of(config, spec, world, cores, order.num_samples) if trials else Trials()
+                elsewhere, own_s = Elsewhere(), time.process_time()
                 with timed_collectives(stopwatch) as traffic:
                     watch = Rounds(stopwatch, traffic, loader, blocks, tried, tell)
                     tell("warming up")
                     train(measured, data, run / "run", world=world, watch=watch, spans=stopwatch)
+                own_s = sum(gather_json(world, time.process_time() - own_s))
+                others = elsewhere.processors(own_s)
             lines = read_lines(run / "run" / "ranks.jsonl") if world.rank == 0 else []
             if traces is not None and world.rank == 0:
                 for trace in (run / "run" / "profile").glob("rank-*.json.gz"):
@@ -96,6 +100,7 @@ def examine(
     mine = {
         **watch.figures(),
         "cores": cores,
+        "other_work": others,  # processors; on several machines too little, for all ranks are taken off
         "torch_threads": torch.get_num_threads(),
         "peak_flops_per_s": peak.flops_per_s,
         "peak_memory_bytes": peak_memory(world.device),

@@ -42,7 +42,7 @@ def render(found: dict[str, Any]) -> str:
             diagnosis=diagnosis,
             settings=found["settings"],
             charts=script_json(charts),
-            titles=[(chart["title"], chart["note"], chart["height"]) for chart in charts],
+            shown=[{"bars": None, **chart} for chart in charts],
             plotly=plotly_script(),
         )
     )
@@ -105,7 +105,7 @@ def timeline(found: dict[str, Any]) -> dict[str, Any]:
         "kind": "timeline",
         "title": "Time line",
         "note": "ms; what the training thread of a rank does in the last steps of the last round",
-        "height": 130 + 40 * len(found["ranks"]),
+        "height": 80 + 40 * len(found["ranks"]),
         "bars": [{"name": name, "colour": colour(name), **bar} for name, bar in bars.items()],
     }
 

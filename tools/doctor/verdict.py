@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 # So much of the step that the stages alone do not explain, and its parts do not add up to, is told.
 LARGE = 0.1
+OTHER_WORK = 0.25  # processors of other programs that are told
 WORDS = {
     READ: "storage-bound",
     DECODE: "decode-bound",
@@ -46,12 +47,18 @@ def verdict(found: dict[str, Any]) -> list[str]:
             f"rank {slow['rank']} holds the others up: {slow['part']} takes {_ms(slow['seconds'])} ms a step "
             f"there and {_ms(slow['elsewhere_s'])} ms elsewhere; they wait {_ms(slow['waited_s'])} ms"
         )
+    busy = found["ranks"][diagnosis["rank"]]["other_work"]
+    if busy > OTHER_WORK:
+        lines.append(
+            f"other programs kept {busy:.1f} of this machine's processors at work meanwhile: measure again "
+            "when it is calm"
+        )
     off = diagnosis["unexplained_s"] / diagnosis["step_s"]
     if abs(off) > LARGE:
         more = "more" if off > 0 else "less"
         lines.append(
             f"the step takes {abs(off):.0%} {more} than its stages by themselves explain: take predictions "
-            "with care, and measure again on a machine with nothing else at work"
+            "with care"
         )
     return lines
 

@@ -105,6 +105,7 @@ def test_the_verdict_names_stage_rate_threads_and_gain() -> None:
         "changes": [change],
         "best": change,
         "settings": config().model_dump(mode="json"),
+        "ranks": [rank(other_work=0.0)],
     }
     assert verdict(found) == [
         "decode-bound: 15.94 images/s with views.num_threads=2; views.num_threads=4 -> 26 (+63%)"
@@ -114,5 +115,7 @@ def test_the_verdict_names_stage_rate_threads_and_gain() -> None:
 def test_a_step_that_its_stages_do_not_explain_is_told() -> None:
     diagnosis = diagnose([rank(wait=0.9)], EVERY, images=8)
     found = {"diagnosis": diagnosis, "changes": [], "best": None}
-    lines = verdict(found | {"settings": config().model_dump(mode="json")})
+    found |= {"settings": config().model_dump(mode="json"), "ranks": [rank(other_work=1.5)]}
+    lines = verdict(found)
+    assert "other programs kept 1.5 of this machine's processors" in lines[-2]
     assert "more than its stages by themselves explain" in lines[-1]
