@@ -64,7 +64,7 @@ def test_threads_that_halve_the_views_are_predicted_by_the_longest_path_that_is_
     gains = {change["setting"]: change["gain"] for change in found}
     assert gains["views.num_threads=2"] == pytest.approx(0.5 / 0.302 - 1, rel=0.05)
     assert gains["views.num_threads=8"] == pytest.approx(0.5 / 0.302 - 1, rel=0.02)  # the training's pace
-    assert gains["log.every_steps=100"] == pytest.approx(0.0, abs=1e-6)  # hidden behind the loader
+    assert gains["log.every_steps=100"] == pytest.approx(0.0, abs=1e-3)  # hidden behind the loader
 
 
 def test_a_batch_twice_as_large_has_twice_the_images() -> None:
