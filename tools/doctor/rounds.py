@@ -147,13 +147,14 @@ class Rounds:
             series.loader["make"].append(Cost(stats["make"].busy_s / steps))
 
     def _measure_alone(self, trainer: Trainer, batches: list[Batch], *, counts: bool) -> None:
-        found: list[tuple[str, Parts, float]] = [("", *self._train_alone(trainer, batches))]
+        steps = max(2, self._blocks.steps // 2) if counts else 0
+        found: list[tuple[str, Parts, float]] = [("", *self._train_alone(trainer, batches, steps))]
         if self._trials.doubles_batch:
-            found.append(("double", *self._train_alone(trainer, batches, copies=2)))
+            found.append(("double", *self._train_alone(trainer, batches, steps, copies=2)))
         threads = torch.get_num_threads()
         for trial in self._trials.torch_threads:
             torch.set_num_threads(trial)
-            found.append((f"threads {trial}", *self._train_alone(trainer, batches)))
+            found.append((f"threads {trial}", *self._train_alone(trainer, batches, steps)))
         torch.set_num_threads(threads)
         made = self._make_alone(trainer.config.views.num_threads)
         if not counts:
@@ -164,11 +165,15 @@ class Rounds:
         for name, cost in made.items():
             self.series.loader[name].append(cost)
 
-    def _train_alone(self, trainer: Trainer, batches: list[Batch], copies: int = 1) -> tuple[Parts, float]:
-        """The training of a step on batches that are there: its parts, and its processor seconds."""
+    def _train_alone(
+        self, trainer: Trainer, batches: list[Batch], steps: int, copies: int = 1
+    ) -> tuple[Parts, float]:
+        """The training of a step on batches that are there: its parts, and its processor seconds; means over
+        `steps`, after one that does not count.
+        """
         laps, cpu_s = [], 0.0
         step = self._step_of(trainer, batches, copies)
-        for number in range(1 + max(2, self._blocks.steps // 2)):
+        for number in range(1 + steps):
             self._stopwatch.begin()
             began_s = time.process_time()
             step()
@@ -176,7 +181,7 @@ class Rounds:
             if number:  # the first one allocates, and waits for the other ranks to get there
                 laps.append(lap)
                 cpu_s += time.process_time() - began_s
-        return mean_parts(laps), cpu_s / len(laps)
+        return mean_parts(laps), cpu_s / max(1, steps)
 
     def _step_of(self, trainer: Trainer, batches: list[Batch], copies: int = 1) -> Callable[[], Step]:
         """A step on these batches, as often as it is called; `copies`: each image so many times."""

@@ -30,18 +30,17 @@ from tests.support import run_ranks
 pytestmark = pytest.mark.slow
 
 BATCH = 4
-SLOW_S = 0.6  # a step, which otherwise takes a tenth of it, and more on a busy machine
-# What is slowed, by which function, and seconds of a call.
+# What is slowed, by which function, and how many times in a step's time it is called.
 SLOWED: dict[str, tuple[Any, str, float]] = {
-    "storage read": (Dataset, "read", 4 * SLOW_S),  # four threads read
-    "decode": (Decoder, "decode", SLOW_S / BATCH),
-    "augment": (host, "render_image", SLOW_S / BATCH),
-    "forward": (Student, "forward", SLOW_S),
-    "loss": (HyDeS, "loss", SLOW_S),
-    "backward": (ZeroEngine, "backward", SLOW_S),
-    "optimiser": (ZeroEngine, "step", SLOW_S),
-    "logging": (RunLog, "metrics", SLOW_S),
-    "checkpoint": (run_checkpoints.checkpoint, "begin", SLOW_S),
+    "storage read": (Dataset, "read", 0.25),  # four threads read
+    "decode": (Decoder, "decode", BATCH),
+    "augment": (host, "render_image", BATCH),
+    "forward": (Student, "forward", 1),
+    "loss": (HyDeS, "loss", 1),
+    "backward": (ZeroEngine, "backward", 1),
+    "optimiser": (ZeroEngine, "step", 1),
+    "logging": (RunLog, "metrics", 1),
+    "checkpoint": (run_checkpoints.checkpoint, "begin", 1),
 }
 
 
@@ -73,6 +72,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_data_set(tmp_path_factory.mktemp("slow"), count=40)
 
 
+@pytest.fixture(scope="module")
+def slow_s(data: Path) -> float:
+    """Seconds by which a step is made longer: several times what it takes otherwise on this machine, now."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loader_alone, "LEAST_IMAGES", BATCH)
+        return max(0.15, 4 * examined(data, "")["diagnosis"]["step_s"])
+
+
 @pytest.fixture(autouse=True)
 def undone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What a training in this process sets: variables of a job, and the number of torch's threads."""
@@ -87,24 +94,24 @@ def undone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.parametrize("stage", SLOWED)
 def test_the_slow_stage_is_the_one_that_is_named(
-    data: Path, stage: str, monkeypatch: pytest.MonkeyPatch
+    data: Path, slow_s: float, stage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    where, name, seconds = SLOWED[stage]
-    monkeypatch.setattr(where, name, slowed(getattr(where, name), seconds))
+    where, name, calls = SLOWED[stage]
+    monkeypatch.setattr(where, name, slowed(getattr(where, name), slow_s / calls))
     monkeypatch.setattr(loader_alone, "LEAST_IMAGES", BATCH)
     found = examined(data, stage)["diagnosis"]
     charged = {one["name"]: round(one["charged_s"], 3) for one in found["stages"]}
     assert found["binding"] == stage, charged
-    assert found["step_s"] >= SLOW_S
+    assert found["step_s"] >= 0.9 * slow_s  # batches that stood ready may have shortened a wait
     assert sum(found["observed"].values()) == pytest.approx(found["step_s"], rel=1e-9)
 
 
-def _examined_on_a_rank(rank: int, data: Path, slow: str) -> str:
+def _examined_on_a_rank(rank: int, data: Path, slow: str, slow_s: float) -> str:
     loader_alone.LEAST_IMAGES = BATCH // 2
     if slow == "communication":
-        dist.all_reduce = slowed(dist.all_reduce, 0.005)  # BatchNorm alone asks for dozens in a step
+        dist.all_reduce = slowed(dist.all_reduce, slow_s / 30)  # BatchNorm alone asks for more in a step
     elif rank == 1:
-        Student.forward = slowed(Student.forward, SLOW_S)  # type: ignore[method-assign]
+        Student.forward = slowed(Student.forward, slow_s)  # type: ignore[method-assign]
     found = examined(data, slow)
     told = verdict(found)
     page = render({"recipe": "tiny", "verdict": told, **found}) if rank == 0 else '"kind": "map"'
@@ -112,15 +119,15 @@ def _examined_on_a_rank(rank: int, data: Path, slow: str) -> str:
     return json.dumps([found["diagnosis"], found["ranks"][0]["sent"], found["stragglers"], told])
 
 
-def test_slow_communication_is_named_and_a_slow_rank_is_not_taken_for_it(data: Path) -> None:
-    for told in run_ranks(2, _examined_on_a_rank, data, "communication"):
+def test_slow_communication_is_named_and_a_slow_rank_is_not_taken_for_it(data: Path, slow_s: float) -> None:
+    for told in run_ranks(2, _examined_on_a_rank, data, "communication", slow_s):
         diagnosis, sent, _, lines = json.loads(told)
         assert diagnosis["binding"] == "communication", diagnosis["stages"]
         assert diagnosis["straggler"] is None
         assert lines[0].startswith("communication-bound: ")
         assert sent["gradient sums"]["bytes"] > 1e6  # 0.4 M parameters
         assert sent["statistics over ranks"]["calls"] > 10
-    for told in run_ranks(2, _examined_on_a_rank, data, "rank 1"):
+    for told in run_ranks(2, _examined_on_a_rank, data, "rank 1", slow_s):
         diagnosis, _, stragglers, lines = json.loads(told)
         assert lines[1].startswith("rank 1 holds the others up: forward takes ")
         assert diagnosis["binding"] == "forward", diagnosis["stages"]
