@@ -30,6 +30,7 @@ from tests.support import run_ranks
 pytestmark = pytest.mark.slow
 
 BATCH = 4
+JOB = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
 # What is slowed, by which function, and how many times in a step's time it is called.
 SLOWED: dict[str, tuple[Any, str, float]] = {
     "storage read": (Dataset, "read", 0.25),  # four threads read
@@ -72,24 +73,23 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_data_set(tmp_path_factory.mktemp("slow"), count=40)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def undone() -> Iterator[None]:
+    """What a training in this process sets: variables of a job, and the number of torch's threads."""
+    threads = torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in JOB.items():
+            patch.setenv(name, value)
+        yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module")
-def slow_s(data: Path) -> float:
+def slow_s(data: Path, undone: None) -> float:
     """Seconds by which a step is made longer: several times what it takes otherwise on this machine, now."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loader_alone, "LEAST_IMAGES", BATCH)
         return max(0.15, 4 * examined(data, "")["diagnosis"]["step_s"])
-
-
-@pytest.fixture(autouse=True)
-def undone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What a training in this process sets: variables of a job, and the number of torch's threads."""
-    threads = torch.get_num_threads()
-    for name, value in {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}.items():
-        monkeypatch.setenv(name, value)
-    for name, value in {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}.items():
-        monkeypatch.setenv(name, value)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("stage", SLOWED)
