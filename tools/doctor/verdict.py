@@ -83,15 +83,10 @@ def tables(found: dict[str, Any]) -> "Group":
         f"a step of {found['images']} images on {found['world_size']} x {found['device']}: "
         f"{_ms(diagnosis['step_s'])} ms; {_ms(diagnosis['model_step_s'])} ms by its stages"
     )
-    headings = (
-        "stage",
-        "alone, ms",
-        "processors, ms",
-        "in the loop, ms",
-        "answers for, ms",
-        "alone, images/s",
-    )
+    headings: tuple[str, ...] = ("stage", "alone, ms", "processors, ms", "in the loop, ms")
+    headings += ("answers for, ms", "alone, images/s")
     parts = [new_table(title, headings, [stage_row(stage) for stage in diagnosis["stages"]])]
+    rows: list[tuple[str, ...]]
     if found["changes"]:
         rows = [
             (change["setting"], change["note"], f"{change['images_per_s']:,.4g}", percent(change["gain"]))
@@ -103,7 +98,7 @@ def tables(found: dict[str, Any]) -> "Group":
             (str(number), *(_ms(rank["together"].get(part.value, 0.0)) for part in SHOWN), *_sent(rank))
             for number, rank in enumerate(found["ranks"])
         ]
-        headings = ("rank", *(part.value for part in SHOWN), "communication", "of it hidden")
+        headings = ("rank", *(part.value for part in SHOWN), "communication", "and hidden")
         parts.append(new_table("ranks, ms of a step in the loop", headings, rows))
     rate = arithmetic["flops"] / diagnosis["step_s"]
     rows = [
