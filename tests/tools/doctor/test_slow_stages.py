@@ -103,7 +103,6 @@ def test_the_slow_stage_is_the_one_that_is_named(
     charged = {one["name"]: round(one["charged_s"], 3) for one in found["stages"]}
     assert found["binding"] == stage, charged
     assert found["step_s"] >= 0.9 * slow_s  # batches that stood ready may have shortened a wait
-    assert sum(found["observed"].values()) == pytest.approx(found["step_s"], rel=1e-9)
 
 
 def _examined_on_a_rank(rank: int, data: Path, slow: str, slow_s: float) -> str:
