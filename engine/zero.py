@@ -54,8 +54,9 @@ class ZeroEngine:
         self.state_kinds = state_kinds(config.optimizer)
         self.recomputes = config.model.checkpoint_activations  # its backwards run parts of the forward again
         self.loss_scale = LossScale(config.loss_scale) if config.precision == "fp16" else None
-        # DeepSpeed would copy all gradients into one tensor and back, to average them over one rank.
-        self._is_alone = world.world_size == 1 and config.zero.stage == 0
+        # DeepSpeed would copy all gradients into one tensor and back, to average them over one rank. In
+        # float32 alone: otherwise its wrapper takes them over there.
+        self._is_alone = world.world_size == 1 and self.wrapper is self.optimizer
         if self._is_alone:
             deepspeed_engine.enable_backward_allreduce = False
 
@@ -96,10 +97,6 @@ class ZeroEngine:
             loss = _WithCarried.apply(loss, self._carried, *self._trained())
             self._carried = None
         self._deepspeed.backward(self._scaled(loss))
-        if self._is_alone:
-            for weight in self._trained():
-                if weight.grad is None:  # as on several ranks: what a step does not use has a gradient, 0
-                    weight.grad = torch.zeros_like(weight)
 
     def _scaled(self, loss: Tensor) -> Tensor:
         return loss if self.loss_scale is None else loss * self.loss_scale.value
@@ -113,6 +110,10 @@ class ZeroEngine:
         At fp16 `lower_loss_scale` is then the caller's to ask for: this is not told what the loss was.
         """
         checks_itself = self.wrapper is not self.optimizer
+        if self._is_alone:
+            for weight in self._trained():
+                if weight.grad is None:  # as on several ranks: what a step does not use has a gradient, 0
+                    weight.grad = torch.zeros_like(weight)
         if not checks_itself:
             # The reduced gradient has the same bits on every rank, and so does the decision.
             self._norm = gradient_norm(self.module)

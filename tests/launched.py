@@ -10,7 +10,7 @@ from pathlib import Path
 from viewmill.engine.telemetry import read_lines
 
 # Of the job that these tests may run in themselves.
-JOB = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+JOB = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "GLOO_SOCKET_IFNAME")
 WAIT_S = 400.0  # on a machine that does much else
 
 

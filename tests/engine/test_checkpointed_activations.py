@@ -99,7 +99,10 @@ def test_weights_losses_and_running_statistics_are_the_same_bits(
 
 @pytest.mark.slow
 def test_bf16_is_the_same_bits_too(world: World) -> None:
-    plain, again = (run(world, "test_resnet", 0, 1, recomputes, "bf16") for recomputes in (False, True))
+    # oneDNN's bfloat16 convolutions give other bits from one time to the next on some processors (an EPYC
+    # with avx512_bf16), whoever calls them; torch's own do not.
+    with torch.backends.mkldnn.flags(enabled=False):
+        plain, again = (run(world, "test_resnet", 0, 1, recomputes, "bf16") for recomputes in (False, True))
     assert again["losses"] == plain["losses"]
     assert equal(again["state"], plain["state"])
 

@@ -78,7 +78,7 @@ def found_by(accumulator: Any) -> dict[str, list[float]]:
     elif isinstance(accumulator, ClusterClassCounts):
         found = {
             "cells": torch.stack(accumulator.cells()).flatten(),
-            "purity": torch.tensor([accumulator.purity()]),
+            "purity": torch.tensor([accumulator.purity()], dtype=torch.float64),
         }
     else:
         found = {

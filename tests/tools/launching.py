@@ -9,7 +9,7 @@ import sys
 SETTINGS = ["epochs=1", "batch_size=8", "views.preset=hydes@32", "views.num_threads=1", "torch_threads=1"]
 SETTINGS += ["method.projector.hidden=16", "method.projector.dim=8", "model.backbone=test_resnet"]
 SETTINGS += ["log.tensorboard=false"]
-JOB = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+JOB = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "GLOO_SOCKET_IFNAME")
 PYTHON = [sys.executable, "-m"]
 
 

@@ -37,7 +37,7 @@ def losses(run: Path) -> list[float]:
 @pytest.fixture
 def this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """A command that runs in the process of the tests finds itself alone, and leaves no variable behind."""
-    for name, value in zip(JOB, ("0", "1", "0", "127.0.0.1", "29500"), strict=True):
+    for name, value in zip(JOB, ("0", "1", "0", "127.0.0.1", "29500", "lo"), strict=True):
         monkeypatch.setenv(name, value)
 
 

@@ -1,5 +1,6 @@
 """An evaluation on two ranks, in a module without what only trainings import: every rank imports it anew."""
 
+import math
 from typing import Any
 
 import torch
@@ -20,11 +21,11 @@ def evaluated(
     return figures_of(found)
 
 
-def figures_of(entries: list[dict[str, Any]]) -> list[float | None]:
-    """Accuracies and other figures, in the order of the summary."""
+def figures_of(entries: list[dict[str, Any]]) -> list[float]:
+    """Accuracies and other figures, in the order of the summary; infinite where there is none."""
     found: list[float | None] = []
     for entry in entries:
         found += [entry[name] for name in ("trained", "untrained", "standard_error")]
         for both in entry.get("measures", {}).values():
             found += both.values()
-    return found
+    return [math.inf if value is None else value for value in found]
