@@ -13,7 +13,7 @@ def keep_freed_memory() -> bool:
     """Lets this process keep what it frees, for the next step; False where the C library has no such thing.
 
     glibc gives large blocks back to the system when they are freed. A step then takes its activations from
-    the system again, page after page, each cleared first: some 5 % of a step of ResNet-18. A program that
+    the system again, page after page, each cleared first: some per cent of a step. A program that
     computes the same thing again and again gains nothing by that. The peak grows a little, for what is kept
     is cut up.
 

@@ -1,8 +1,10 @@
-"""How the tests are shared out over the workers of `pytest -n 2`: a file's tests stay together."""
+"""How the tests are shared out over the workers of `pytest -n 2`, and what commands leave undone in them."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from viewmill.engine import heap
 
 # Files that share what is made once a session: on two workers it would be made twice.
 TOGETHER = {
@@ -28,6 +30,14 @@ LONG = (
     "test_bench_loss_hydes.py",
     "test_loader_ends.py",
 )
+
+
+@pytest.fixture(autouse=True, scope="session")
+def memory_is_given_back() -> Iterator[None]:
+    """`viewmill train` has its process keep what it frees; the tests' own process measures memory too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(heap, "keep_freed_memory", lambda: False)
+        yield
 
 
 @pytest.hookimpl(optionalhook=True)  # pytest-xdist's: without it all tests run in this process
