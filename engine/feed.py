@@ -10,6 +10,7 @@ from viewmill.engine.faults.pulse import Phase, Pulse
 from viewmill.engine.ledger import Ledger
 from viewmill.engine.preemption import SignalWatch
 from viewmill.engine.run_checkpoints import RunCheckpoints
+from viewmill.engine.spans import Part, Spans, unmeasured
 from viewmill.engine.telemetry import RunLog
 from viewmill.engine.world import World
 from viewmill.pipelines.loader import Batch, Loader
@@ -31,6 +32,7 @@ class Feed:
     log: RunLog
     pulse: Pulse
     clock: StepClock
+    spans: Spans = unmeasured
     known_substitutions: int = 0  # of the loader's list
 
     def steps(self, step: int) -> Iterator[tuple[list[Batch], int]]:
@@ -46,7 +48,8 @@ class Feed:
             epoch = iter(self.loader)
             while True:
                 self.pulse.enter(Phase.DATA, step)
-                batches, error = fetch(epoch, self.accumulation)
+                with self.spans(Part.DATA):
+                    batches, error = fetch(epoch, self.accumulation)
                 self.pulse.enter(Phase.MEETING, step)
                 stop = self._meet(step, error)
                 if not batches:
@@ -59,11 +62,12 @@ class Feed:
         """The number of a signal that any rank has seen, or 0."""
         new = self.loader.substituted - self.known_substitutions
         told = [self.signals.seen, error is not None, new, self.checkpoints.is_unwritten]
-        with self.clock.meeting():
+        with self.spans(Part.MEETING), self.clock.meeting():
             stop, failed, any_new, any_unwritten = largest(self.world, told)
         if self.checkpoints.is_begun and not any_unwritten:
             self.pulse.enter(Phase.CHECKPOINT, step)
-            self.checkpoints.end()
+            with self.spans(Part.CHECKPOINT):
+                self.checkpoints.end()
         if any_new:
             self._note_substitutions(step)
         if failed:

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from viewmill.engine.gradient_cache import GradientCache
+from viewmill.engine.spans import Part, Spans, unmeasured
 from viewmill.engine.step_buffers import StepBuffers
 from viewmill.engine.teacher import Teacher
 from viewmill.engine.zero import ZeroEngine
@@ -29,6 +30,7 @@ def train_step(
     *,
     labels: Tensor,
     loss_in_float32: bool = True,
+    spans: Spans = unmeasured,
 ) -> Step:
     """One optimiser step on this rank's A micro-batches, with the method's numbers of this step.
 
@@ -39,26 +41,32 @@ def train_step(
 
     Args:
         micro_batches: A lists of V views (n, 3, S, S).
+        spans: is told of teacher, forward, loss, backward and optimiser.
     """
     method: Method = engine.module.method
     targets = None
     if teacher is not None:
-        targets = teacher.targets(method, representations(teacher, micro_batches), values)
+        with spans(Part.TEACHER):
+            targets = teacher.targets(method, representations(teacher, micro_batches), values)
     elif method.needs_labels:
         targets = labels.to(micro_batches[0][0].device)
     cache = GradientCache(engine, micro_batches)
-    embeddings = cache.embed()  # (V, A n, D)
-    embeddings = (embeddings.float() if loss_in_float32 else embeddings).requires_grad_()
-    result = method.loss(embeddings, values, targets)
-    # 0 x loss is 0, or NaN where the loss is not finite: such a gradient fails the engine's own check, on
-    # every rank, without reading the loss back from the device.
-    (gradient,) = torch.autograd.grad(result.loss * (1 + 0 * result.loss.detach()), embeddings)
-    cache.backward(gradient)
-    applied = engine.step()
+    with spans(Part.FORWARD):
+        embeddings = cache.embed()  # (V, A n, D)
+        embeddings = (embeddings.float() if loss_in_float32 else embeddings).requires_grad_()
+    with spans(Part.LOSS):
+        result = method.loss(embeddings, values, targets)
+        # 0 x loss is 0, or NaN where the loss is not finite: such a gradient fails the engine's own check, on
+        # every rank, without reading the loss back from the device.
+        (gradient,) = torch.autograd.grad(result.loss * (1 + 0 * result.loss.detach()), embeddings)
+    with spans(Part.BACKWARD):
+        cache.backward(gradient)
+    with spans(Part.OPTIMISER):
+        applied = engine.step()
+        if applied and teacher is not None:
+            teacher.after_step(engine.module, values)
     # A loss that is no number is no matter of scale. It is read back here alone, and is equal on all ranks.
     overflowed = not applied and bool(result.loss.isfinite()) and engine.lower_loss_scale()
-    if applied and teacher is not None:
-        teacher.after_step(engine.module, values)
     seen = MethodLoss(result.loss.detach(), result.metrics)
     return Step(seen, embeddings.detach(), targets, applied, overflowed)
 

@@ -35,6 +35,7 @@ from viewmill.engine.run_folder import (
     write_run_files,
 )
 from viewmill.engine.samples import order_of_run
+from viewmill.engine.spans import Spans, unmeasured
 from viewmill.engine.stale_statistics import stale_notice
 from viewmill.engine.start_weights import load_start_weights
 from viewmill.engine.step_traces import StepTraces, check_traced_steps
@@ -60,6 +61,7 @@ def train(
     may_begin: bool = False,
     world: World,
     watch: Callable[[Trainer, list[Batch]], None] | None = None,
+    spans: Spans = unmeasured,
 ) -> None:
     """Trains to the end of `config`, on all ranks at once, and exports the backbone.
 
@@ -74,6 +76,7 @@ def train(
             itself needs it, whose commands are all the same. A damaged checkpoint is an error as ever.
         watch: called after each step, when it is logged, with this rank's batches of it; what it takes is no
             part of a step's time.
+        spans: is told of the parts of each step.
 
     Raises:
         ImportError: a tracker's library is not installed; names the extra.
@@ -124,6 +127,7 @@ def train(
             stack.enter_context(StepTraces(config.profile.steps, run_dir / "profile", world, log)),
             evaluation,
             watch=watch,
+            spans=spans,
             pulse=pulse,
         )
         tell_news(trainer, step)

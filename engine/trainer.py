@@ -26,6 +26,7 @@ from viewmill.engine.progress import TrainingProgress
 from viewmill.engine.refresh import replace_in_head
 from viewmill.engine.run_checkpoints import RunCheckpoints
 from viewmill.engine.schedules import method_values, rates
+from viewmill.engine.spans import Part, Spans, unmeasured
 from viewmill.engine.step import Step, train_step
 from viewmill.engine.step_traces import StepTraces
 from viewmill.engine.stragglers import write_stragglers
@@ -68,6 +69,7 @@ class Trainer:
     traces: StepTraces
     evaluation: InTraining | None = None
     watch: Callable[["Trainer", list[Batch]], None] | None = None
+    spans: Spans = unmeasured
     step: int = 0  # optimiser steps done, skipped ones included
     trained_s: float = 0.0  # wall time of the sessions before this one
     skips: SkipCount = field(default_factory=SkipCount)
@@ -103,13 +105,16 @@ class Trainer:
                 guard.settle(applied=True)
             self.pulse.enter(Phase.COMPUTE, self.step)
             self.engine.set_rates(rates(self.step, self.config, self.steps_per_epoch))
+            with self.spans(Part.COPY):
+                micro_batches = [[view.to(self.world.device) for view in batch.views] for batch in batches]
             step = train_step(
                 self.engine,
                 self.teacher,
-                [[view.to(self.world.device) for view in batch.views] for batch in batches],
+                micro_batches,
                 values,
                 labels=torch.cat([batch.labels for batch in batches]),
                 loss_in_float32=self.config.loss_precision == "float32",
+                spans=self.spans,
             )
             self.step += 1
             guard.settle(step.applied)
@@ -117,19 +122,23 @@ class Trainer:
             self.note(step, batches)
             if lines.is_due(self.step):
                 waited_s = self.loader.wait_s
-                lines.write(self.step, step, values, self.clock, data_wait_s=waited_s, time_s=self.time_s())
+                with self.spans(Part.LOGGING):
+                    lines.write(
+                        self.step, step, values, self.clock, data_wait_s=waited_s, time_s=self.time_s()
+                    )
             if self.watch is not None:
                 with self.clock.aside():
                     self.watch(self, batches)
             epoch = batches[0].epoch
-            del step, batches  # views, embeddings and targets make way for the next ones
+            del step, batches, micro_batches  # views, embeddings and targets make way for the next ones
             if self.step % self.steps_per_epoch == 0:
                 self.log.event("epoch", self.step, **self.ledger.close(epoch))
             self.progress.advance()
             if self.evaluates_now() and not stop:
                 self.evaluate()
             if stop or self.saves_now():
-                self.save(wait=bool(stop) or self.step == self.last_step)
+                with self.spans(Part.CHECKPOINT):
+                    self.save(wait=bool(stop) or self.step == self.last_step)
             self.traces.end(self.step, is_last=bool(stop) or self.step == self.last_step)
             if stop:
                 raise self.requeue(stop)
@@ -147,6 +156,7 @@ class Trainer:
             self.log,
             self.pulse,
             clock,
+            self.spans,
         )
 
     def metrics_lines(self) -> MetricsLines:

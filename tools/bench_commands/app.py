@@ -15,6 +15,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
     "gpu": (pipelines.gpu, pipelines.GPU_EXAMPLE),
     "train": (training.train, training.TRAIN_EXAMPLE),
     "plan": (training.plan, training.PLAN_EXAMPLE),
+    "doctor": (training.doctor, training.DOCTOR_EXAMPLE),
     "memory": (training.memory, training.MEMORY_EXAMPLE),
     "prior": (passes.prior, passes.PRIOR_EXAMPLE),
     "methods": (methods.methods, methods.EXAMPLE),

@@ -1,4 +1,4 @@
-"""`viewmill bench` of a training as a whole: train, memory."""
+"""`viewmill bench` of a training as a whole: train, memory, doctor."""
 
 from pathlib import Path
 from typing import Annotated
@@ -135,3 +135,41 @@ def plan(
     from rich.console import Group
 
     keep(figures, out, lambda result: Group(*tables(result)), json)
+
+
+DOCTOR_EXAMPLE = "viewmill bench doctor --data DATASET --out doctor.json"
+
+
+def doctor(
+    data: Annotated[str, typer.Option(metavar="DATASET", help="A data set of JPEGs at original size.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Where the figures go, as JSON.")] = Path(
+        "bench-doctor.json"
+    ),
+    steps: Annotated[int, typer.Option(min=1, help="Of each run that is measured.")] = 40,
+    repeats: Annotated[int, typer.Option(min=1, help="Turns; a gain is the median over them.")] = 5,
+    rounds: Annotated[int, typer.Option(min=1, help="Of a profile.")] = 5,
+    profile_steps: Annotated[int, typer.Option(min=1, help="Of a round of a profile.")] = 12,
+    override: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A setting of every run; several times."),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Measure what threads, smaller images and a larger batch bring, beside what viewmill profile predicts.
+
+    A run as it is and with each change trains in turns.
+    """
+    from viewmill.tools.bench.doctor import run, table
+
+    check_folder(out)
+    with told() as tell:
+        figures = run(
+            data,
+            overrides=override or (),
+            steps=steps,
+            repeats=repeats,
+            profile_rounds=rounds,
+            profile_steps=profile_steps,
+            progress=tell,
+        )
+    keep(figures, out, table, json)

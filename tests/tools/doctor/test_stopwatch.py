@@ -1,0 +1,80 @@
+"""Laps: parts that follow each other without a gap, the inner ones taken from the outer ones."""
+
+import json
+import time
+from types import FunctionType
+
+import pytest
+import torch
+import torch.distributed as dist
+from viewmill.engine.spans import Part
+from viewmill.tools.doctor.collectives import GRADIENT, STATISTICS, timed_collectives
+from viewmill.tools.doctor.cores import quota_of
+from viewmill.tools.doctor.stopwatch import LOOP, Stopwatch
+
+from tests.support import run_ranks
+
+CPU = torch.device("cpu")
+
+
+def test_an_inner_part_takes_its_time_from_the_outer_one_and_nothing_is_left_out() -> None:
+    watch = Stopwatch(CPU)
+    watch.begin()
+    with watch(Part.BACKWARD):
+        time.sleep(0.02)
+        with watch("sums"):
+            time.sleep(0.03)
+    time.sleep(0.01)
+    lap = watch.lap()
+    parts = lap.parts()
+    assert set(parts) == {LOOP, "backward", "sums"}
+    assert parts["backward"] >= 0.02
+    assert parts["sums"] >= 0.03
+    assert parts[LOOP] >= 0.01
+    assert sum(parts.values()) == pytest.approx(lap.wall_s, rel=1e-9)
+    assert all(a.end_s == b.begin_s for a, b in zip(lap.segments, lap.segments[1:], strict=False))
+
+
+def test_a_lap_begins_where_the_one_before_it_ended() -> None:
+    watch = Stopwatch(CPU)
+    watch.begin()
+    with watch(Part.FORWARD):
+        pass
+    watch.lap()
+    assert "forward" not in watch.lap().parts()
+
+
+def _broadcast() -> None:
+    dist.broadcast(torch.zeros(4), src=0)
+
+
+def _send(rank: int) -> str:
+    watch, original = Stopwatch(CPU), dist.all_reduce
+    with timed_collectives(watch) as traffic:
+        watch.begin()
+        with watch(Part.BACKWARD):
+            dist.all_reduce(torch.ones(1000))
+            work = dist.all_reduce(torch.ones(10), async_op=True)
+            time.sleep(0.05)
+            work.wait()
+        # The caller's module says whose communication it is.
+        FunctionType(_broadcast.__code__, {**globals(), "__name__": "deepspeed.comm"})()
+        parts = watch.lap().parts()
+    assert dist.all_reduce is original
+    return json.dumps([parts, traffic.as_dict()])
+
+
+@pytest.mark.slow
+def test_collectives_are_parts_of_their_own_by_their_caller() -> None:
+    for told in run_ranks(2, _send):
+        parts, traffic = json.loads(told)
+        assert {STATISTICS, GRADIENT, "backward"} <= set(parts)
+        assert (traffic[STATISTICS]["calls"], traffic[STATISTICS]["bytes"]) == (2, 4040)
+        assert (traffic[GRADIENT]["calls"], traffic[GRADIENT]["bytes"]) == (1, 16)
+        assert traffic[STATISTICS]["hidden_s"] >= 0.05
+        assert parts["backward"] >= 0.05
+
+
+def test_a_containers_quota_is_read() -> None:
+    assert quota_of("max 100000\n") is None
+    assert quota_of("250000 100000\n") == 2.5

@@ -1,0 +1,86 @@
+"""What a step costs, stage by stage, and how long it takes when stages run beside each other: arithmetic."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from viewmill.pipelines.flow.flow import READ_THREADS
+
+READ, DECODE, AUGMENT, COPY = "storage read", "decode", "augment", "host-to-device copy"
+LOADER = (READ, DECODE, AUGMENT, COPY)
+# How sharply the slowest path decides. At 12 two equal paths take 6 % more than one of them, for they wait
+# for each other whenever a batch takes longer than most; a path of half the length adds 0.002 %.
+SHARPNESS = 12.0
+
+
+class Cost(NamedTuple):
+    """Of one stage at one step of one rank, by itself."""
+
+    wall_s: float
+    cpu_s: float = 0.0  # of processors of this machine, all threads
+
+    def times(self, factor: float) -> "Cost":
+        return Cost(self.wall_s * factor, self.cpu_s * factor)
+
+
+@dataclass(frozen=True)
+class Costs:
+    """All stages of a step of one rank.
+
+    Attributes:
+        loader: by the names in LOADER, `READ` by one thread; a stage that the run does not have is left out.
+        training: what the training thread does, one after the other.
+        cores: processors that this rank has for itself.
+    """
+
+    loader: Mapping[str, Cost]
+    training: Mapping[str, Cost]
+    cores: float
+
+    def with_loader(self, **changed: Cost) -> "Costs":
+        """Other costs of loader stages; names with `_` for a space."""
+        named = {name.replace("_", " "): cost for name, cost in changed.items()}
+        return replace(self, loader={**self.loader, **named})
+
+    def with_training(self, changed: Mapping[str, Cost]) -> "Costs":
+        return replace(self, training={**self.training, **changed})
+
+
+def paths(costs: Costs) -> dict[str, dict[str, float]]:
+    """What no step can be shorter than, as seconds of each stage on each path.
+
+    Reading, making and copying views are done ahead, each in threads of its own, and so is the training: the
+    slowest of them gives the pace. And all of them together want the processors.
+    """
+    loader = {name: cost.wall_s for name, cost in costs.loader.items()}
+    everything = {**costs.loader, **costs.training}
+    return {
+        "training": {name: cost.wall_s for name, cost in costs.training.items()},
+        "reading": {READ: loader.get(READ, 0.0) / READ_THREADS},
+        "making": {name: loader[name] for name in (DECODE, AUGMENT) if name in loader},
+        "copying": {COPY: loader.get(COPY, 0.0)},
+        "processors": {name: cost.cpu_s / costs.cores for name, cost in everything.items()},
+    }
+
+
+def step_s(costs: Costs) -> float:
+    """Seconds of a step: the p-norm of its paths, p being SHARPNESS, which is a maximum with soft edges."""
+    lengths = [sum(path.values()) for path in paths(costs).values()]
+    longest = max(lengths)
+    return longest * sum((length / longest) ** SHARPNESS for length in lengths) ** (1 / SHARPNESS)
+
+
+def charges(costs: Costs) -> dict[str, float]:
+    """Seconds of the step that each stage is answerable for; they add up to `step_s`.
+
+    c_i dT/dc_i: what the step would gain by the share of a stage that is taken away, for small shares. By
+    Euler's theorem these add up to T, since twice the costs take twice the time. A stage that is hidden
+    behind a longer path is charged nothing.
+    """
+    total, found = step_s(costs), dict.fromkeys([*costs.loader, *costs.training], 0.0)
+    for path in paths(costs).values():
+        weight = (sum(path.values()) / total) ** (SHARPNESS - 1)
+        for name, seconds in path.items():
+            if name in found:
+                found[name] += weight * seconds
+    return found

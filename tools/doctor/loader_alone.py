@@ -1,0 +1,179 @@
+"""The loader's stages one at a time, with nobody to train, and what they would cost with other settings."""
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from viewmill.engine.config import RunConfig
+from viewmill.engine.loading import VIEW_DTYPES
+from viewmill.engine.world import World
+from viewmill.pipelines.executors.executor import (
+    Executor,
+    device_of_executor,
+    make_executor,
+    resolved_name,
+)
+from viewmill.pipelines.executors.view_format import ViewFormat
+from viewmill.pipelines.flow.device_copy import CudaCopy
+from viewmill.pipelines.orders.interface import Order
+from viewmill.pipelines.orders.positions import positions_of_micro_batch, steps_per_epoch
+from viewmill.pipelines.plans.planner import ViewPlanner
+from viewmill.pipelines.plans.spec import ViewSpec
+from viewmill.pipelines.views import preset
+from viewmill.shards.errors import ShardError
+from viewmill.shards.images import decode_rgb
+from viewmill.shards.manifest import Dataset
+from viewmill.tools.doctor.costs import Cost
+from viewmill.tools.doctor.pictures import SEVERAL, Pictures, choose
+
+LEAST_IMAGES = 48  # of a measurement, in batches of the run's size
+FED_BY_IDS = ("resident", "ffcv")  # executors that are given no bytes
+
+
+class LoaderAlone:
+    """Times the loader's work in the calling thread, where nothing else may run; a context manager.
+
+    What is read comes from the end of the epoch, which no step has asked for; what is decoded is of the sizes
+    of the data set, see `choose`. The costs are of one optimiser step.
+
+    Attributes:
+        pictures: what is decoded and rendered.
+        renders_bytes: whether the executor is given encoded images. Of others nothing is made alone.
+
+    Raises:
+        ShardError, RuntimeError: no samples that can be used.
+    """
+
+    def __init__(
+        self, dataset: Dataset, order: Order, config: RunConfig, spec: ViewSpec, world: World
+    ) -> None:
+        self._dataset, self._order, self._config = dataset, order, config
+        self._spec, self._world, self._device = spec, world, str(world.device)
+        self.executor = resolved_name(config.views.executor, world.device.type)
+        self.renders_bytes = self.executor not in FED_BY_IDS
+        self._format = ViewFormat(VIEW_DTYPES[config.precision], config.model.channels_last)
+        self._executors: dict[tuple[str, int, str], Executor] = {}
+        self._micro = config.batch_size // world.world_size // config.accumulation
+        self._batches = -(-LEAST_IMAGES // self._micro)
+        self._share = config.accumulation / self._batches  # of a measurement: a step
+        self._read_steps = 0
+        self.pictures = choose(dataset, order, self._micro * self._batches)
+
+    def read(self, *, neighbours: bool = False) -> Cost:
+        """One thread reads the images of a step; neighbours: those that lie beside each other."""
+        for _ in range(SEVERAL):
+            chosen = [self._unread(neighbours) for _ in range(self._config.accumulation)]
+            try:
+                return timed(lambda chosen=chosen: [self._dataset.read(ids) for ids in chosen])
+            except ShardError:  # the run would replace it; here other samples do as well
+                continue
+        raise RuntimeError(
+            f"{self._dataset.shown}: {SEVERAL} steps hold damaged samples; run: viewmill verify"
+        )
+
+    def make(self, num_threads: int, *, executor: str | None = None, of: Pictures | None = None) -> Cost:
+        """Plans, decodes and renders the views of a step, of these pictures or of the data set's."""
+        return self._run(executor or self.executor, num_threads, self._spec, of or self.pictures)
+
+    def decode(self, num_threads: int, *, of: Pictures | None = None) -> Cost:
+        """Decodes the images of a step as the executor does, on as many threads, and does no more."""
+        if self.executor in ("host", "reference"):
+            return self._decode_in_threads(num_threads, of or self.pictures)
+        # DALI decodes in its graph alone: one view of 16 pixels costs little more than that.
+        return self._run(self.executor, num_threads, preset("eval@16"), of or self.pictures)
+
+    def copy(self) -> Cost | None:
+        """Brings the views of a step to the GPU; None: they are made there, or there is none."""
+        if self._world.device.type != "cuda" or device_of_executor(self.executor, self._device) != "cpu":
+            return None
+        copy = CudaCopy(self._device, self._format)
+        shapes = [(self._micro, 3, size, size) for size in self._spec.sizes]
+        views = [torch.zeros(shape, dtype=self._format.torch_dtype) for shape in shapes]
+        copy(views)  # allocates
+        return timed(lambda: copy(views)).times(self._config.accumulation)
+
+    def close(self) -> None:
+        """Ends the executors."""
+        for executor in self._executors.values():
+            executor.close()
+        self._executors.clear()
+
+    def __enter__(self) -> "LoaderAlone":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _run(self, name: str, num_threads: int, spec: ViewSpec, pictures: Pictures) -> Cost:
+        runner, planner = self._executor(name, num_threads, spec), ViewPlanner(spec, self._config.seed)
+
+        def work() -> None:
+            for part in pictures.parts(self._micro):
+                runner.run(part.images, planner.draw(0, part.ids, part.sizes))
+            if self._world.device.type == "cuda":
+                torch.cuda.synchronize(self._world.device)
+
+        return timed(work).times(self._share)
+
+    def _executor(self, name: str, num_threads: int, spec: ViewSpec) -> Executor:
+        key = (name, num_threads, spec.name)
+        if key not in self._executors:
+            made = make_executor(
+                name,
+                spec,
+                max_batch=self._micro,
+                num_threads=num_threads,
+                device=device_of_executor(name, self._device),
+                view_format=self._format,
+            )
+            self._executors[key] = made
+            first = self.pictures.parts(self._micro)[0]  # compiles, allocates, starts its threads
+            made.run(first.images, ViewPlanner(spec, 0).draw(0, first.ids, first.sizes))
+        return self._executors[key]
+
+    def _decode_in_threads(self, num_threads: int, pictures: Pictures) -> Cost:
+        decoders = [self._decoder() for _ in range(num_threads)]
+        with ThreadPoolExecutor(num_threads) as pool:
+            list(pool.map(lambda decode: decode(pictures.images[0]), decoders))  # starts the threads
+
+            def work() -> None:
+                # Batch after batch, as the executor: a batch ends with the last of its images.
+                for part in pictures.parts(self._micro):
+                    left = iter(part.images)  # next() is atomic under the GIL
+                    list(pool.map(lambda decode, left=left: [decode(one) for one in left], decoders))
+
+            return timed(work).times(self._share)
+
+    def _decoder(self) -> Callable[[bytes], np.ndarray]:
+        if self.executor == "reference":
+            return decode_rgb
+        from viewmill.pipelines.executors.host.decoding import Decoder
+
+        return Decoder().decode
+
+    def _unread(self, neighbours: bool) -> np.ndarray:
+        """The samples of another micro-batch of this rank, from the last step of the epoch backwards."""
+        num_steps = steps_per_epoch(self._order.num_samples, self._config.batch_size)
+        self._read_steps += 1
+        at = positions_of_micro_batch(
+            num_steps - 1 - self._read_steps % num_steps,
+            self._config.accumulation - 1,
+            self._world.rank,
+            global_batch=self._config.batch_size,
+            accumulation=self._config.accumulation,
+            world_size=self._world.world_size,
+        )
+        ids = self._order.ids(0, at.start, at.stop)
+        if not neighbours:
+            return ids
+        first = min(int(ids[0]), self._dataset.num_samples - len(ids))
+        return np.arange(first, first + len(ids))
+
+
+def timed(work: Callable[[], object]) -> Cost:
+    """What it takes; processor time is the process's, so nothing else may run."""
+    began_s, cpu_s = time.perf_counter(), time.process_time()
+    work()
+    return Cost(time.perf_counter() - began_s, time.process_time() - cpu_s)

@@ -1,0 +1,79 @@
+"""Images that stand for a data set in a measurement: as large as its own, or as those of a smaller copy."""
+
+from typing import NamedTuple
+
+import numpy as np
+from viewmill.pipelines.orders.interface import Order
+from viewmill.shards.conversion.options import Options
+from viewmill.shards.conversion.resize import Resize
+from viewmill.shards.errors import ImageError, ShardError
+from viewmill.shards.images import decode_picture, decode_rgb, probe
+from viewmill.shards.jpeg import encode_jpeg
+from viewmill.shards.manifest import Dataset
+
+DRAWN = 4096  # samples among which those of a measurement are chosen by their size
+SEVERAL = 20  # tries to find samples that can be used
+LEAST_CHANGED = 0.2  # of the images; else smaller copies are not worth a word
+
+
+class Pictures(NamedTuple):
+    """Encoded images with the samples that they are of, and their upright widths and heights."""
+
+    ids: np.ndarray  # (n,) int64
+    images: list[bytes]
+    sizes: np.ndarray  # (n, 2)
+
+    def parts(self, size: int) -> "list[Pictures]":
+        """In batches of so many; the last one may be short."""
+        starts = range(0, len(self.ids), size)
+        return [Pictures(*(column[start : start + size] for column in self)) for start in starts]
+
+
+def choose(dataset: Dataset, order: Order, count: int) -> Pictures:
+    """`count` images whose pixels are spread as the data set's: every so many of `DRAWN`, by their pixels.
+
+    Few images taken at random would decode faster or slower than most. Their order is random again.
+
+    Raises:
+        RuntimeError: several choices held a sample that cannot be used.
+    """
+    drawn = np.unique(order.ids(0, 0, min(DRAWN, order.num_samples)))
+    by_pixels = drawn[np.argsort(dataset.sizes(drawn).prod(axis=1), kind="stable")]
+    for attempt in range(SEVERAL):
+        at = (np.arange(count) + (attempt + 0.5) / SEVERAL) * len(by_pixels) / count
+        ids = np.random.default_rng(0).permutation(by_pixels[at.astype(np.int64)])
+        found = _usable(dataset, ids)
+        if found is not None:
+            return found
+    raise RuntimeError(
+        f"{dataset.shown}: {SEVERAL} choices of {count} samples each held one that cannot be used; "
+        "run: viewmill verify"
+    )
+
+
+def _usable(dataset: Dataset, ids: np.ndarray) -> Pictures | None:
+    try:
+        found = Pictures(ids, dataset.read(ids), dataset.sizes(ids))
+        for image in found.images:
+            decode_rgb(image)
+    except (ShardError, ImageError):
+        return None
+    return found
+
+
+def resized(pictures: Pictures, short: int) -> Pictures | None:
+    """The pictures as `convert --resize short=N` stores them; None: hardly any JPEG is larger."""
+    resize, quality = Resize("short", short), Options().quality
+    images, sizes, changed = [], [], 0
+    for image, size in zip(pictures.images, pictures.sizes.tolist(), strict=True):
+        if not resize.shrinks(*size) or probe(image).format != "JPEG":
+            images.append(image)
+            sizes.append(size)
+            continue
+        rgb = resize.apply(decode_picture(image))
+        images.append(encode_jpeg(rgb, quality))
+        sizes.append([rgb.shape[1], rgb.shape[0]])
+        changed += 1
+    if changed < LEAST_CHANGED * len(images):
+        return None
+    return Pictures(pictures.ids, images, np.array(sizes))
