@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -35,12 +36,15 @@ class World:
     owns_group: bool = False  # start_world made the process group, so stop_world ends it
 
 
-def start_world(device: str = "auto") -> World:
+def start_world(device: str = "auto", store: Any = None) -> World:
     """Joins the job that the launcher started, or makes a job of one process.
 
     Understands torchrun and deepspeed, srun, mpirun and plain `python`, and sets RANK, WORLD_SIZE,
     LOCAL_RANK, MASTER_ADDR and MASTER_PORT for the libraries that read them. A process group that is
     already there is used.
+
+    Args:
+        store: where the ranks have met before; else they meet at MASTER_ADDR:MASTER_PORT.
 
     Raises:
         ValueError: `device` is cuda and there is none, or fewer than ranks on this machine.
@@ -57,7 +61,7 @@ def start_world(device: str = "auto") -> World:
     # gloo beside nccl: flags and file lists then travel without stalling the device.
     backend = "gloo" if chosen.type == "cpu" else "cpu:gloo,cuda:nccl"
     # One process needs no port: nothing listens beyond loopback.
-    store = dist.HashStore() if world_size == 1 else None  # type: ignore[attr-defined]
+    store = dist.HashStore() if world_size == 1 else store  # type: ignore[attr-defined]
     dist.init_process_group(
         backend, store=store, rank=rank, world_size=world_size, timeout=COLLECTIVE_TIMEOUT
     )

@@ -1,9 +1,7 @@
 """`viewmill launch`: one training on this machine, on hosts or on a cluster, explained, written or run."""
 
 import os
-import socket
 import sys
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,12 +9,9 @@ import typer
 from viewmill.tools.console import SUCCESS, print_json, print_line, refuse_url
 
 if TYPE_CHECKING:
-    from viewmill.engine.config import RunConfig
     from viewmill.tools.launch.job import Job
 
 EXAMPLE = "viewmill launch hydes_tiny --data DATASET --out RUN --on ssh --hosts hosts --explain"
-# Variables that every rank is given where the launching shell has them: they say how ranks talk and compute.
-FORWARDED = ("NCCL_", "GLOO_", "OMP_", "TORCH_", "DS_ACCELERATOR", "PYTHONPATH", "VIEWMILL_DEBUG")
 PORT = 29500
 
 
@@ -93,6 +88,14 @@ def command(
     max_restarts: Annotated[
         int, typer.Option(min=0, help="Times that torchrun starts all ranks again after a failure.")
     ] = 0,
+    preflight: Annotated[
+        bool | None,
+        typer.Option(
+            "--preflight/--no-preflight",
+            help="Every start looks first whether the machines are fit, for a minute at most.",
+            show_default="with several nodes",
+        ),
+    ] = None,
     sweep: Annotated[
         list[str] | None,
         typer.Option(
@@ -120,6 +123,7 @@ def command(
     end it with exit code 85; a second one ends it at once. --resume goes on, on other hosts too.
     """
     from viewmill.engine.config import load_config
+    from viewmill.tools.launch import asked
     from viewmill.tools.launch.explained import explanation, plan
     from viewmill.tools.launch.job import Job
     from viewmill.tools.launch.targets import options_of, target_named
@@ -136,38 +140,39 @@ def command(
     }
     flags |= {"partition": partition, "account": account, "constraint": constraint, "sbatch": sbatch}
     flags |= {"setup": setup, "image": image, "volumes": volume, "namespace": namespace}
-    given = target_options(option or (), **flags)
+    given = asked.target_options(option or (), **flags)
     options = options_of(on, given)
     config = load_config(recipe, overrides)
-    size = size_of_job(options, nodes, ranks_per_node)
+    size = asked.size_of_job(options, nodes, ranks_per_node)
     job = Job(
-        recipe=path_of_recipe(recipe),
-        data=absolute(data),
+        recipe=asked.path_of_recipe(recipe),
+        data=asked.absolute(data),
         out=str(out.absolute()),
         overrides=tuple(overrides or ()),
         nodes=size[0],
         ranks_per_node=size[1],
         python=python or (sys.executable if target.sees_data else "python"),
         port=port
-        or (PORT if size[0] > 1 or on not in ("local", "mpi") or hosts is not None else free_port()),
-        env=environment_of_ranks(env or (), os.environ, FORWARDED if target.sees_data else ()),
+        or (PORT if size[0] > 1 or on not in ("local", "mpi") or hosts is not None else asked.free_port()),
+        env=asked.environment_of_ranks(env or (), os.environ, asked.FORWARDED if target.sees_data else ()),
         resume=resume,
         max_restarts=max_restarts,
-        judged_on=None if judge is None else absolute(judge),
+        preflight=size[0] > 1 if preflight is None else preflight,
+        judged_on=None if judge is None else asked.absolute(judge),
     )
     if sweep or results:
         from viewmill.tools.launch.sweep_launch import Sweep, answer
 
         swept = Sweep(job, sweep or (), target, options)
         for each in swept.configs.values() if target.sees_data and not (explain or results) else ():
-            refuse_early(job, each)
+            asked.refuse_early(job, each)
         code = answer(swept, results=results, explain=explain, dry_run=dry_run, as_json=json)
         if code != SUCCESS:
             raise typer.Exit(code)
         return
     if target.sees_data:
-        refuse_early(job, config)
-        refuse_folder(job)
+        asked.refuse_early(job, config)
+        asked.refuse_folder(job)
     written = target.write(job, options)
     if explain:
         shown = plan(job, written, config.device)
@@ -195,115 +200,3 @@ def finish(job: "Job", code: int, line: str, *, as_json: bool) -> None:
     if code != SUCCESS:
         print(line, file=sys.stderr)
         raise typer.Exit(code)
-
-
-def target_options(words: Sequence[str], **named: Any) -> dict[str, Any]:
-    """--option KEY=VALUE, whose values are YAML, and the options that have a flag of their own.
-
-    Raises:
-        ConfigError: a word has no value, or is given twice.
-    """
-    from viewmill.engine.config import ConfigError
-    from viewmill.engine.recipe_file import apply_override
-
-    options: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
-    for word in words:
-        key = word.partition("=")[0].strip()
-        if key in options:
-            raise ConfigError(f"--option {word}: {key} is given twice; leave one out")
-        apply_override(options, word)
-    return options
-
-
-def size_of_job(options: Any, nodes: int | None, ranks_per_node: int | None) -> tuple[int, int]:
-    """(nodes, ranks of each): as they were asked for, else those of host file or GPUs, else of this machine.
-
-    Raises:
-        ValueError: the host file is none, or its hosts differ and nothing was asked for.
-        FileNotFoundError: there is no such file.
-    """
-    from viewmill.tools.launch import k8s, slurm
-    from viewmill.tools.launch.hosts import read_hosts, same_slots
-    from viewmill.tools.launch.secure_shell import HostOptions
-
-    if isinstance(options, (k8s.Options, slurm.Options)):
-        asked = "" if options.gpus is None else options.gpus.rpartition(":")[2]
-        return nodes or 1, ranks_per_node or (int(asked) if asked.isdigit() else 1)
-    if not isinstance(options, HostOptions) or options.hosts is None:
-        return nodes or 1, ranks_per_node or gpus_here(os.environ) or 1
-    found = read_hosts(options.hosts)
-    return nodes or len(found), ranks_per_node or same_slots(found[:nodes])
-
-
-def gpus_here(variables: Mapping[str, str]) -> int:
-    """GPUs that this process may use, found without a library of theirs."""
-    visible = variables.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return len([name for name in visible.split(",") if name.strip() not in ("", "-1")])
-    return len(list(Path("/dev").glob("nvidia[0-9]*")))
-
-
-def environment_of_ranks(
-    given: Sequence[str], variables: Mapping[str, str], forwarded: tuple[str, ...] = FORWARDED
-) -> dict[str, str]:
-    """What every rank is given: what begins so, then --env; one thread a rank unless that says otherwise.
-
-    Raises:
-        ValueError: a name has neither a value nor one in this shell.
-    """
-    env = {"OMP_NUM_THREADS": "1"}
-    env |= {name: value for name, value in sorted(variables.items()) if name.startswith(forwarded)}
-    for word in given:
-        name, equals, value = word.partition("=")
-        if not equals and name not in variables:
-            raise ValueError(f"--env {name}: this shell has no such variable; pass --env {name}=VALUE")
-        env[name] = value if equals else variables[name]
-    return env
-
-
-def refuse_early(job: "Job", config: "RunConfig") -> None:
-    """What every rank would refuse, told once and before any has started.
-
-    Raises:
-        ConfigError: the batch does not fit ranks or data.
-        FileNotFoundError: there is no data set.
-    """
-    from viewmill.engine.batch_size import check_batch_size
-    from viewmill.shards.storage.mirror import read_info_at
-
-    for path in filter(None, (job.data, job.judged_on)):
-        read_info_at(path)
-    check_batch_size(config.batch_size, config.accumulation, job.world_size)
-
-
-def refuse_folder(job: "Job") -> None:
-    """Raises ConfigError where the run's folder is in use, or lacks a run to resume."""
-    from viewmill.engine.run_folder import refuse_missing_folder, refuse_used_folder
-
-    run = Path(job.out)
-    if job.resume:
-        refuse_missing_folder(run)
-    else:
-        refuse_used_folder(run)
-
-
-def absolute(source: str) -> str:
-    """A path as every host takes it; a URL stays."""
-    from viewmill.shards.storage.sources import named_source
-
-    named = named_source(source)
-    return named if isinstance(named, str) else str(named.absolute())
-
-
-def path_of_recipe(recipe: str) -> str:
-    """A file's absolute path; a name stays."""
-    path = Path(recipe)
-    return str(path.absolute()) if path.is_file() else recipe
-
-
-def free_port() -> int:
-    """A port of this machine that nothing listens on."""
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        port: int = listening.getsockname()[1]
-        return port

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from viewmill.tools.console import FAULTS, new_app, print_json, print_line, refuse_url, run_app
+from viewmill.tools.console import FAULTS, new_app, print_json, refuse_url, run_app
 
 if TYPE_CHECKING:
     from viewmill.tools.preflight.options import Options
@@ -74,7 +74,12 @@ def command(
         if found is None:  # rank 0 tells
             return
         report = found
-    show(report, as_json=json)
+    if json:
+        print_json(report)
+    else:
+        from viewmill.tools.preflight.table import show
+
+        show(report)
     if report["status"] == "fail":
         raise typer.Exit(FAULTS)
 
@@ -86,14 +91,14 @@ def threads_of(recipe: str | None, settings: list[str]) -> int:
         ValueError: settings without a recipe, or those that are none.
     """
     from viewmill.engine.config import ViewsConfig, load_config
+    from viewmill.tools.preflight.options import threads_of_rank
 
     if recipe is None and settings:
         raise ValueError("--set changes a recipe; give --recipe RECIPE as well")
     of_torch = int(os.environ.get("OMP_NUM_THREADS") or 1)
     if recipe is None:
         return ViewsConfig().num_threads + of_torch
-    config = load_config(recipe, settings)
-    return config.views.num_threads + (config.torch_threads or of_torch)
+    return threads_of_rank(load_config(recipe, settings), of_torch)
 
 
 def here(options: "Options") -> dict[str, Any] | None:
@@ -144,21 +149,6 @@ def absolute(data: str) -> str:
 
     named = named_source(data)
     return str(named.absolute()) if isinstance(named, Path) else named
-
-
-def show(report: dict[str, Any], *, as_json: bool) -> None:
-    """On stdout."""
-    if as_json:
-        print_json(report)
-        return
-    from rich.console import Console
-    from viewmill.tools.preflight.table import last_line, table
-    from viewmill.tools.preflight.verdict import Verdict
-
-    verdicts = [Verdict(**row) for row in report["verdicts"]]
-    Console().print(table(verdicts, "preflight"))
-    hosts = len(set(report["hosts"].values()))
-    print_line(last_line(verdicts, hosts, len(report["hosts"]), report["seconds"]))
 
 
 app = new_app("Look whether the machines of a job are fit for it.", example=EXAMPLE)

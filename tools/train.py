@@ -1,14 +1,20 @@
 """`viewmill train`, and `python -m viewmill.tools.train` for torchrun, deepspeed, srun and mpirun."""
 
+import functools
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from viewmill.tools.console import new_app, print_json, print_line, refuse_url, run_app
+from viewmill.tools.console import FAULTS, new_app, print_json, print_line, refuse_url, run_app
+
+if TYPE_CHECKING:
+    from viewmill.engine.config import RunConfig
 
 EXAMPLE = "viewmill train hydes_tiny --data DATASET --out RUN epochs=5 optimizer.lr=5e-4"
+
+PATIENCE_S = 300.0  # that ranks wait for one whose host imports from a slow disk
 
 
 def command(
@@ -38,6 +44,14 @@ def command(
             "where there is none yet.",
         ),
     ] = False,
+    preflight: Annotated[
+        bool,
+        typer.Option(
+            "--preflight",
+            help="First look with all ranks whether their machines are fit, as viewmill preflight does; exit "
+            "code 3 where a check fails.",
+        ),
+    ] = False,
     local_rank: Annotated[int | None, typer.Option("--local_rank", "--local-rank", hidden=True)] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the last metrics as JSON.")] = False,
 ) -> None:
@@ -61,7 +75,7 @@ def command(
 
     may_begin = restarts_alone(os.environ)
     resume = resume or was_restarted(os.environ)
-    world = start_world(config.device)
+    world = start_world(config.device, fit_to_train(config, data, out) if preflight else None)
     if world.device.type == "cpu":
         keep_freed_memory()
     try:
@@ -70,6 +84,26 @@ def command(
         stop_world(world)
     if world.rank == 0:
         announce(out, as_json=json)
+
+
+def fit_to_train(config: "RunConfig", data: str, out: Path) -> Any:
+    """The store by which the ranks have met, if the machines of all are fit.
+
+    Raises:
+        typer.Exit: a check fails; rank 0 has printed which, of which host, and its remedy.
+    """
+    from viewmill.tools.preflight.before_training import are_fit, store_of_training
+    from viewmill.tools.preflight.meeting import open_meeting
+    from viewmill.tools.preflight.options import Options, threads_of_rank
+    from viewmill.tools.preflight.table import show
+
+    threads = threads_of_rank(config, int(os.environ.get("OMP_NUM_THREADS") or 1))
+    options = Options(data=data, out=out.absolute(), threads=threads, patience_s=PATIENCE_S)
+    meeting = open_meeting(options.patience_s)
+    # stdout is for the result.
+    if not are_fit(options, meeting, functools.partial(show, stderr=True)):
+        raise typer.Exit(FAULTS)
+    return store_of_training(meeting)
 
 
 def check_local_rank(given: int | None) -> None:

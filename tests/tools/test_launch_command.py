@@ -10,7 +10,8 @@ import pytest
 from viewmill.shards.convert import convert
 from viewmill.tools.cli import app
 from viewmill.tools.console import run_app
-from viewmill.tools.launch_command import EXAMPLE, environment_of_ranks, gpus_here
+from viewmill.tools.launch.asked import environment_of_ranks, gpus_here
+from viewmill.tools.launch_command import EXAMPLE
 
 from tests.launched import Launched
 from tests.tools.test_cli import refused
@@ -57,6 +58,17 @@ def test_a_plan_is_json_for_programs(
     assert plan["world_size"] == 4
     assert [rank["host"] for rank in plan["ranks"]] == ["h1", "h1", "h2", "h2"]
     assert plan["env"]["A"] == "b c"
+    assert " --preflight" in plan["files"]["ranks.sh"]  # several hosts look before they train
+
+
+def test_several_hosts_look_at_their_machines_first_unless_told_otherwise(
+    dataset: Path, hosts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    there = ["--on", "ssh", "--hosts", str(hosts)]
+    for words, expected in (([*there, "--no-preflight"], False), (["--preflight"], True), ([], False)):
+        assert run_app(app, [*words_of(dataset, tmp_path / "run", *words), "--explain", "--json"]) == 0
+        plan = json.loads(capsys.readouterr().out)
+        assert (" --preflight" in plan["files"]["ranks.sh"]) == expected, words
     assert len(plan["commands"]) == len(plan["checks"]) == 2
 
 
@@ -142,7 +154,9 @@ def test_a_preempted_launch_is_requeued_and_goes_on(dataset: Path, tmp_path: Pat
 @pytest.mark.skipif(shutil.which("mpirun") is None, reason="no mpirun: apt-get install openmpi-bin")
 def test_mpirun_trains_two_ranks(dataset: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    launched = Launched(words_of(dataset, run, "--on", "mpi", "--ranks-per-node", "2"), tmp_path / "told")
+    words = ["--on", "mpi", "--ranks-per-node", "2", "--preflight"]
+    launched = Launched(words_of(dataset, run, *words), tmp_path / "told")
     assert launched.end() == 0, launched.told()
+    assert "2 ranks on 1 host" in launched.told()  # the preflight's last line
     assert json.loads((run / "environment.json").read_text())["world_size"] == 2
     assert len(losses(run)) == 2

@@ -25,6 +25,7 @@ class Job:
     env: Mapping[str, str] = field(default_factory=dict)  # for every rank
     resume: bool = False
     max_restarts: int = 0  # times that all ranks are started again after a failure
+    preflight: bool = False  # the ranks look whether their machines are fit, before they train
     judged_on: str | None = None  # train --on: labelled images that judge the backbone between epochs
 
     def __post_init__(self) -> None:
@@ -48,4 +49,6 @@ class Job:
         """
         judge = [] if self.judged_on is None else ["--on", self.judged_on]
         resume = ["--resume"] if self.resume or self.max_restarts else []
-        return [self.recipe, "--data", self.data, "--out", self.out, *judge, *resume, *self.overrides]
+        look = ["--preflight"] if self.preflight else []
+        given = [*judge, *resume, *look, *self.overrides]
+        return [self.recipe, "--data", self.data, "--out", self.out, *given]

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from viewmill.engine.preemption import REQUEUE_EXIT_CODE
-from viewmill.tools.console import FAILED, INTERRUPTED, SUCCESS, USAGE, print_line
+from viewmill.tools.console import FAILED, FAULTS, INTERRUPTED, SUCCESS, USAGE, print_line
 from viewmill.tools.launch.lost_host import record_lost
 from viewmill.tools.launch.process import SSH_FAILED
 from viewmill.tools.launch.scripts import script
@@ -140,7 +140,7 @@ def exit_code(outcome: Outcome, is_requeued: bool) -> int:
         return REQUEUE_EXIT_CODE
     if outcome.is_asked:
         return INTERRUPTED
-    return USAGE if outcome.code == USAGE else FAILED
+    return outcome.code if outcome.code in (USAGE, FAULTS) else FAILED
 
 
 def told(outcome: Outcome, is_requeued: bool, run_dir: Path) -> str:

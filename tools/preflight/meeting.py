@@ -14,10 +14,16 @@ _POLL_S = 0.02
 
 
 class Meeting:
-    """One rank's way to the others. Waiting ends at a stated time, with those who came."""
+    """One rank's way to the others. Waiting ends at a stated time, with those who came.
 
-    def __init__(self, store: Any, rank: int, world_size: int, local_rank: int) -> None:
+    Attributes:
+        store: what is said of this preflight; of_job: the one beneath, which lasts as long as the launcher
+            listens, or rank 0 lives.
+    """
+
+    def __init__(self, store: Any, rank: int, world_size: int, local_rank: int, of_job: Any = None) -> None:
         self.store = store
+        self.of_job = store if of_job is None else of_job
         self.rank = rank
         self.world_size = world_size
         self.local_rank = local_rank
@@ -90,4 +96,4 @@ def open_meeting(patience_s: float) -> Meeting:
         ) from error
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     prefixed = dist.PrefixStore(f"viewmill-preflight-{attempt}", store)  # type: ignore[attr-defined]
-    return Meeting(prefixed, rank, world_size, local_rank)
+    return Meeting(prefixed, rank, world_size, local_rank, of_job=store)

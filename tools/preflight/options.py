@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from pydantic import Field
+from viewmill.engine.config import RunConfig
 from viewmill.engine.strict import StrictModel
 
 
@@ -19,3 +20,8 @@ class Options(StrictModel):
     patience_s: float = Field(default=60.0, gt=0)  # that rank 0 waits for a rank, from its own start
     collective_s: float = Field(default=30.0, gt=0)  # that a collective may take
     network: bool = True
+
+
+def threads_of_rank(config: RunConfig, of_launcher: int) -> int:
+    """The executor's, and torch's as the recipe sets them, or else the launcher by OMP_NUM_THREADS."""
+    return config.views.num_threads + (config.torch_threads or of_launcher)

@@ -1,13 +1,14 @@
 """A preflight's report for people: a line a verdict, the gravest said last."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from viewmill.tools.preflight.verdict import FAIL, PASS, WARN, Verdict
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+WIDTH = 120
 COLOURS = {PASS: "green", WARN: "yellow", FAIL: "bold red"}
 
 
@@ -26,6 +27,19 @@ def table(verdicts: Sequence[Verdict], title: str) -> "Table":
         words = (Text(one.check), Text(one.status, style=COLOURS[one.status]))
         shown.add_row(*words, Text(one.host), Text(plain(one.found)), Text(plain(remedy)))
     return shown
+
+
+def show(report: dict[str, Any], *, stderr: bool = False) -> None:
+    """Prints a report, as `Report.tree` gives it; wide where no terminal says how wide."""
+    from rich.console import Console
+
+    console = Console(stderr=stderr)
+    if not console.is_terminal:
+        console = Console(stderr=stderr, width=WIDTH)
+    verdicts = [Verdict(**row) for row in report["verdicts"]]
+    console.print(table(verdicts, "preflight"))
+    hosts = len(set(report["hosts"].values()))
+    console.print(last_line(verdicts, hosts, len(report["hosts"]), report["seconds"]), markup=False)
 
 
 def last_line(verdicts: Sequence[Verdict], hosts: int, ranks: int, seconds: float) -> str:

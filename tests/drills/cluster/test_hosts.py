@@ -212,6 +212,24 @@ def test_hosts_that_cannot_take_part_are_named_and_nothing_starts(site: Site) ->
 
 
 @pytest.mark.soak
+def test_a_host_with_another_data_set_is_found_before_it_trains(site: Site) -> None:
+    run, hosts = site.folder / "other", site.cluster.hosts("h1", "h2", slots=1)
+    write_images(site.folder / "other_source", count=20, seed=1)
+    convert(site.folder / "other_source", site.folder / "other_ds")
+    site.cluster.inside("h2", "mount", "--bind", str(site.folder / "other_ds"), str(site.data))
+    try:
+        code, told = launch(site, run, hosts, "--on", "ssh")
+    finally:
+        site.cluster.inside("h2", "umount", str(site.data))
+    assert code == 1
+    (line,) = (line for line in told.splitlines() if " fail " in line)
+    assert line.split()[:2] == ["data", "set"]
+    assert not (run / "checkpoints").exists()
+    code, told = launch(site, run, hosts, "--on", "ssh")
+    assert code == 0, told
+
+
+@pytest.mark.soak
 def test_hosts_that_know_themselves_as_loopback_are_refused_or_told_their_interface(site: Site) -> None:
     run, hosts = site.folder / "debian", site.cluster.hosts("h1", "h2", slots=1)
     with site.cluster.as_debian_names("h1"), site.cluster.as_debian_names("h2"):

@@ -29,31 +29,45 @@ def run_preflight(world_size: int, body: Body, folder: Path) -> dict[str, Any]:
     Raises:
         AssertionError: a rank hangs; FileNotFoundError: rank 0 made no report.
     """
-    context, port = multiprocessing.get_context(start_method()), free_port()
     folder.mkdir(exist_ok=True)
+    run_job(world_size, _enter, body, folder)
+    report: dict[str, Any] = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    return report
+
+
+def run_job(world_size: int, enter: Callable[..., None], *args: Any) -> None:
+    """`enter(rank, *args)` in a process for each rank, with the variables of a launcher without agents.
+
+    Raises:
+        AssertionError: a rank hangs.
+    """
+    context, port = multiprocessing.get_context(start_method()), free_port()
     processes = []
     for rank in range(world_size):
         place = {"RANK": str(rank), "WORLD_SIZE": str(world_size), "LOCAL_RANK": "0"}
         variables = {**os.environ, **place, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        processes.append(context.Process(target=_enter, args=(rank, variables, body, folder)))
+        processes.append(context.Process(target=_as_rank, args=(variables, enter, rank, *args)))
         processes[-1].start()
     for process in processes:
         process.join(LIMIT_S)
         hung = process.exitcode is None
         process.kill()
         assert not hung, "a rank waits for ever"
-    report: dict[str, Any] = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-    return report
 
 
-def _enter(rank: int, variables: dict[str, str], body: Body, folder: Path) -> None:
+def _as_rank(variables: dict[str, str], enter: Callable[..., None], *args: Any) -> None:
     os.environ.clear()
     os.environ.update(variables)
     import torch
+
+    torch.set_num_threads(1)
+    enter(*args)
+
+
+def _enter(rank: int, body: Body, folder: Path) -> None:
     from viewmill.tools.preflight import run
     from viewmill.tools.preflight.meeting import open_meeting
 
-    torch.set_num_threads(1)
     run.host_name = lambda: f"host{rank}"
     options = body(rank, folder)
     if options is None:

@@ -75,8 +75,8 @@ def heat(reasons: int = 0, zone: float = 40.0) -> dict[str, Any]:
     return {"gpus": [gpu], "zones": [{"name": "cpu", "celsius": zone, "trip_celsius": 90.0}]}
 
 
-def named(*addresses: str) -> dict[str, Any]:
-    return {"name": "n", "addresses": list(addresses)}
+def named(*addresses: str, interface: str | None = None) -> dict[str, Any]:
+    return {"name": "node", "addresses": list(addresses), "interface": interface}
 
 
 def reduced(rate: float, backend: str = "gloo", latency_s: float = 1e-4, ranks: int = 4) -> dict[str, Any]:
@@ -134,6 +134,8 @@ def reduced(rate: float, backend: str = "gloo", latency_s: float = 1e-4, ranks: 
         (names.judge, [named("10.0.0.1"), named("127.0.1.1")], [("fail", "h1")]),
         (names.judge, [named("10.0.0.1"), named()], [("warn", "h1")]),
         (names.judge, [named("127.0.1.1")], [ALL]),
+        (names.judge, [named("10.0.0.1"), named("127.0.1.1", interface="eth0")], [ALL]),
+        (names.judge, [named("10.0.0.1"), named("127.0.1.1", interface="lo")], [("fail", "h1")]),
         (all_reduce.judge, [reduced(1e9)], [ALL]),
         (all_reduce.judge, [reduced(1e7)], [("warn", "all")]),
         (all_reduce.judge, [reduced(1e9, "nccl")], [("warn", "all")]),
