@@ -59,6 +59,7 @@ def test_a_plan_is_json_for_programs(
     assert [rank["host"] for rank in plan["ranks"]] == ["h1", "h1", "h2", "h2"]
     assert plan["env"]["A"] == "b c"
     assert " --preflight" in plan["files"]["ranks.sh"]  # several hosts look before they train
+    assert len(plan["commands"]) == len(plan["checks"]) == 2
 
 
 def test_several_hosts_look_at_their_machines_first_unless_told_otherwise(
@@ -69,7 +70,6 @@ def test_several_hosts_look_at_their_machines_first_unless_told_otherwise(
         assert run_app(app, [*words_of(dataset, tmp_path / "run", *words), "--explain", "--json"]) == 0
         plan = json.loads(capsys.readouterr().out)
         assert (" --preflight" in plan["files"]["ranks.sh"]) == expected, words
-    assert len(plan["commands"]) == len(plan["checks"]) == 2
 
 
 def test_a_dry_run_writes_what_launch_sh_starts(
