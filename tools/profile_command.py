@@ -58,11 +58,14 @@ def command(
     if html is not None:
         check_target(html)
     read_info_at(data)  # a wrong path is told before torch and deepspeed are imported
+    from viewmill.engine.heap import keep_freed_memory
     from viewmill.engine.world import start_world, stop_world
     from viewmill.tools.bench_commands.figures import told
     from viewmill.tools.doctor.examination import examine
 
     world = start_world(config.device)
+    if world.device.type == "cpu":
+        keep_freed_memory()  # as viewmill train does
     try:
         with told() as tell:
             found = examine(
