@@ -1,5 +1,6 @@
 """The page of a profile, of figures made by hand: what its charts add up to, and that text stays text."""
 
+import itertools
 import math
 import re
 from typing import Any
@@ -11,7 +12,7 @@ from viewmill.tools.doctor.changes import best, predicted
 from viewmill.tools.doctor.collectives import AGREEMENT, GRADIENT, KINDS, STATISTICS
 from viewmill.tools.doctor.costs import DECODE
 from viewmill.tools.doctor.diagnosis import COMMUNICATION, Intervals, diagnose
-from viewmill.tools.doctor.page import ceilings, rank_map, render, timeline, waterfall
+from viewmill.tools.doctor.page import ceilings, rank_map, render, timeline, told_apart, waterfall
 from viewmill.tools.doctor.verdict import verdict
 
 EVERY = Intervals(log=10, checkpoint=50.0)
@@ -73,9 +74,13 @@ def found() -> dict[str, Any]:
 def test_the_waterfall_adds_up_to_the_measured_step(found: dict[str, Any]) -> None:
     chart = waterfall(found)
     assert chart["names"][-2:] == ["unexplained", "step"]
-    assert chart["values"][-1] == pytest.approx(1000 * found["diagnosis"]["step_s"])
-    assert math.fsum(chart["values"][:-1]) == pytest.approx(chart["values"][-1])
-    assert chart["measures"][-1] == "total"
+    *lengths, whole = chart["lengths"]
+    assert whole == pytest.approx(1000 * found["diagnosis"]["step_s"])
+    assert math.fsum(lengths) == pytest.approx(whole)
+    *starts, first = chart["starts"]
+    assert first == 0.0
+    ends = [start + length for start, length in zip(starts, lengths, strict=True)]
+    assert [0.0, *ends[:-1]] == pytest.approx(starts)
 
 
 def test_a_ceiling_is_what_a_stage_would_reach_alone(found: dict[str, Any]) -> None:
@@ -94,6 +99,20 @@ def test_the_time_line_puts_steps_behind_each_other_and_collectives_under_one_na
     assert bars["forward"]["starts"] == pytest.approx([100.0, 400.0, 100.0, 400.0])
     assert bars["backward"]["lengths"] == pytest.approx([100.0, 40.0, 100.0, 40.0])
     assert set(bars["forward"]["lanes"]) == {"rank 0", "rank 1"}
+
+
+def test_short_segments_in_a_row_are_drawn_together_and_none_is_lost() -> None:
+    lap: list[tuple[str, float, float]] = [("wait for data", 0.0, 0.5)]
+    for number in range(100):
+        lap.append(("backward", 0.5 + 0.004 * number, 0.501 + 0.004 * number))
+        lap.append((STATISTICS, 0.501 + 0.004 * number, 0.504 + 0.004 * number))
+    lap.append(("optimiser", 0.9, 1.0))
+    drawn = told_apart(lap, least_s=0.01)
+    assert len(drawn) < 20
+    assert (drawn[0], drawn[-1]) == (lap[0], lap[-1])
+    assert all(one[2] == pytest.approx(then[1]) for one, then in itertools.pairwise(drawn))
+    for name, seconds in (("backward", 0.1), (COMMUNICATION, 0.3)):
+        assert math.fsum(end - begin for part, begin, end in drawn if part == name) == pytest.approx(seconds)
 
 
 def test_the_map_of_ranks_shows_the_slow_part_and_who_waits(found: dict[str, Any]) -> None:
