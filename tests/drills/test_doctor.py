@@ -33,7 +33,8 @@ def test_the_slow_stage_is_named_and_the_stages_add_up_to_the_step(
     data: Path, slow_s: float, stage: str
 ) -> None:
     with slow_stage(stage, slow_s):
-        found = examined(data, stage, rounds=3, steps=6)["diagnosis"]
+        # The four threads that read sleep at the same time: a multiple of four steps has its share of it.
+        found = examined(data, stage, rounds=2, steps=8)["diagnosis"]
     charged = {one["name"]: round(one["charged_s"], 3) for one in found["stages"]}
     assert found["binding"] == stage, charged
     assert found["step_s"] >= 0.9 * slow_s
