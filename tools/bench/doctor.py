@@ -31,10 +31,12 @@ class Scenario(NamedTuple):
     kinds: tuple[str, ...]
 
 
-# The smallest networks, so that on a CPU something else than they can be what a step waits for.
+# The smallest networks and heads, so that on a CPU something else than they can be what a step waits for.
+SMALL_HEAD = ("method.projector.hidden=32", "method.projector.dim=16")
 SCENARIOS = {
     "views": Scenario(
-        ("model.backbone=test_vit", "views.preset=dino_global@32", "batch_size=32"), ("threads", "resolution")
+        ("model.backbone=test_vit", *SMALL_HEAD, "views.preset=dino_global@32", "batch_size=32"),
+        ("threads", "resolution"),
     ),
     "steps": Scenario(("model.backbone=test_resnet", "views.preset=hydes@32", "batch_size=4"), ("batch",)),
 }
