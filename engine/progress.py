@@ -11,18 +11,29 @@ LINE_EVERY_S = 10.0
 
 
 class TrainingProgress:
-    """Steps done of how many, with the loss, images/s, share of time spent waiting for data, and ETA."""
+    """Steps done of how many, with the loss, images/s, share of time spent waiting for data, and ETA.
+
+    Args:
+        is_shown: on this rank. counts: steps too, and not only what is told; two bars on one terminal would
+            write over each other.
+    """
 
     def __init__(
-        self, total_steps: int, done: int, *, is_shown: bool, console: Console | None = None
+        self,
+        total_steps: int,
+        done: int,
+        *,
+        is_shown: bool,
+        counts: bool = True,
+        console: Console | None = None,
     ) -> None:
         self._console = console or Console(file=sys.stderr)
         self._total, self._done, self._start = total_steps, done, done
-        self._is_shown = is_shown
+        self._is_shown, self._counts = is_shown, is_shown and counts
         self._began_s = self._line_s = time.monotonic()
         self._figures = {"loss": float("nan"), "images_per_s": float("nan"), "wait": float("nan")}
         self._bar: Progress | None = None
-        if is_shown and self._console.is_terminal:
+        if self._counts and self._console.is_terminal:
             self._bar = self._new_bar()
             self._task = self._bar.add_task("train", total=total_steps, completed=done, figures="")
 
@@ -49,7 +60,7 @@ class TrainingProgress:
     def advance(self) -> None:
         """One more step is done."""
         self._done += 1
-        if not self._is_shown:
+        if not self._counts:
             return
         if self._bar is not None:
             self._bar.update(self._task, completed=self._done, figures=self._text())

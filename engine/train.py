@@ -107,7 +107,8 @@ def train(
         from_rank_zero(world, lambda: write_run_files(run_dir, config, world))
         step = past.step if past else 0
         log = stack.enter_context(open_log(run_dir, config, world, step))
-        progress = stack.enter_context(TrainingProgress(end, step, is_shown=world.rank == 0))
+        is_shown, counts = world.rank == 0, watch is None  # who watches a run shows how far it is
+        progress = stack.enter_context(TrainingProgress(end, step, is_shown=is_shown, counts=counts))
         trainer = Trainer(
             config,
             world,

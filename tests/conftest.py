@@ -23,6 +23,7 @@ LONG = (
     "test_checkpoint.py",
     "test_train_methods.py",
     "test_diagnosis.py",
+    "test_slow_stages.py",
     "test_run_pass.py",
     "test_bench_methods.py",
     "test_ranks_stop_together.py",

@@ -52,17 +52,21 @@ def command(
     config = load_config(recipe, overrides)
     for path in filter(None, (html, traces, scratch)):
         refuse_url(path, "name a folder of this machine")
-    for folder in filter(None, (traces, scratch)):
-        if not folder.is_dir():
-            raise FileNotFoundError(f"{folder}: there is no such folder; make it first")
-    if html is not None:
-        check_target(html)
+    if scratch is not None and not scratch.is_dir():
+        raise FileNotFoundError(f"{scratch}: there is no such folder; make it first")
+    for target in filter(None, (html, traces)):
+        check_target(target)
     read_info_at(data)  # a wrong path is told before torch and deepspeed are imported
+    if traces is not None:
+        traces.mkdir(exist_ok=True)
+    from viewmill.engine.heap import keep_freed_memory
     from viewmill.engine.world import start_world, stop_world
     from viewmill.tools.bench_commands.figures import told
     from viewmill.tools.doctor.examination import examine
 
     world = start_world(config.device)
+    if world.device.type == "cpu":
+        keep_freed_memory()  # as viewmill train does
     try:
         with told() as tell:
             found = examine(

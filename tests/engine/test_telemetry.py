@@ -133,10 +133,10 @@ def test_every_figure_of_every_rank_has_its_place(tmp_path: Path) -> None:
     ]
 
 
-def shown(is_terminal: bool, is_shown: bool = True) -> str:
+def shown(is_terminal: bool, is_shown: bool = True, counts: bool = True) -> str:
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=is_terminal, width=120)
-    with TrainingProgress(12, 10, is_shown=is_shown, console=console) as progress:
+    with TrainingProgress(12, 10, is_shown=is_shown, counts=counts, console=console) as progress:
         progress.figures(loss=-1.25, images_per_s=321.0, data_wait_fraction=0.07)
         progress.advance()
         progress.advance()
@@ -152,6 +152,11 @@ def test_a_terminal_shows_one_bar_with_the_figures_and_an_eta() -> None:
 def test_elsewhere_it_is_a_line_now_and_then() -> None:
     lines = shown(is_terminal=False).splitlines()
     assert lines == ["step 12/12  loss -1.2500  321 images/s  data wait 7 %  eta 0:00:00"]
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_a_run_whose_watcher_shows_how_far_it_is_shows_no_steps(is_terminal: bool) -> None:
+    assert shown(is_terminal, counts=False) == ""
 
 
 def test_other_ranks_show_nothing() -> None:

@@ -1,6 +1,5 @@
 """`bench doctor` at the smallest size: predictions beside what real runs give."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +7,11 @@ import pytest
 from PIL import Image
 from rich.console import Console
 from viewmill.shards.convert import convert
-from viewmill.tools.bench.doctor import comparisons, run, table
+from viewmill.tools.bench.charts import charts_of
+from viewmill.tools.bench.doctor import Sizes, comparisons, run, tables
+from viewmill.tools.bench.goals import goals_of
+from viewmill.tools.bench.result import read_result
+from viewmill.tools.bench.turns import Trained, calmest
 from viewmill.tools.cli import app
 from viewmill.tools.console import run_app
 
@@ -31,29 +34,53 @@ def test_changes_are_predicted_made_and_compared(tmp_path: Path, monkeypatch: py
     words += ["--steps=1", "--repeats=1", "--rounds=1", "--profile-steps=1"]
     words += [f"--set={setting}" for setting in small]
     assert run_app(app, ["bench", "doctor", *words]) == 0
-    result = json.loads((tmp_path / "doctor.json").read_text())
-    views, steps = (result["scenarios"][name] for name in ("views", "steps"))
-    settings = [one["setting"] for one in views["changes"]]
-    assert any(setting.startswith("convert --resize short=") for setting in settings)
-    assert [one["setting"] for one in steps["changes"]] == ["batch_size=8"]
-    assert len(steps["profiles"]) == 2
-    changes = views["changes"] + steps["changes"]
-    assert all(one["measured"] > 0 and len(one["errors"]) == 2 for one in changes)
+    result = read_result(tmp_path / "doctor.json")
+    changes, profiles = result.figures["changes"], result.figures["profiles"]
+    assert any(name.startswith("views: convert --resize short=") for name in changes)
+    assert "steps: batch_size=8" in changes
+    assert all(one["measured"] > 0 and len(one["errors"]) == 2 for one in changes.values())
+    assert set(profiles) == {"views, before", "views, after", "steps, before", "steps, after"}
+    assert all(row["step_ms"] > 0 for row in profiles.values())
+    asked = goals_of("doctor", result.figures, result.settings)
+    assert len(asked) == 2 * len(changes) + len(profiles)
+    assert [chart.title for chart in charts_of(result, "doctor")][1].startswith("Measured images/s")
     assert str(tmp_path) not in (tmp_path / "doctor.json").read_text()
     with (console := Console(width=200)).capture() as capture:
-        console.print(table(result))
+        console.print(tables(result.figures))
     assert "batch_size=8" in capture.get()
 
 
-def test_a_gain_is_the_median_ratio_of_a_turn() -> None:
-    profile = {"changes": [{"setting": "a=1", "gain": 0.5}, {"setting": "b=2", "gain": 3.0}]}
-    turns = [{"as it is": 10.0, "a=1": 14.0}, {"as it is": 20.0, "a=1": 30.0}, {"as it is": 5.0, "a=1": 8.0}]
-    (found,) = comparisons([profile, profile], turns)
+def turn(other_work: float = 0.0, **images_per_s: float) -> dict[str, Trained]:
+    return {name.replace("_", " "): Trained(value, other_work) for name, value in images_per_s.items()}
+
+
+def test_a_share_is_the_median_ratio_of_a_turn_and_the_worst_profile_is_judged() -> None:
+    profiles = [
+        {"changes": [{"name": "a", "setting": "a", "gain": gain}, {"name": "b", "setting": "b", "gain": 3.0}]}
+        for gain in (0.5, 0.8)
+    ]
+    turns = [turn(as_it_is=10.0, a=14.0), turn(as_it_is=20.0, a=30.0), turn(as_it_is=5.0, a=8.0)]
+    found = comparisons(profiles, turns)["a"]
     assert found["measured"] == pytest.approx(1.5)
     assert found["measured_range"] == pytest.approx([1.4, 1.6])
-    assert found["errors"] == pytest.approx([0.0, 0.0])
+    assert found["errors"] == pytest.approx([0.0, 0.2])
+    assert found["error"] == pytest.approx(0.2)
+    assert found["gain_error"] == pytest.approx(0.6)  # 80 % where 50 % were measured
+
+
+def test_goals_are_asked_of_images_gains_and_steps() -> None:
+    changes = {"a": {"error": 0.1, "gain_error": 0.3}}
+    figures = {"changes": changes, "profiles": {"before": {"unexplained": -0.11}}}
+    assert [goal.met for goal in goals_of("doctor", figures, {})] == [True, False, False]
+
+
+def test_turns_beside_other_work_are_left_out_whatever_they_gave() -> None:
+    turns = [turn(0.1, a=1.0), turn(0.9, a=2.0), turn(0.0, a=3.0)]
+    turns[0]["b"] = Trained(1.0, 0.2)
+    assert calmest(turns, 2) == [turns[0], turns[2]]
+    assert calmest(turns, 1) == [turns[2]]
 
 
 def test_no_steps_are_refused() -> None:
     with pytest.raises(ValueError, match="0 steps"):
-        run("DATASET", steps=0)
+        run("DATASET", Sizes(steps=0))

@@ -22,6 +22,12 @@ PLOTS = {
         Plot("peers", "wall_ms", "Wall time of a step", "ms"),
         Plot("peers", "cpu_ms", "Processor time of a step", "ms"),
     ),
+    "doctor": (
+        Plot("changes", "predicted", "Predicted images/s, as a share of the unchanged run's", ""),
+        Plot("changes", "measured", "Measured images/s, as a share of the unchanged run's", ""),
+        Plot("profiles", "step_ms", "Step in the loop", "ms"),
+        Plot("profiles", "model_ms", "Step by the stages alone", "ms"),
+    ),
     "prior": (Plot("peers", "cpu_ms", "CPU time of an image", "ms"),),
     "methods": (
         Plot("rows", "knn.trained", "k-NN of the trained backbone", "share of 1"),

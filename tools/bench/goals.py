@@ -22,6 +22,8 @@ CONVERT = {"decode": 0.8, "header": 0.8}  # of the plain loop's speed
 REENCODE = 1.0  # of the peer's speed, and of that of FFCV's writer
 PRIOR = {"goal": 0.10, "moonshot": 0.05}  # of a training epoch
 TRAIN = {"goal": 0.05, "moonshot": 0.01}  # over the bare steps
+# Of a prediction, by images/s and by what they gain; of a step that its stages alone do not explain.
+DOCTOR = {"images_per_s": 0.2, "gain": 0.2, "unexplained": 0.1}
 SENTINELS = 0.01  # of a step's CPU time
 METHODS_Z = 3.0  # standard errors above the untrained backbone, below which a method has not learnt
 Figures = dict[str, Any]
@@ -130,6 +132,14 @@ def _train(figures: Figures, settings: Figures) -> Iterator[Goal]:
     yield _at_most("wall time over bare steps", figures["overhead"]["wall"]["share"], TRAIN["goal"])
 
 
+def _doctor(figures: Figures, settings: Figures) -> Iterator[Goal]:
+    for name, row in figures["changes"].items():
+        yield _at_most(f"{name}: error of images/s", row["error"], DOCTOR["images_per_s"])
+        yield _at_most(f"{name}: error of the gain", row["gain_error"], DOCTOR["gain"])
+    for name, row in figures["profiles"].items():
+        yield _at_most(f"{name}: unexplained, of the step", abs(row["unexplained"]), DOCTOR["unexplained"])
+
+
 def _sentinels(figures: Figures, settings: Figures) -> Iterator[Goal]:
     for name, row in figures["recipes"].items():
         yield _at_most(f"{name}: of a step's CPU time", row["share"], SENTINELS)
@@ -162,6 +172,7 @@ JUDGES: dict[str, Callable[[Figures, Figures], Iterator[Goal]]] = {
     "convert": _convert,
     "prior": _prior,
     "train": _train,
+    "doctor": _doctor,
     "sentinels": _sentinels,
     "methods": _methods,
     "parity": _parity,

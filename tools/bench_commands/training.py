@@ -147,6 +147,9 @@ def doctor(
     ),
     steps: Annotated[int, typer.Option(min=1, help="Of each run that is measured.")] = 40,
     repeats: Annotated[int, typer.Option(min=1, help="Turns; a gain is the median over them.")] = 5,
+    spare_turns: Annotated[
+        int, typer.Option(min=0, help="More turns than count: those with least other work on the machine do.")
+    ] = 0,
     rounds: Annotated[int, typer.Option(min=1, help="Of a profile.")] = 5,
     profile_steps: Annotated[int, typer.Option(min=1, help="Of a round of a profile.")] = 12,
     override: Annotated[
@@ -159,17 +162,12 @@ def doctor(
 
     A run as it is and with each change trains in turns.
     """
-    from viewmill.tools.bench.doctor import run, table
+    from viewmill.engine.heap import keep_freed_memory
+    from viewmill.tools.bench.doctor import Sizes, run, tables
 
     check_folder(out)
+    keep_freed_memory()  # as viewmill train does
+    sizes = Sizes(steps, repeats, spare_turns, rounds, profile_steps)
     with told() as tell:
-        figures = run(
-            data,
-            overrides=override or (),
-            steps=steps,
-            repeats=repeats,
-            profile_rounds=rounds,
-            profile_steps=profile_steps,
-            progress=tell,
-        )
-    keep(figures, out, table, json)
+        figures = run(data, sizes, overrides=override or (), progress=tell)
+    keep(figures, out, tables, json)

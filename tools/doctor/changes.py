@@ -117,4 +117,4 @@ def best(changes: list[dict[str, Any]]) -> dict[str, Any] | None:
     """The one worth most that trains the same model on the same bytes, else the one worth most."""
     worth = [change for change in changes if change["gain"] >= LEAST_GAIN]
     same = [change for change in worth if not change["changes_training"]]
-    return (same or worth or [None])[0]
+    return next(iter(same or worth), None)

@@ -20,6 +20,7 @@ from viewmill.engine.stragglers import straggler_table
 from viewmill.engine.telemetry import read_lines
 from viewmill.engine.train import train
 from viewmill.engine.world import World
+from viewmill.pipelines.flow.flow import READ_AHEAD
 from viewmill.pipelines.orders.positions import steps_per_epoch
 from viewmill.pipelines.plans.spec import ViewSpec
 from viewmill.shards.manifest import Dataset
@@ -133,8 +134,9 @@ def examine(
 
 
 def blocks_of(config: RunConfig, rounds: int, steps: int) -> Blocks:
-    """So many steps that the batches that stood ready are used up before steps count."""
-    ahead = max(config.views.prefetch, config.accumulation) + 1
+    """So many steps that what stood ready, views and encoded images, is used up before steps count."""
+    # Ready views, those on their way to a device, and one in the making; see `batches_of`.
+    ahead = max(config.views.prefetch, config.accumulation) + 2 + READ_AHEAD
     return Blocks(rounds, steps, skip=1 + -(-ahead // config.accumulation))
 
 

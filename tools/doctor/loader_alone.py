@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import torch
@@ -66,7 +67,7 @@ class LoaderAlone:
         for _ in range(SEVERAL):
             chosen = [self._unread(neighbours) for _ in range(self._config.accumulation)]
             try:
-                return timed(lambda chosen=chosen: [self._dataset.read(ids) for ids in chosen])
+                return timed(partial(list, map(self._dataset.read, chosen)))
             except ShardError:  # the run would replace it; here other samples do as well
                 continue
         raise RuntimeError(

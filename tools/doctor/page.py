@@ -1,6 +1,8 @@
 """A profile as one HTML page: verdict, ceilings, waterfall, time line, ranks; it needs no network."""
 
+import itertools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from viewmill.engine.spans import Part
@@ -12,6 +14,7 @@ from viewmill.tools.html_page import environment, plotly_script, script_json
 TEMPLATE = "doctor/page.html.j2"
 # One hue a kind of work, which both colour schemes show: data, computing, other ranks, keeping.
 _DATA, _COMPUTE, _SENT, _KEPT = "#c9822b", "#3f7fc1", "#9a5fb5", "#7a8798"
+_WHOLE, UNEXPLAINED = "#8593a6", "unexplained"
 COLOURS = {
     READ: _DATA,
     DECODE: _DATA,
@@ -25,8 +28,11 @@ COLOURS = {
     Part.OPTIMISER.value: "#5aa9dd",
     Part.TEACHER.value: "#79b4e8",
     COMMUNICATION: _SENT,
+    UNEXPLAINED: "#c0504d",
 }
 LEAST_SHOWN = 0.002  # of a step
+DISTINGUISHED = 400  # parts of a time line that can be told apart
+SHORT_IN_A_ROW = 8  # of these parts
 
 
 def render(found: dict[str, Any]) -> str:
@@ -75,16 +81,19 @@ def waterfall(found: dict[str, Any]) -> dict[str, Any]:
     diagnosis = found["diagnosis"]
     least = LEAST_SHOWN * diagnosis["step_s"]
     shown = [stage for stage in diagnosis["stages"] if stage["charged_s"] >= least]
-    steps = [(stage["name"], 1000 * stage["charged_s"]) for stage in shown]
-    left = diagnosis["step_s"] - sum(stage["charged_s"] for stage in shown)
+    lengths = [1000 * stage["charged_s"] for stage in shown]
+    whole = 1000 * diagnosis["step_s"]
+    lengths.append(whole - math.fsum(lengths))
+    names = [*(stage["name"] for stage in shown), UNEXPLAINED]
     return {
         "kind": "waterfall",
         "title": "Waterfall",
         "note": "ms of a step that each stage answers for; what is hidden behind others is charged nothing",
         "height": 330,
-        "names": [*(name for name, _ in steps), "unexplained", "step"],
-        "values": [*(ms for _, ms in steps), 1000 * left, 1000 * diagnosis["step_s"]],
-        "measures": [*("relative" for _ in steps), "relative", "total"],
+        "names": [*names, "step"],
+        "lengths": [*lengths, whole],
+        "starts": [*itertools.accumulate(lengths[:-1], initial=0.0), 0.0],
+        "colours": [*(colour(name) for name in names), _WHOLE],
     }
 
 
@@ -92,11 +101,10 @@ def timeline(found: dict[str, Any]) -> dict[str, Any]:
     """The training thread of each rank over the last steps that were measured."""
     bars: dict[str, dict[str, list[Any]]] = {}
     for number, rank in enumerate(found["ranks"]):
-        start_s = 0.0
+        whole_s, start_s = sum(lap[-1][2] for lap in rank["timeline"] if lap), 0.0
         for lap in rank["timeline"]:
-            for name, begin_s, end_s in lap:
-                kind = shown_part(name)
-                bar = bars.setdefault(kind, {"lanes": [], "starts": [], "lengths": []})
+            for name, begin_s, end_s in told_apart(lap, whole_s / DISTINGUISHED):
+                bar = bars.setdefault(name, {"lanes": [], "starts": [], "lengths": []})
                 bar["lanes"].append(f"rank {number}")
                 bar["starts"].append(1000 * (start_s + begin_s))
                 bar["lengths"].append(1000 * (end_s - begin_s))
@@ -104,10 +112,41 @@ def timeline(found: dict[str, Any]) -> dict[str, Any]:
     return {
         "kind": "timeline",
         "title": "Time line",
-        "note": "ms; what the training thread of a rank does in the last steps of the last round",
+        "note": "ms; what the training thread does in the last steps; short parts in a row are one",
         "height": 80 + 40 * len(found["ranks"]),
         "bars": [{"name": name, "colour": colour(name), **bar} for name, bar in bars.items()],
     }
+
+
+def told_apart(lap: Sequence[Sequence[Any]], least_s: float) -> list[tuple[str, float, float]]:
+    """The segments of a lap as a screen can show them: short ones in a row as one of each part.
+
+    A BatchNorm over ranks alone makes a hundred of them a step; drawn one by one, on less than a pixel each,
+    the last colour that is drawn would hide the others.
+    """
+    found: list[tuple[str, float, float]] = []
+    short: dict[str, float] = {}
+    since_s = 0.0
+
+    def put_short() -> None:
+        nonlocal since_s
+        for name, seconds in short.items():
+            found.append((name, since_s, since_s + seconds))
+            since_s += seconds
+        short.clear()
+
+    for name, begin_s, end_s in lap:
+        part = shown_part(name)
+        if end_s - begin_s >= least_s:
+            put_short()
+            found.append((part, begin_s, end_s))
+            since_s = end_s
+            continue
+        short[part] = short.get(part, 0.0) + end_s - begin_s
+        if sum(short.values()) >= SHORT_IN_A_ROW * least_s:
+            put_short()
+    put_short()
+    return found
 
 
 def rank_map(found: dict[str, Any]) -> dict[str, Any]:

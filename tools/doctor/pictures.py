@@ -25,8 +25,8 @@ class Pictures(NamedTuple):
 
     def parts(self, size: int) -> "list[Pictures]":
         """In batches of so many; the last one may be short."""
-        starts = range(0, len(self.ids), size)
-        return [Pictures(*(column[start : start + size] for column in self)) for start in starts]
+        cuts = [slice(start, start + size) for start in range(0, len(self.ids), size)]
+        return [Pictures(self.ids[cut], self.images[cut], self.sizes[cut]) for cut in cuts]
 
 
 def choose(dataset: Dataset, order: Order, count: int) -> Pictures:

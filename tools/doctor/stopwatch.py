@@ -101,4 +101,5 @@ def _passed(first: "float | torch.cuda.Event", then: "float | torch.cuda.Event")
     if isinstance(first, float) and isinstance(then, float):
         return then - first
     assert isinstance(first, torch.cuda.Event)
-    return first.elapsed_time(then) / 1000
+    assert isinstance(then, torch.cuda.Event)
+    return float(first.elapsed_time(then)) / 1000

@@ -28,7 +28,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def profiled(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
     folder = tmp_path_factory.mktemp("written")
     words = ["hydes_tiny", "--data", str(data), *SETTINGS, "--rounds", "1", "--steps", "2", "--json"]
-    words += ["--html", str(folder / "profile.html"), "--traces", str(folder)]
+    words += ["--html", str(folder / "profile.html"), "--traces", str(folder / "traces")]
     with pytest.MonkeyPatch.context() as patch:
         for name, value in zip(JOB, ("0", "1", "0", "127.0.0.1", "29500"), strict=True):
             patch.setenv(name, value)  # a command that runs in this process leaves no variable behind
@@ -68,10 +68,10 @@ def test_the_page_needs_no_network_and_the_trace_holds_the_parts(
     assert "hydes_tiny" in page
     for kind in ("ceilings", "waterfall", "timeline"):
         assert f'"kind": "{kind}"' in page
-    trace = json.loads(gzip.decompress((folder / "rank-0.json.gz").read_bytes()))
+    trace = json.loads(gzip.decompress((folder / "traces" / "rank-0.json.gz").read_bytes()))
     names = {event.get("name") for event in trace["traceEvents"]}
     assert {"forward", "loss", "backward", "optimiser", "wait for data"} <= names
-    assert sorted(path.name for path in folder.iterdir()) == ["profile.html", "rank-0.json.gz"]
+    assert sorted(path.name for path in folder.iterdir()) == ["profile.html", "traces"]
     assert tables(found).renderables
 
 
