@@ -41,14 +41,11 @@ class PixelProbe:
 
     def logits(self, maps: Sequence[Tensor], size: Size) -> Tensor:
         """Maps (n, c, h, w) of each stage -> (n, C, *size)."""
-        widths = [one.shape[1] for one in maps]
-        pieces = zip(
-            maps, *(one.split(widths, dim=-1) for one in (self.mean, self.std, self.weight)), strict=True
-        )
-        total = self.bias[:, None, None]
-        for one, mean, std, weight in pieces:
-            standardised = (one - mean[:, None, None]) / std[:, None, None]
-            total = total + resized(F.conv2d(standardised, weight[:, :, None, None]), size)
+        # Taken into weights and bias: the maps themselves are not copied.
+        scaled = self.weight / self.std
+        total = (self.bias - scaled @ self.mean)[:, None, None]
+        for one, weight in zip(maps, scaled.split([one.shape[1] for one in maps], dim=1), strict=True):
+            total = total + resized(F.conv2d(one, weight[:, :, None, None]), size)
         return total
 
     def packed(self) -> Tensor:
@@ -71,7 +68,7 @@ def train_probe(
 
     The loss of a batch is the mean cross-entropy over its pixels of a class, on a grid of every fourth row
     and column. A batch is eight blocks, drawn anew each epoch; their gradients are added in the batch's
-    order on every rank, so that on a CPU two ranks find the bits of one.
+    order on every rank, so that on CPUs, with as many threads, two ranks find the bits of one.
 
     Args:
         blocks: of the training pictures.

@@ -14,9 +14,9 @@ def images(height: int, width: int) -> torch.Tensor:
 
 
 def test_a_resnet_has_its_four_layers_and_no_stem() -> None:
-    columns = Hypercolumns(build_backbone("resnet18", image_size=64), (64, 96))
+    columns = Hypercolumns(build_backbone("test_resnet", image_size=64), (64, 96))
     assert columns.names == ["layer1", "layer2", "layer3", "layer4"]
-    assert columns.widths == [64, 128, 256, 512]
+    assert columns.widths == [32, 48, 192, 96]
     assert [stage.size for stage in columns.stages] == [(16, 24), (8, 12), (4, 6), (2, 3)]
 
 
@@ -44,7 +44,7 @@ def test_a_vit_has_blocks_evenly_spread_up_to_the_last_as_maps_without_the_class
     torch.testing.assert_close(tokens, backbone.forward_features(given)[:, 1:])
 
 
-@pytest.mark.parametrize("name", ["test_convnext", "test_efficientnet", "test_vit", "densenet121"])
+@pytest.mark.parametrize("name", ["test_convnext", "test_efficientnet", "test_vit", "test_byobnet"])
 def test_other_nets_of_timm_have_four_stages_at_most(name: str) -> None:
     backbone = timm.create_model(name, num_classes=0)
     side = 160 if name == "test_vit" else 64

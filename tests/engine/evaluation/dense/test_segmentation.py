@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,15 +35,18 @@ def few_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def scenes(tmp_path_factory: pytest.TempPathFactory) -> Scenes:
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scenes]:
     """14 scenes to learn from and 5 to test, segmented once with an untrained net as the trained one."""
     folder = tmp_path_factory.mktemp("segmentation")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as ranks have: a sum of pixels is taken apart by threads
     voc = voc_folder(folder / "voc", train=14, test=5)
     source = export_of(folder / "export")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pixel_probe, "EPOCHS", EPOCHS)
         found = segment(source, opened(voc), world=ALONE, out=folder / "out", num_threads=1, num_shown=5)
-    return Scenes(voc, source, folder / "out", found)
+    yield Scenes(voc, source, folder / "out", found)
+    torch.set_num_threads(threads)
 
 
 def details(out: Path) -> dict[str, Any]:
