@@ -12,6 +12,7 @@ from torch import Tensor
 from viewmill.pipelines.philox import Stream, keyed_words
 
 RESAMPLES = 1000
+DRAWS_AT_ONCE = 50  # whose random words are held
 SEED = 0  # of the resamples
 BOTH, PREDICTED, TRUE = range(3)  # rows of the counts of a picture
 
@@ -91,17 +92,25 @@ def resampled_mean_iou(counts: Tensor, draws: int = RESAMPLES, seed: int = SEED)
     Args:
         counts: (n, 3, C), of each picture.
     """
-    num_pictures = len(counts)
-    found = np.empty(draws)
-    for draw in range(draws):
-        words = keyed_words(seed, Stream.RESAMPLES, draw, np.arange(num_pictures), 0)
-        times = np.bincount(
-            (words[0] * np.uint64(num_pictures) >> np.uint64(32)).astype(np.int64), minlength=num_pictures
-        )
-        both, taken, true = np.tensordot(times, counts.numpy(), axes=1)
+    found = []
+    for start in range(0, draws, DRAWS_AT_ONCE):
+        times = _times_drawn(len(counts), range(start, min(start + DRAWS_AT_ONCE, draws)), seed)
+        both, taken, true = np.moveaxis(np.tensordot(times, counts.numpy(), axes=1), 1, 0)
         union = taken + true - both
-        found[draw] = (both[union > 0] / union[union > 0]).mean() if (union > 0).any() else 0.0
-    return found
+        known = union > 0
+        shares = both / np.maximum(union, 1)
+        found.append(shares.sum(axis=1) / np.maximum(known.sum(axis=1), 1))
+    return np.concatenate(found)
+
+
+def _times_drawn(num_pictures: int, draws: range, seed: int) -> np.ndarray:
+    """How often each picture is in each of these draws: (len(draws), n) int64, n in all."""
+    lanes = np.arange(draws.start, draws.stop)[:, None]
+    words = keyed_words(seed, Stream.RESAMPLES, 0, np.arange(num_pictures), lanes)[0]
+    chosen = (words * np.uint64(num_pictures) >> np.uint64(32)).astype(np.int64)
+    places = chosen + num_pictures * np.arange(len(draws))[:, None]
+    flat = np.bincount(places.ravel(), minlength=num_pictures * len(draws))
+    return flat.reshape(len(draws), num_pictures)
 
 
 def compare_overlaps(trained: Tensor, untrained: Tensor) -> dict[str, float | None]:

@@ -133,8 +133,8 @@ def test_maps_that_are_kept_give_the_bits_of_maps_that_are_made_again(
 def test_colours_that_tell_the_classes_apart_are_learnt(
     data: Labelled, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pixel_probe, "EPOCHS", 60)
-    monkeypatch.setattr(pixel_probe, "RATE", 0.05)
+    monkeypatch.setattr(pixel_probe, "EPOCHS", 25)
+    monkeypatch.setattr(pixel_probe, "RATE", 0.1)
     probe = train_probe(blocks_of(Pixels(CANVAS.size), data, keep=1 << 30), 3, ALONE)
     maps, _, truth = all_of(blocks_of(Pixels(CANVAS.size), data, test=True))
     found = probe.logits(maps, (16, 16)).argmax(dim=1)
