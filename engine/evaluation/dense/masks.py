@@ -123,11 +123,15 @@ def survey(data: Labelled, num_threads: int = 2, progress: Progress | None = Non
                 progress("masks", len(looked), len(everything))
     train, test = looked[: len(data.train)], looked[len(data.train) :]
     _refuse_shared(data, train, test)
-    pixels = [_sum_of(side, len(data.classes)) for side in (train, test)]
-    for side, found in zip(("learn from", "test"), pixels, strict=True):
-        if not any(found):
-            raise ValueError(f"{data.name}: all pixels to {side} are ignored; check --ignore {data.ignored}")
-    return Survey([one.size for one in train], [one.size for one in test], *pixels, _hash_of(data, looked))
+    of_train, of_test = (_sum_of(side, len(data.classes)) for side in (train, test))
+    for purpose, pixels in (("learn from", of_train), ("test", of_test)):
+        if not any(pixels):
+            raise ValueError(
+                f"{data.name}: all pixels to {purpose} are ignored; check --ignore {data.ignored}"
+            )
+    return Survey(
+        [one.size for one in train], [one.size for one in test], of_train, of_test, _hash_of(data, looked)
+    )
 
 
 def survey_from(tree: dict[str, Any]) -> Survey:
