@@ -24,7 +24,7 @@ def test_the_example_runs_on_a_voc_folder_and_leaves_a_sheet(
 ) -> None:
     monkeypatch.setattr(pixel_probe, "EPOCHS", 1)
     voc = voc_folder(tmp_path / "VOC2012", train=4, test=2)
-    places = {"RUN": str(export_of(tmp_path / "run")), "VOCdevkit/VOC2012": str(voc), "512": "64"}
+    places = {"RUN": str(export_of(tmp_path / "run", "test_vit")), "VOCdevkit/VOC2012": str(voc), "512": "64"}
     words = [places.get(word, word) for word in EXAMPLE.split()[1:]]
     assert run_app(app, [*words, "--out", str(tmp_path), "--device", "cpu", "--json"]) == 0
     [entry] = json.loads(capsys.readouterr().out)
@@ -34,6 +34,7 @@ def test_the_example_runs_on_a_voc_folder_and_leaves_a_sheet(
         assert sheet.height > 2 * HEIGHT
     [task] = json.loads((folder / "segmentation.json").read_text())["tasks"]
     assert task["classes"][1] == "aeroplane"
+    assert list(task["stages"]) == ["blocks.0", "blocks.2", "blocks.3", "blocks.5"]
     # What was trained is kept, so the same for people takes no training.
     assert run_app(app, [*words, "--out", str(tmp_path), "--device", "cpu"]) == 0
     printed = capsys.readouterr().out

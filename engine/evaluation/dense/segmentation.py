@@ -168,6 +168,7 @@ def _outcome(
 def _about(found: BackboneSource, trained: Entrant, contest: Contest) -> dict[str, Any]:
     """Of what and on what it was measured."""
     data, known = contest.data, contest.known
+    height, width = contest.canvas.size
     pixels = {
         side: dict(zip(data.classes, counts, strict=True))
         for side, counts in (("train", known.train_pixels), ("test", known.test_pixels))
@@ -178,6 +179,7 @@ def _about(found: BackboneSource, trained: Entrant, contest: Contest) -> dict[st
         "checkpoints_passed_over": found.passed_over,
         "backbone": found.about,
         "weights_hash": trained.identity["weights"],
+        "views": f"longer side {contest.canvas.side} on {width}x{height}",
         "data": {
             "name": data.name,
             "data_hash": known.data_hash,

@@ -80,6 +80,7 @@ def test_the_details_say_what_was_done_and_have_every_class(scenes: Scenes) -> N
     }
     found = list(task["iou_by_class"]["trained"].values())
     assert np.mean(found) == pytest.approx(task["contenders"]["trained"]["mean_iou"])
+    assert tree["views"] == "longer side 64 on 64x64"
     assert set(tree["data"]["pixels_by_class"]["test"]) == set(CLASSES)
     confused = np.array(task["confusion_of_trained"])
     assert confused.sum(axis=1).tolist() == list(tree["data"]["pixels_by_class"]["test"].values())
