@@ -36,6 +36,7 @@ class Stream(IntEnum):
     PARTS = 8
     PERMUTATIONS = 9
     LOW_SHOT = 10
+    RESAMPLES = 11
 
 
 def philox(key: tuple[int, int], counters: np.ndarray) -> np.ndarray:

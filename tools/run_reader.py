@@ -12,6 +12,7 @@ from viewmill.engine.telemetry import read_lines
 
 MAX_POINTS = 1500  # of a curve: more are not seen, and make the file large
 MAX_EVENTS = 200  # the last ones
+EVALUATIONS = ("", "segmentation")  # folders of evaluation/ that have a summary.json
 COORDINATES = ("step", "epoch", "samples", "time_s")
 
 
@@ -20,9 +21,9 @@ class Run:
     """What a run folder holds; parts that are not there are empty.
 
     config: the text of config.yaml. metrics: lines of finite numbers or None. evaluation: the entries of
-    evaluation/summary.json. checkpoints: name and bytes. requeued: it was stopped by a signal. data_set_hash:
-    of the data it trains on, as its newest checkpoint says. stragglers: see `straggler_table`;
-    empty of one rank.
+    evaluation/summary.json, then those of a segmentation. checkpoints: name and bytes. requeued: it was
+    stopped by a signal. data_set_hash: of the data it trains on, as its newest checkpoint says. stragglers:
+    see `straggler_table`; empty of one rank.
     """
 
     path: Path
@@ -85,7 +86,11 @@ def read_run(path: Path) -> Run:
         environment=read_json(path / "environment.json", dict),
         metrics=[finite_numbers(line) for line in read_json_lines(path / "metrics.jsonl")],
         events=read_json_lines(path / "events.jsonl")[-MAX_EVENTS:],
-        evaluation=read_entries(path / "evaluation" / "summary.json"),
+        evaluation=[
+            entry
+            for folder in EVALUATIONS
+            for entry in read_entries(path / "evaluation" / folder / "summary.json")
+        ],
         checkpoints=checkpoints_of(path / "checkpoints"),
         requeued=(path / "requeue.json").is_file(),
         data_set_hash=trained_on(path / "checkpoints"),
@@ -111,7 +116,7 @@ def read_json(path: Path, kind: type) -> Any:
 
 
 def read_entries(path: Path) -> list[dict[str, Any]]:
-    """The entries of evaluation/summary.json; none before an evaluation.
+    """The entries of a summary.json; none before an evaluation.
 
     Raises:
         RuntimeError: it is no JSON list of objects.

@@ -4,7 +4,7 @@ With the statistics it is born with (mean 0, variance 1), a deep net's represent
 any training would beat it.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -44,17 +44,24 @@ def estimate_batchnorm(
         backbones: on any device; on return on the rank's, in evaluation mode.
         views: one view a sample, as they will be seen in evaluation.
     """
-    device = reading.world.device
+    if any(has_batchnorm(backbone) for backbone in backbones):
+        settle_batchnorm(backbones, _spread_batches(dataset, views, reading), reading.world.device)
+
+
+def settle_batchnorm(backbones: Sequence[nn.Module], batches: Iterable[Tensor], device: torch.device) -> None:
+    """Sets every BatchNorm's statistics to the mean over a forward pass of each batch, (n, 3, H, W).
+
+    Args:
+        backbones: on any device; on return those with a BatchNorm are on `device`, in evaluation mode.
+    """
     followers = [ready(backbone, device) for backbone in backbones if has_batchnorm(backbone)]
-    if not followers:
-        return
     norms = [m for backbone in followers for m in backbone.modules() if isinstance(m, _BatchNorm)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # the mean of all passes, not a moving one
         norm.train()  # alone: dropout stays off
-    for images in _spread_batches(dataset, views, reading):
+    for images in batches:
         for backbone in followers:
             represent(backbone, images, device)
     for norm, momentum in zip(norms, momenta, strict=True):
@@ -62,14 +69,14 @@ def estimate_batchnorm(
         norm.eval()
 
 
-def statistics_ids(num_samples: int) -> list[np.ndarray]:
+def statistics_ids(num_samples: int, batch: int = STATISTICS_BATCH) -> list[np.ndarray]:
     """The samples of each forward pass: up to 1,024, evenly spread, and each batch spread likewise.
 
     A data set may be stored class by class; its first images would then be of one class.
     """
     count = min(num_samples, STATISTICS_IMAGES)
     ids = np.arange(count, dtype=np.int64) * num_samples // count
-    num_batches = -(-count // STATISTICS_BATCH)
+    num_batches = -(-count // batch)
     return [ids[first::num_batches] for first in range(num_batches)]
 
 

@@ -122,6 +122,18 @@ def test_figures_without_an_accuracy_have_a_table_of_their_own(tmp_path: Path) -
     assert "Not evaluated yet" not in page.text
 
 
+def test_a_segmentation_stands_beside_the_other_evaluations(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    (run / "evaluation" / "segmentation").mkdir()
+    measures = {"mean_iou": {"trained": 0.4375, "untrained": 0.25}}
+    (run / "evaluation" / "segmentation" / "summary.json").write_text(
+        json.dumps([{"task": "segmentation", "n": 50, "measures": measures}])
+    )
+    _, page = page_of(run)
+    for expected in ("segmentation", "of 50 images", "mean iou", "0.4375", "+10.0 standard errors"):
+        assert expected in page.text
+
+
 def test_the_ranks_are_compared_where_there_are_several(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run")
     two = {"step_s": [2.0, 2.0], "data_wait_fraction": [0.1, 0.7], "rank_wait_fraction": [0.6, 0.0]}
