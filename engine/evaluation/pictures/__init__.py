@@ -1,0 +1,1 @@
+"""What the pictures of a backbone show, as numbers: maps, colours, neighbours, orders; `tools/pictures` draws them."""
