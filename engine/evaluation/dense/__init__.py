@@ -1,0 +1,1 @@
+"""What a backbone tells of every pixel: its stages as maps, and a linear probe of them."""
