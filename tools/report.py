@@ -20,6 +20,7 @@ from viewmill.tools.html_page import (
     script_json,
     write_page,
 )
+from viewmill.tools.pictures.album import FOLDER, read_album
 
 if TYPE_CHECKING:
     from viewmill.tools.run_reader import Run
@@ -97,6 +98,7 @@ def render(run: "Run", views_png: bytes | None) -> str:
             throughput=throughput(run),
             details=[event_row(event) for event in run.events],
             environment=flat(run.environment),
+            pictures=read_album(run.path / FOLDER),
             views=base64.b64encode(views_png).decode() if views_png is not None else None,
             plotly=plotly_script(),
             written=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),

@@ -65,7 +65,12 @@ def draw_sheet(sheet: Sheet, title: str, caption: str, theme: Theme) -> Image.Im
 
 
 def draw_cell(
-    picture: Image.Image, pen: ImageDraw.ImageDraw, cell: Cell, corner: tuple[int, int], side: int, theme: Theme
+    picture: Image.Image,
+    pen: ImageDraw.ImageDraw,
+    cell: Cell,
+    corner: tuple[int, int],
+    side: int,
+    theme: Theme,
 ) -> None:
     """The square, its frame inside its edges, and its text below."""
     if cell.pixels is None:

@@ -7,7 +7,7 @@ from viewmill.tools.inspection.plots import ACCENT, BAR, CARD, INK, LINE, SOFT, 
 
 @dataclass(frozen=True)
 class Theme:
-    """Names are those of page_style.css.j2; `good` and `bad` differ in lightness too, for eyes without red."""
+    """Names are those of page_style.css.j2; `good` and `bad` are told apart without red and green."""
 
     name: str
     card: str
@@ -32,7 +32,5 @@ class Theme:
 
 
 LIGHT = Theme("light", CARD, INK, SOFT, LINE, ACCENT, BAR, "#2563a8", "#d9822b")
-DARK = Theme(
-    "dark", "#1c222b", "#e3e8ef", "#93a0b2", "#303947", "#6ea8e6", "#556376", "#6ea8e6", "#e39a4a"
-)
+DARK = Theme("dark", "#1c222b", "#e3e8ef", "#93a0b2", "#303947", "#6ea8e6", "#556376", "#6ea8e6", "#e39a4a")
 THEMES = (LIGHT, DARK)

@@ -1,1 +1,1 @@
-"""What the pictures of a backbone show, as numbers: maps, colours, neighbours, orders; `tools/pictures` draws them."""
+"""What the pictures of a backbone show, as numbers; tools/pictures draws them."""

@@ -2,6 +2,7 @@
 
 # n images of S x S pixels, F features, C classes, h x w places of a stage's maps
 
+import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -64,6 +65,36 @@ def class_directions(probe: LinearProbe, labels: Sequence[int]) -> Tensor:
     return weights.T[list(labels)].cpu()
 
 
+def check_maps(backbone: nn.Module, stages: Sequence[Stage], images: Tensor) -> None:
+    """Raises ValueError: a stage's output is no map (n, C, h, w), as of a ViT, or with channels last."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    modules = dict(backbone.named_modules())
+    hooks = [
+        modules[stage.name].register_forward_hook(
+            lambda _, __, output, name=stage.name: shapes.update({name: tuple(output.shape)})
+        )
+        for stage in stages
+    ]
+    try:
+        with torch.no_grad():
+            backbone(images[:1])
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for stage in stages:
+        if shapes[stage.name] != (1, stage.width, *stage.size):
+            raise ValueError(
+                f"cam: stage {stage.name} of this {type(backbone).__name__} gives {shapes[stage.name]}, "
+                "which is no map (images, channels, height, width); take a CNN, or the picture attention "
+                "of a ViT"
+            )
+
+
+def is_installed() -> bool:
+    """Whether torchcam is here."""
+    return importlib.util.find_spec("torchcam") is not None
+
+
 def smooth_grad_cam(
     backbone: nn.Module,
     stages: Sequence[Stage],
@@ -92,6 +123,7 @@ def smooth_grad_cam(
         RuntimeError: a map is not finite.
     """
     extractor = _torchcam().SmoothGradCAMpp
+    check_maps(backbone, stages, images)
     found: list[list[Tensor]] = []
     for image, direction, sample in zip(images, directions, ids, strict=True):
         network = Score(backbone, direction[None].to(image.device))
@@ -102,12 +134,6 @@ def smooth_grad_cam(
                 scores = network(image[None])
                 found.append([stage.float().cpu() for stage in cam(0, scores)])
     per_stage = [torch.cat(maps) for maps in zip(*found, strict=True)]
-    for stage, maps in zip(stages, per_stage, strict=True):
-        if maps.shape[1:] != stage.size:
-            raise ValueError(
-                f"cam: stage {stage.name} of this {type(backbone).__name__} is no map (channels, height, width); "
-                "take a CNN, or the picture attention of a ViT"
-            )
     _refuse_not_finite(per_stage, ids)
     named = {stage.name: maps for stage, maps in zip(stages, per_stage, strict=True)}
     return Maps(named, extractor.fuse_cams(per_stage))
@@ -145,6 +171,6 @@ def _refuse_not_finite(maps: list[Tensor], ids: Sequence[int]) -> None:
     finite = torch.stack([torch.isfinite(one).flatten(1).all(dim=1) for one in maps]).all(dim=0)
     if not finite.all():
         raise RuntimeError(
-            f"cam: the map of sample {list(ids)[int((~finite).nonzero()[0])]} is not finite; the weights have "
-            "diverged, take an earlier checkpoint"
+            f"cam: the map of sample {list(ids)[int((~finite).nonzero()[0])]} is not finite; the weights "
+            "have diverged, take an earlier checkpoint"
         )

@@ -35,7 +35,7 @@ def class_similarity(
             clusters of the centroids themselves.
 
     Raises:
-        ValueError: fewer than two classes have images, features that are not finite, or see `class_centroids`.
+        ValueError: fewer than two classes have images, features not finite, or see `class_centroids`.
     """
     labelled = labels >= 0
     if len(labels[labelled].unique()) < 2:

@@ -38,7 +38,9 @@ def principal_colours(columns: Tensor, *, foreground: bool = False) -> Colours:
     """
     num_images, channels, height, width = columns.shape
     if channels < COLOURS:
-        raise ValueError(f"components: {COLOURS} colours need {COLOURS} channels, the features have {channels}")
+        raise ValueError(
+            f"components: {COLOURS} colours need {COLOURS} channels, the features have {channels}"
+        )
     if not torch.isfinite(columns).all():
         raise ValueError("components: the features are not finite; the weights have diverged")
     rows = standardised(columns.permute(0, 2, 3, 1).reshape(-1, channels))
@@ -84,7 +86,7 @@ def stretched(values: np.ndarray) -> np.ndarray:
 
 
 def foreground_of(first: np.ndarray) -> np.ndarray:
-    """Which places of (n, H, W) are foreground: beyond Otsu's threshold, on the side that the edges are not on.
+    """Which places of (n, H, W) are foreground: those beyond Otsu's threshold, away from the edges.
 
     A component has no sign of its own; things in the middle of images touch their edges less than what is
     behind them.

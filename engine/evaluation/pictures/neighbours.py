@@ -31,7 +31,9 @@ def nearest_images(
     if bank is not None:
         return nearest(features[rows], bank, k, device=device)
     if not 1 <= k < len(features):
-        raise ValueError(f"neighbours: {len(features)} images have at most {len(features) - 1} others, not {k}")
+        raise ValueError(
+            f"neighbours: {len(features)} images have at most {len(features) - 1} others, not {k}"
+        )
     found = nearest(features[rows], features, k + 1, device=device)
     is_other = found.rows != rows[:, None]
     # Copies with lower rows may fill all k + 1 places: then the last one goes, and not the query.

@@ -1,5 +1,6 @@
 """Representations on a plane: near ones stay near, by UMAP."""
 
+import importlib.util
 import warnings
 
 import numpy as np
@@ -9,6 +10,11 @@ from torch import Tensor
 NEIGHBOURS, MIN_DISTANCE = 15, 0.1
 LEAST = 4  # images
 NEEDS = "map: umap-learn is not installed; run: pip install 'viewmill[pictures]'"
+
+
+def is_installed() -> bool:
+    """Whether umap-learn is here."""
+    return importlib.util.find_spec("umap") is not None
 
 
 def plane_of(features: Tensor, *, seed: int = 0, neighbours: int = NEIGHBOURS) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What pictures are made from: a backbone, a data set, and the features that an evaluation has left or leaves."""
+"""What pictures are made from: a backbone, a data set, and the features that an evaluation leaves."""
 
 # N images, F features, S pixels
 
@@ -58,11 +58,13 @@ class Scene:
     ) -> None:
         if reading.world.world_size > 1:
             raise ValueError(
-                "pictures are drawn by one process; let several ranks compute the features first, by viewmill "
-                "evaluate under torchrun, and draw from its cache without torchrun"
+                "pictures are drawn by one process; let several ranks compute the features first, by "
+                "viewmill evaluate under torchrun, and draw from its cache without torchrun"
             )
         if bank is not None and bank.classes != dataset.classes:
-            raise ValueError(f"{bank.shown} and {dataset.shown} have other classes; give a --train of the same")
+            raise ValueError(
+                f"{bank.shown} and {dataset.shown} have other classes; give a --train of the same"
+            )
         self.source, self.dataset, self.bank, self.reading = source, dataset, bank, reading
         self.views: ViewSpec = evaluation_views(image_size or source.image_size, source.mean, source.std)
         check_image_sizes(source.backbone, self.views.sizes)
@@ -70,23 +72,19 @@ class Scene:
         self.weights = weights_hash(source.backbone)
         self.backbone = ready(source.backbone, reading.world.device).requires_grad_(False)
         self.classes = [name.rpartition("/")[2] for name in dataset.classes]
-        self._cache = TensorCache(cache)
+        self.cache = TensorCache(cache)
 
     @cached_property
     def features(self) -> Tensor:
         """(N, F) float32 of the data set, every image read once; from the cache where they are there."""
-        return trained_features(
-            self.source, self.dataset, self.views, self.reading, self._cache, "images"
-        )
+        return trained_features(self.source, self.dataset, self.views, self.reading, self.cache, "images")
 
     @cached_property
     def bank_features(self) -> Tensor | None:
         """(N, F) float32 of the bank; None without one."""
         if self.bank is None:
             return None
-        return trained_features(
-            self.source, self.bank, self.views, self.reading, self._cache, "train images"
-        )
+        return trained_features(self.source, self.bank, self.views, self.reading, self.cache, "train images")
 
     @cached_property
     def labels(self) -> Tensor:
@@ -106,8 +104,8 @@ class Scene:
         unlabelled = int((labels < 0).sum())
         if unlabelled:
             raise ValueError(
-                f"{self.bank.shown}: {unlabelled} of {len(labels)} images have no label for a probe to learn; "
-                "convert from a folder with one folder a class, or leave out --score class"
+                f"{self.bank.shown}: {unlabelled} of {len(labels)} images have no label for a probe to "
+                "learn; convert from a folder with one folder a class, or leave out --score class"
             )
         device = self.reading.world.device
         return fit_linear_probe(self.bank_features, labels, len(self.bank.classes), device=device)[0]
