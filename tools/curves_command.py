@@ -16,7 +16,7 @@ def command(
         str | None,
         typer.Option(
             metavar="KEYS",
-            help="Settings, with commas between, that have a curve each; runs that agree in them are averaged.",
+            help="Settings, with commas between, that have a curve each; runs that agree are averaged.",
             show_default="all in which the runs differ, but the seed",
         ),
     ] = None,

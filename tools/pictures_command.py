@@ -29,8 +29,8 @@ def command(
     pictures: Annotated[
         str | None,
         typer.Option(
-            help="With commas between: neighbours, centroids, components (PCA of hypercolumns as colours), "
-            "attention (of a ViT), cam (SmoothGrad-CAM++ of a CNN), joint and exemplars (of imsvd), map (UMAP).",
+            help="With commas between: neighbours, centroids, components (PCA of hypercolumns), attention "
+            "(of a ViT), cam (SmoothGrad-CAM++ of a CNN), joint and exemplars (of imsvd), map (UMAP).",
             show_default="all that SOURCE has",
         ),
     ] = None,

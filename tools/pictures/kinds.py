@@ -82,7 +82,7 @@ def lacking(scene: "Scene", kind: str) -> str:
     try:
         if kind in ("components", "cam"):
             stages = scene.hypercolumns.stages
-        if kind in ("cam", "exemplars") and not cam.is_installed():
+        if kind == "cam" and not cam.is_installed():
             return cam.NEEDS
         if kind == "map" and not plane.is_installed():
             return plane.NEEDS

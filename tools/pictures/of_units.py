@@ -11,7 +11,8 @@ from viewmill.tools.pictures.plots import Canvas, draw_joint
 from viewmill.tools.pictures.sheet import Cell, Sheet, heated
 
 if TYPE_CHECKING:
-    from viewmill.engine.evaluation.pictures.scene import Scene
+    from viewmill.engine.evaluation.pictures.joint import Units
+    from viewmill.engine.evaluation.pictures.scene import Scene, Seen
 
 VARIABLES, UNITS = 2, 4  # of the exemplars: as many as the paper's figure 4 has
 
@@ -46,8 +47,10 @@ def joint(scene: "Scene", captions: Captions, diagnosis: Path | None = None) -> 
 
 
 def exemplars(scene: "Scene", captions: Captions, diagnosis: Path | None = None) -> list[Plate]:
-    """A sheet a variable: rows of a unit's exemplars, and below each its Grad-CAM; IMSVD, figures 4 and 5."""
-    from viewmill.engine.evaluation.pictures.cam import grad_cam
+    """A sheet a variable: rows of a unit's exemplars, and below each its Grad-CAM; IMSVD, figures 4 and 5.
+
+    There is no Grad-CAM of a backbone without maps, nor without torchcam; the caption says so.
+    """
     from viewmill.engine.evaluation.pictures.joint import (
         Units,
         best_units,
@@ -58,32 +61,55 @@ def exemplars(scene: "Scene", captions: Captions, diagnosis: Path | None = None)
 
     subject = subject_in(scene)
     found = joint_of(scene, subject, diagnosis)
-    network = Units(subject).eval()
-    stage = scene.hypercolumns.stages[-1]
+    network, stage = Units(subject).eval(), scene.hypercolumns.stages[-1]
+    no_heat = lacks_heat(scene)
     rows: dict[int, list[list[Cell]]] = {}
     for place in best_units(found, VARIABLES, UNITS):
         variable, unit = divmod(place, found.units)
         ids, scores = exemplars_of(found, place)
         seen = scene.see(ids)
-        maps = grad_cam(network, f"backbone.{stage.name}", seen.inputs, [place] * len(ids)).numpy()
-        labels = scene.dataset.labels(ids)
-        texts = [
-            f"{score:.3f} {scene.classes[label] if label >= 0 else ''}".strip()
-            for score, label in zip(scores, labels, strict=True)
+        names = [scene.classes[label] if label >= 0 else "" for label in scene.dataset.labels(ids)]
+        cells = [
+            Cell(pixels, f"unit {unit}: {score:.3f} {name}".strip())
+            for pixels, score, name in zip(seen.pixels, scores, names, strict=True)
         ]
-        first = [
-            Cell(pixels, f"unit {unit}: {text}") for pixels, text in zip(seen.pixels, texts, strict=True)
-        ]
-        second = [Cell(heated(pixels, heat)) for pixels, heat in zip(seen.pixels, maps, strict=True)]
-        rows.setdefault(variable, []).extend([first, second])
+        rows.setdefault(variable, []).append(cells)
+        if not no_heat:
+            rows[variable].append(heat_of(network, stage.name, seen, place))
+    units = len(best_units(found, 1, UNITS))
     plates = []
-    for variable, cells in rows.items():
+    for variable, cells_of_variable in rows.items():
         what = (
             f"Images of {captions.data(scene.dataset)} with the highest probability of a unit of variable "
-            f"{variable}: of its {found.units} units the {len(cells) // 2} whose images are most decided. "
-            "Below each image its unit, probability and class, and Grad-CAM of the unit's logit in "
-            f"{stage.name}."
+            f"{variable}: of its {found.units} units the {units} whose images are most decided. Below each "
+            "image its unit, probability and class, and "
+            + (
+                no_heat
+                or f"Grad-CAM of the unit's logit in {stage.name}, each from its least to its largest value."
+            )
         )
         title = f"Exemplars of variable {variable}"
-        plates.append(plate_of(f"exemplars-{variable}", title, captions.of(what), Sheet(cells)))
+        sheet = Sheet(cells_of_variable)
+        plates.append(plate_of(f"exemplars-{variable}", title, captions.of(what), sheet))
     return plates
+
+
+def lacks_heat(scene: "Scene") -> str:
+    """Why there is no Grad-CAM; empty: there is."""
+    from viewmill.engine.evaluation.pictures.cam import check_maps, is_installed
+
+    if not is_installed():
+        return "no Grad-CAM, for torchcam is not installed."
+    try:
+        check_maps(scene.backbone, scene.hypercolumns.stages, scene.see([0]).inputs)
+    except ValueError:
+        return "no Grad-CAM, for the backbone has no maps."
+    return ""
+
+
+def heat_of(network: "Units", stage: str, seen: "Seen", place: int) -> list[Cell]:
+    """Grad-CAM of a unit on its images."""
+    from viewmill.engine.evaluation.pictures.cam import grad_cam
+
+    maps = grad_cam(network, f"backbone.{stage}", seen.inputs, [place] * len(seen.ids)).numpy()
+    return [Cell(heated(pixels, heat)) for pixels, heat in zip(seen.pixels, maps, strict=True)]

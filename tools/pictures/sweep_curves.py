@@ -11,11 +11,12 @@ from viewmill.tools.html_page import shown
 from viewmill.tools.pictures.plate import Plate
 from viewmill.tools.pictures.plots import Canvas, Curve, draw_curves
 from viewmill.tools.report import CURVES
-from viewmill.tools.run_reader import Run, number, read_run
+from viewmill.tools.run_reader import Run, number, read_json_lines, read_run
 
 SEED = "seed"  # runs that differ in it alone are repeats of one setting
 ASIDE = ("event", "time", "step", "seconds", "best")
 MAX_RUNS = 200
+REPEATED = "Lines: means over runs that differ elsewhere; bands: from the least to the largest. "
 
 
 @dataclass(frozen=True)
@@ -80,8 +81,13 @@ def figures_in(runs: Sequence[Run]) -> tuple[list[str], list[str]]:
 
 
 def evaluations(run: Run) -> list[dict[str, Any]]:
-    """What was measured between epochs."""
-    return [event for event in run.events if event.get("event") == "evaluation"]
+    """What was measured between epochs, from the first epoch on."""
+    return events_of(run, "evaluation")
+
+
+def events_of(run: Run, kind: str) -> list[dict[str, Any]]:
+    """All events of a kind; `Run.events` has the last ones alone."""
+    return [line for line in read_json_lines(run.path / "events.jsonl") if line.get("event") == kind]
 
 
 def chosen_figure(sweep: Sweep, asked: str | None) -> str:
@@ -102,30 +108,21 @@ def chosen_figure(sweep: Sweep, asked: str | None) -> str:
 
 
 def points_of(run: Run, figure: str) -> list[tuple[float, float]]:
-    """(epoch, value) of one figure along a run; a value that is missing or not finite is left out."""
-    if any(figure in event for event in evaluations(run)):
-        rows = [(number(event.get("step")), number(event.get(figure))) for event in evaluations(run)]
+    """(epoch, value) of one figure along a run; a value that is missing or not finite is left out.
+
+    1.0 is the end of the first epoch. A run whose first epoch has not ended has no points yet.
+    """
+    ended = events_of(run, "epoch")
+    last_step, last_epoch = (number(ended[-1].get(name)) if ended else None for name in ("step", "epoch"))
+    if not last_step or last_epoch is None:
+        return []
+    measured = evaluations(run)
+    if any(figure in event for event in measured):
+        rows = [(number(event.get("step")), number(event.get(figure))) for event in measured]
     else:
         rows = [(step, value) for step, value in run.curve(figure)]
-    epoch = epochs_of(run)
-    return [(epoch(step), value) for step, value in rows if step is not None and value is not None]
-
-
-def epochs_of(run: Run) -> Any:
-    """Which epoch a step belongs to, as a number that grows with the samples: 1.0 is the end of the first."""
-    pairs = [(line.get("step"), line.get("epoch")) for line in run.metrics]
-    known = [(step, epoch) for step, epoch in pairs if step is not None and epoch is not None]
-    if not known:
-        return lambda step: step
-    first_of: dict[float, float] = {}
-    for step, epoch in known:
-        first_of.setdefault(epoch, step)
-    starts = sorted(first_of.items())
-    if len(starts) > 1:
-        steps_an_epoch = (starts[-1][1] - starts[0][1]) / (starts[-1][0] - starts[0][0])
-    else:
-        steps_an_epoch = max(step for step, _ in known)
-    return lambda step: step / max(steps_an_epoch, 1e-12)
+    steps = last_step / (last_epoch + 1)
+    return [(step / steps, value) for step, value in rows if step is not None and value is not None]
 
 
 def curves_of(sweep: Sweep, figure: str, by: Sequence[str]) -> dict[str, Curve]:
@@ -137,7 +134,8 @@ def curves_of(sweep: Sweep, figure: str, by: Sequence[str]) -> dict[str, Curve]:
     for name in by:
         if name not in sweep.varied:
             raise ValueError(
-                f"--by {name}: the runs do not differ in it; they differ in {', '.join(sweep.varied) or 'nothing'}"
+                f"--by {name}: the runs do not differ in it; they differ in "
+                f"{', '.join(sweep.varied) or 'nothing'}"
             )
     groups: dict[tuple[str, ...], list[list[tuple[float, float]]]] = {}
     order = sorted(
@@ -157,9 +155,15 @@ def curves_of(sweep: Sweep, figure: str, by: Sequence[str]) -> dict[str, Curve]:
 
 
 def pooled(group: Sequence[Sequence[tuple[float, float]]]) -> Curve:
-    """Mean, least and largest of runs where all of them have a point."""
+    """Mean, least and largest of runs where all of them have a point.
+
+    Raises:
+        ValueError: there is no such epoch.
+    """
     tables = [{round(x, 6): y for x, y in points} for points in group]
     common = sorted(set(tables[0]).intersection(*tables[1:]))
+    if not common:
+        raise ValueError("runs of one setting have no epoch in common yet; name more settings with --by")
     values = np.array([[table[x] for x in common] for table in tables])
     x = np.array(common)
     return Curve(x, values.mean(axis=0), values.min(axis=0), values.max(axis=0), len(group))
@@ -180,10 +184,10 @@ def curves_plate(sweep: Sweep, figure: str, by: Sequence[str], folder: Path, com
     heading = f"{figure} along the training" if is_task else title
     repeats = max(curve.runs for curve in curves.values())
     what = f"Top-1 accuracy of {figure}, measured between epochs" if is_task else f"{title} {note}".strip()
+    repeated = REPEATED if repeats > 1 else ""
     caption = (
         f"{what}, of {sum(curve.runs for curve in curves.values())} runs in "
-        f"{shown(folder.absolute().name)}, by {', '.join(by) or 'nothing'}. "
-        f"{'Lines: means over runs that differ elsewhere; bands: from the least to the largest. ' if repeats > 1 else ''}{command}"
+        f"{shown(folder.absolute().name)}, by {', '.join(by) or 'nothing'}. {repeated}{command}"
     )
     y = "top-1, %" if is_task else unit or figure
     height = 5.6 if any(len(curve.x) >= 8 for curve in curves.values()) else 3.8
