@@ -1,4 +1,4 @@
-"""`viewmill pictures` as a whole, on an IMSVD run of seconds: what it draws, from what, and what it refuses."""
+"""`viewmill pictures` as a whole, on an IMSVD run of seconds: what it draws, from what, what it refuses."""
 
 import json
 import shutil

@@ -8,7 +8,7 @@ from viewmill.engine.evaluation.pictures.components import foreground_of, princi
 
 
 def planted(images: int = 2, side: int = 12, channels: int = 16) -> tuple[Tensor, np.ndarray]:
-    """Columns (n, C, H, W) of three kinds of places, and the kinds (n, H, W): a scene of sky, sea and a boat."""
+    """Columns (n, C, H, W) of three kinds of places, and the kinds (n, H, W): sky, sea and a boat."""
     draws = np.random.default_rng(0)
     kinds = np.zeros((images, side, side), dtype=int)
     kinds[:, side // 2 :] = 1
