@@ -101,6 +101,7 @@ def command(
     from viewmill.shards.manifest import Dataset
     from viewmill.tools.pictures.album import FOLDER, write_album
     from viewmill.tools.pictures.captions import Captions
+    from viewmill.tools.pictures.of_classes import words_of
     from viewmill.tools.pictures.page import write_pictures_page
 
     world = start_world(device)
@@ -115,7 +116,8 @@ def command(
                 world, executor, num_threads, batch_size, lambda what, done, total: show(done, total, what)
             )
             cache = folder / "evaluation" / "cache"
-            scene = Scene(found, dataset, bank, reading, image_size=image_size, cache=cache)
+            names = words_of(dataset.classes, wordnet)
+            scene = Scene(found, dataset, bank, reading, image_size=image_size, cache=cache, classes=names)
             chosen = chosen_ids(dataset, keys, images)
             options = {
                 "--train": train and Path(train).name,

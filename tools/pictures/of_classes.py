@@ -1,5 +1,7 @@
 """Pictures of a whole data set: how alike its classes are, and where its images lie on a plane."""
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +14,7 @@ if TYPE_CHECKING:
     from viewmill.engine.evaluation.pictures.scene import Scene
 
 MEANING, SIMILARITY = "wordnet", "similarity"
+IMAGENET_ID = re.compile(r"n\d{8}")
 MOST_POINTS = 20_000  # of a plane: UMAP takes a minute and a half for them on one core
 
 
@@ -30,11 +33,11 @@ def centroids(
     Raises:
         ValueError, FileNotFoundError: the order is "wordnet", and there is none of these classes.
     """
-    from viewmill.engine.evaluation.pictures.class_similarity import class_similarity, named
+    from viewmill.engine.evaluation.pictures.class_similarity import class_similarity
 
     meaning, why = meanings_of(scene, order, wordnet, synsets)
     found = class_similarity(scene.features, scene.labels, len(scene.classes), meaning)
-    names = named(scene.dataset.classes, found.classes)
+    names = [scene.classes[number] for number in found.classes.tolist()]
     ordered = (
         "in the order of WordNet's clusters" if meaning is not None else "in the order of their own clusters"
     )
@@ -79,6 +82,23 @@ def meanings_of(
         )
         return None, f" ({reason})"
     return 1 - similarities(files, found.synsets).wup, " of 1 - Wu-Palmer similarity"
+
+
+def words_of(classes: Sequence[str], wordnet: Path | None) -> list[str]:
+    """What classes are called for people: of ImageNet's ids the first word of their synset where WordNet is.
+
+    Any other class is called what its folder is, or the last of several folders.
+    """
+    from viewmill.engine.evaluation.semantics.class_synsets import meanings_of as synsets_of
+    from viewmill.engine.evaluation.semantics.wordnet import find_wordnet
+
+    names = [name.rpartition("/")[2] for name in classes]
+    if not all(IMAGENET_ID.fullmatch(name) for name in names):
+        return names
+    try:
+        return synsets_of(names, find_wordnet(wordnet)).texts
+    except (FileNotFoundError, ValueError):
+        return names  # a name is worth no error; an order is, and `meanings_of` raises it
 
 
 def plane(scene: "Scene", captions: Captions, seed: int = 0) -> list[Plate]:

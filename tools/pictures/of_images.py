@@ -37,11 +37,10 @@ def neighbours(scene: "Scene", seen: "Seen", captions: Captions) -> list[Plate]:
             cells.append(Cell(others[row, place], text, frame))
         rows.append(cells)
     hits = float((theirs == labels[:, None]).mean())
+    where = captions.data(bank) if scene.bank else "its other images"
     what = (
-        f"The {count} most cosine-similar images of {captions.data(bank)} (right) to images of "
-        f"{captions.data(scene.dataset)} "
-        f"(left){'' if scene.bank else ', which are not their own neighbours'}; below each the cosine and "
-        "the class. "
+        f"Images of {captions.data(scene.dataset)} (left), and the {count} most cosine-similar of {where} "
+        "(right); below each the cosine and the class. "
     )
     if (labels >= 0).any():
         what += f"Blue frame: of the same class, {100 * hits:.0f} % here; orange: of another."
@@ -68,13 +67,14 @@ def components(scene: "Scene", seen: "Seen", captions: Captions) -> list[Plate]:
         [Cell(enlarged(whole.rgb[image], cell)) for image in show],
         [Cell(enlarged(front.rgb[image], cell)) for image in show],
     ]
+    share_of_front = 100 * float(np.mean(front.foreground))
     share = ", ".join(f"{100 * part:.0f} %" for part in whole.explained)
     stages = ", ".join(f"{stage.name} ({stage.width})" for stage in scene.hypercolumns.stages)
     what = (
         f"{len(show)} images of {captions.data(scene.dataset)}, and the first three principal components of "
         f"their hypercolumns as red, green and blue ({share} of the variance): one projection for all of "
         "them. Last row: the foreground alone, which the first component divides from the rest, by "
-        f"components of its own ({100 * float(np.mean(front.foreground)):.0f} % of the places). Stages and "
+        f"components of its own ({share_of_front:.0f} % of the places; the rest is black). Stages and "
         f"channels: {stages}, {side} x {side} places, each channel standardised."
     )
     return [plate_of("components", "Principal components of hypercolumns", captions.of(what), Sheet(rows))]

@@ -2,7 +2,6 @@
 
 # N images, F features, C classes, c of them with images
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,8 +44,3 @@ def class_similarity(
     by = distance if meaning is None else meaning[np.ix_(present, present)]
     order = cluster_order(by)
     return ClassSimilarity(1 - distance[np.ix_(order, order)], present[order])
-
-
-def named(classes: Sequence[str], numbers: np.ndarray) -> list[str]:
-    """The names of these classes; of a folder in a folder the last part."""
-    return [classes[number].rpartition("/")[2] for number in numbers.tolist()]

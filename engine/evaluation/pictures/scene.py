@@ -40,6 +40,7 @@ class Scene:
         dataset: the images of the pictures.
         bank: labelled images that a probe learns from, and neighbours are looked for among; None: none.
         image_size: side of the views, pixels; None: the source's.
+        classes: what the classes are called for people; None: as in the data set.
         cache: where features are looked for and left: an evaluation's `cache` folder.
 
     Raises:
@@ -55,6 +56,7 @@ class Scene:
         *,
         image_size: int | None,
         cache: Path,
+        classes: Sequence[str] | None = None,
     ) -> None:
         if reading.world.world_size > 1:
             raise ValueError(
@@ -71,7 +73,7 @@ class Scene:
         self.size = self.views.sizes[0]
         self.weights = weights_hash(source.backbone)
         self.backbone = ready(source.backbone, reading.world.device).requires_grad_(False)
-        self.classes = [name.rpartition("/")[2] for name in dataset.classes]
+        self.classes = list(dataset.classes if classes is None else classes)
         self.cache = TensorCache(cache)
 
     @cached_property

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from viewmill.engine.evaluation.pictures.class_similarity import class_similarity, named
+from viewmill.engine.evaluation.pictures.class_similarity import class_similarity
 
 # A tree of six classes: {0, 3}, {1, 5}, {2, 4}; the last two pairs are nearer each other than the first.
 PAIRS = ({0, 3}, {1, 5}, {2, 4})
@@ -45,7 +45,6 @@ def test_classes_without_images_and_images_without_a_class_are_left_out() -> Non
     found = class_similarity(features, torch.tensor([4, -1, 2, 2]), 6)
     assert sorted(found.classes.tolist()) == [2, 4]
     np.testing.assert_allclose(found.cosine, np.eye(2), atol=1e-12)
-    assert named(["a", "b", "x/c", "d", "e"], np.array([2, 4])) == ["c", "e"]
 
 
 def test_one_class_and_features_that_are_not_finite_are_refused() -> None:
