@@ -98,7 +98,9 @@ def words_of(classes: Sequence[str], wordnet: Path | None) -> list[str]:
     try:
         return synsets_of(names, find_wordnet(wordnet)).texts
     except (FileNotFoundError, ValueError):
-        return names  # a name is worth no error; an order is, and `meanings_of` raises it
+        if wordnet is not None:
+            raise
+        return names
 
 
 def plane(scene: "Scene", captions: Captions, seed: int = 0) -> list[Plate]:

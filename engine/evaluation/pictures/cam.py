@@ -120,7 +120,7 @@ def smooth_grad_cam(
     Raises:
         ImportError: torchcam is not installed.
         ValueError: the backbone has no feature maps: a ViT, or one that keeps its channels last.
-        RuntimeError: a map is not finite.
+        RuntimeError: what the network makes of an image is not finite.
     """
     extractor = _torchcam().SmoothGradCAMpp
     check_maps(backbone, stages, images)
@@ -132,9 +132,9 @@ def smooth_grad_cam(
             layers = [f"backbone.{stage.name}" for stage in stages]
             with extractor(network, layers, num_samples=samples, std=noise) as cam:
                 scores = network(image[None])
+                _refuse_not_finite(scores, sample)
                 found.append([stage.float().cpu() for stage in cam(0, scores)])
     per_stage = [torch.cat(maps) for maps in zip(*found, strict=True)]
-    _refuse_not_finite(per_stage, ids)
     named = {stage.name: maps for stage, maps in zip(stages, per_stage, strict=True)}
     return Maps(named, extractor.fuse_cams(per_stage))
 
@@ -152,10 +152,11 @@ def grad_cam(network: nn.Module, stage: str, images: Tensor, outputs: Sequence[i
         ImportError, RuntimeError: as `smooth_grad_cam`.
     """
     with _torchcam().GradCAM(network, stage) as cam:
-        (found,) = cam(list(outputs), network(images.requires_grad_()))
-    maps = found.float().cpu()
-    _refuse_not_finite([maps], range(len(maps)))
-    return maps
+        scores = network(images.requires_grad_())
+        for sample, row in enumerate(scores):
+            _refuse_not_finite(row, sample)
+        (found,) = cam(list(outputs), scores)
+    return found.float().cpu()
 
 
 def _torchcam() -> Any:
@@ -166,11 +167,10 @@ def _torchcam() -> Any:
     return methods
 
 
-def _refuse_not_finite(maps: list[Tensor], ids: Sequence[int]) -> None:
-    """Raises RuntimeError: names the first sample."""
-    finite = torch.stack([torch.isfinite(one).flatten(1).all(dim=1) for one in maps]).all(dim=0)
-    if not finite.all():
+def _refuse_not_finite(scores: Tensor, sample: int) -> None:
+    """Raises RuntimeError: names the sample. (torchcam takes what is no number for 0.)"""
+    if not torch.isfinite(scores).all():
         raise RuntimeError(
-            f"cam: the map of sample {list(ids)[int((~finite).nonzero()[0])]} is not finite; the weights "
-            "have diverged, take an earlier checkpoint"
+            f"cam: the network's output for sample {sample} is not finite; the weights have diverged, take an "
+            "earlier checkpoint"
         )
