@@ -171,6 +171,6 @@ def _refuse_not_finite(scores: Tensor, sample: int) -> None:
     """Raises RuntimeError: names the sample. (torchcam takes what is no number for 0.)"""
     if not torch.isfinite(scores).all():
         raise RuntimeError(
-            f"cam: the network's output for sample {sample} is not finite; the weights have diverged, take an "
-            "earlier checkpoint"
+            f"cam: the network's output for sample {sample} is not finite; the weights have diverged, take "
+            "an earlier checkpoint"
         )

@@ -24,6 +24,7 @@ from viewmill.shards.convert import convert
 from viewmill.shards.manifest import Dataset
 from viewmill.tools.cli import app
 from viewmill.tools.console import run_app
+from viewmill.tools.pictures_command import EXAMPLE
 
 from tests.engine.tiny import tiny_config, tiny_data_set, wave
 
@@ -92,8 +93,9 @@ def test_features_and_the_joint_matrix_are_computed_once(
 
     monkeypatch.setattr(contenders, "extract_all", refuse)
     monkeypatch.setattr("viewmill.engine.evaluation.pictures.joint.diagnose", refuse)
-    words = ["pictures", str(run), "--on", str(data), "--pictures", "neighbours,joint", *FAST, "--json"]
-    assert run_app(app, words) == 0
+    places = {"RUN": str(run), "DATASET": str(data), "neighbours,centroids": "neighbours,centroids,joint"}
+    words = [places.get(word, word) for word in EXAMPLE.split()[1:]]
+    assert run_app(app, [*words, *FAST, "--json"]) == 0
 
 
 def test_the_report_has_the_pictures(drawn: Path, run: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from viewmill.tools.cli import app
 from viewmill.tools.console import run_app
+from viewmill.tools.curves_command import EXAMPLE
 from viewmill.tools.pictures.sweep_curves import chosen_figure, curves_of, points_of, read_sweep
 
 STEPS = 5  # of an epoch
@@ -93,7 +94,8 @@ def test_runs_that_do_not_differ_so_and_runs_without_points_are_refused(sweep: P
 
 
 def test_the_command_draws_the_sweep(sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_app(app, ["curves", str(sweep), "--out", str(tmp_path / "out"), "--json"]) == 0
+    words = [str(sweep) if word == "SWEEP" else word for word in EXAMPLE.split()[1:]]
+    assert run_app(app, [*words, "--out", str(tmp_path / "out"), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["by"] == ["method.kappa"]
     assert told["curves"]["kappa = 1"]["mean"][-1] == pytest.approx(0.09 * 1.005)
