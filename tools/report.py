@@ -20,7 +20,6 @@ from viewmill.tools.html_page import (
     script_json,
     write_page,
 )
-from viewmill.tools.pictures.album import FOLDER, read_album
 
 if TYPE_CHECKING:
     from viewmill.tools.run_reader import Run
@@ -86,6 +85,8 @@ def command(
 
 def render(run: "Run", views_png: bytes | None) -> str:
     """The page. Names and texts of the run are escaped, plotly.js stands in it once."""
+    from viewmill.tools.pictures.album import FOLDER, read_album
+
     return (
         environment()
         .get_template(TEMPLATE)
