@@ -85,15 +85,13 @@ def attention(scene: "Scene", seen: "Seen", captions: Captions) -> list[Plate]:
     import torch
     from viewmill.engine.evaluation.pictures.attention import cls_attention
 
-    maps = (
-        torch.cat([cls_attention(scene.backbone, image[None]) for image in seen.inputs]).mean(dim=1).numpy()
-    )
+    found = torch.cat([cls_attention(scene.backbone, image[None]) for image in seen.inputs])
+    blocks, maps = found.shape[1], found.mean(dim=1).numpy()
     heads = min(maps.shape[1], MOST_HEADS)
     rows = []
     for pixels, per_head in zip(seen.pixels, maps, strict=True):
         drawn = [per_head.mean(axis=0), *per_head[:heads]]
         rows.append([Cell(pixels), *(Cell(heated(pixels, scaled(one))) for one in drawn)])
-    blocks = len(scene.backbone.blocks)  # type: ignore[arg-type]
     first = "" if heads == maps.shape[1] else f"the first {heads} of "
     what = (
         f"Attention of the CLS token to the patches of images of {captions.data(scene.dataset)}, averaged "
