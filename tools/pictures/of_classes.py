@@ -69,7 +69,7 @@ def meanings_of(
     from viewmill.engine.evaluation.semantics.wordnet import find_wordnet
     from viewmill.engine.evaluation.semantics.wordnet_similarity import similarities
 
-    if order == SIMILARITY:
+    if order == SIMILARITY or not scene.dataset.classes:
         return None, ""
     try:
         files = find_wordnet(wordnet)
