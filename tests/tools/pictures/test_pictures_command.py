@@ -26,6 +26,7 @@ from viewmill.tools.cli import app
 from viewmill.tools.console import run_app
 from viewmill.tools.pictures_command import EXAMPLE
 
+from tests.engine.evaluation.semantics.small_wordnet import small_files
 from tests.engine.tiny import tiny_config, tiny_data_set, wave
 
 ALONE = World(0, 1, 0, torch.device("cpu"))
@@ -102,6 +103,36 @@ def test_the_report_has_the_pictures(drawn: Path, run: Path, tmp_path: Path) -> 
     assert run_app(app, ["report", str(run), "--out", str(tmp_path / "report.html")]) == 0
     html = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert html.count("<picture>") == len(json.loads((drawn / "pictures.json").read_text()))
+
+
+def test_classes_stand_in_the_order_of_wordnet_where_it_has_them(
+    run: Path, data: Path, tmp_path: Path
+) -> None:
+    for name, files in zip(("data.noun", "index.noun"), small_files(), strict=True):
+        (tmp_path / name).write_bytes(files)
+    nouns = ("dog", "boat", "otter", "animal")
+    (tmp_path / "synsets.yaml").write_text(
+        "".join(f"class{label}: {noun}.n.01\n" for label, noun in enumerate(nouns))
+    )
+    words = [
+        "pictures",
+        str(run),
+        "--on",
+        str(data),
+        "--out",
+        str(tmp_path),
+        "--pictures",
+        "centroids",
+        *FAST,
+    ]
+    words += ["--wordnet", str(tmp_path), "--synsets", str(tmp_path / "synsets.yaml")]
+    assert run_app(app, words) == 0
+    (entry,) = json.loads((tmp_path / "pictures" / "pictures.json").read_text())
+    assert "4 classes of data" in entry["caption"]
+    assert (
+        "in the order of WordNet's clusters by average linkage of 1 - Wu-Palmer similarity"
+        in entry["caption"]
+    )
 
 
 def test_images_are_seen_in_the_order_that_is_asked_for(scene: Scene) -> None:
