@@ -119,7 +119,7 @@ def command(
             names = words_of(dataset.classes, wordnet)
             scene = Scene(found, dataset, bank, reading, image_size=image_size, cache=cache, classes=names)
             chosen = chosen_ids(dataset, keys, images)
-            options = {
+            options: dict[str, object] = {
                 "--train": train and Path(train).name,
                 "--pictures": kinds and ",".join(kinds),
                 "--images": images,

@@ -67,7 +67,8 @@ def components(scene: "Scene", seen: "Seen", captions: Captions) -> list[Plate]:
         [Cell(enlarged(whole.rgb[image], cell)) for image in show],
         [Cell(enlarged(front.rgb[image], cell)) for image in show],
     ]
-    share_of_front = 100 * float(np.mean(front.foreground))
+    assert front.foreground is not None
+    share_of_front = 100 * float(front.foreground.mean())
     share = ", ".join(f"{100 * part:.0f} %" for part in whole.explained)
     stages = ", ".join(f"{stage.name} ({stage.width})" for stage in scene.hypercolumns.stages)
     what = (

@@ -134,7 +134,7 @@ def draw_curves(
 
     ends = [curve.x[-1] for curve in curves.values()]
     has_zoom = min(len(curve.x) for curve in curves.values()) >= ZOOM_FROM
-    panels = np.atleast_1d(figure.subplots(2 if has_zoom else 1, 1))
+    panels = figure.subplots(2 if has_zoom else 1, 1, squeeze=False)[:, 0]
     low, high = (0.05, 0.85) if theme.name == "light" else (0.25, 1.0)
     shades = mpl.colormaps["plasma"](np.linspace(low, high, len(curves)))
     for panel, axes in enumerate(panels):

@@ -1,4 +1,4 @@
-"""What classes are called on pictures: WordNet's words for ImageNet's ids, else the names of their folders."""
+"""What classes are called on pictures: WordNet's words for ImageNet's ids, else the names of folders."""
 
 import re
 from pathlib import Path

@@ -15,9 +15,9 @@ def planted() -> torch.Tensor:
 
 def test_copies_are_the_nearest_and_the_query_is_not_among_them() -> None:
     found = nearest_images(planted(), [2, 0, 9], 2)
-    assert found.rows[0].tolist() == [7, 9]
+    assert set(found.rows[0].tolist()) == {7, 9}
     assert found.rows[1, 0] == 4
-    assert found.rows[2].tolist() == [2, 7]
+    assert set(found.rows[2].tolist()) == {2, 7}
     torch.testing.assert_close(found.similarity[0], torch.ones(2))
 
 
