@@ -64,6 +64,18 @@ def checkpoint_activations(backbone: Any, name: str) -> None:
         ) from None
 
 
+def attention_layers(backbone: nn.Module) -> list[nn.Module]:
+    """The self-attention of each block of a ViT, the one next to the images first.
+
+    Raises:
+        ValueError: it is no ViT, or has no CLS token.
+    """
+    if not isinstance(backbone, VisionTransformer) or backbone.cls_token is None:
+        kind = type(backbone).__name__
+        raise ValueError(f"attention: a {kind} without a CLS token; maps are of a ViT that has one")
+    return [block.attn for block in backbone.blocks]
+
+
 def check_image_sizes(backbone: nn.Module, sizes: Iterable[int]) -> None:
     """Raises ValueError where a view's side is not a multiple of a ViT's patch, pixels."""
     if not isinstance(backbone, VisionTransformer):

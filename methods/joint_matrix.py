@@ -13,6 +13,7 @@ from viewmill.methods.collectives import all_sum
 from viewmill.methods.imsvd import soft_variables
 
 ABOVE = (0.9, 0.99)  # the paper's bounds for variables that have made up their mind
+CORNER = 400  # rows and columns of the matrix that are told as they are: the paper's figure 3 has as many
 _BLOCK_NUMBERS = 4 * 2**20  # of the matrix that travel at once: 32 MiB
 
 
@@ -54,6 +55,7 @@ class JointAccumulator:
         self._sums = Sums("JointAccumulator", shapes)
         self._statistics: JointStatistics | None = None
         self._information_MM: Tensor | None = None
+        self._corner_KK: Tensor | None = None
 
     @torch.no_grad()
     def update(self, rows: Tensor) -> None:
@@ -72,6 +74,7 @@ class JointAccumulator:
         """Takes in what the other ranks have added, a block of columns at a time; all of them call it."""
         self._sums.pool(group, but=("joint",))
         self._statistics = self._pooled_statistics(group) if self.count else None
+        self._corner_KK = self._pooled_corner(group) if self.count else None
 
     @property
     def count(self) -> int:
@@ -97,6 +100,22 @@ class JointAccumulator:
         if self._statistics is None or self._information_MM is None:
             raise ValueError("JointAccumulator: no statistics; add samples and call pool()")
         return self._information_MM
+
+    def corner(self) -> Tensor:
+        """P of the first variables, as many as go whole into `CORNER` (one at least): (K, K) float64.
+
+        Raises:
+            ValueError: as `statistics`.
+        """
+        if self._statistics is None or self._corner_KK is None:
+            raise ValueError("JointAccumulator: no statistics; add samples and call pool()")
+        return self._corner_KK
+
+    def _pooled_corner(self, group: ProcessGroup | None) -> Tensor:
+        """On all ranks alike."""
+        width = min(self.dim, max(1, CORNER // self.units) * self.units)
+        own_KK = self._sums["joint"][:width, :width].cpu().clone()
+        return all_sum(own_KK, group) / self.count
 
     def _pooled_statistics(self, group: ProcessGroup | None) -> JointStatistics:
         """Entropies from P, block by block; on all ranks alike."""

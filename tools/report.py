@@ -85,6 +85,8 @@ def command(
 
 def render(run: "Run", views_png: bytes | None) -> str:
     """The page. Names and texts of the run are escaped, plotly.js stands in it once."""
+    from viewmill.tools.pictures.album import FOLDER, read_album
+
     return (
         environment()
         .get_template(TEMPLATE)
@@ -97,6 +99,7 @@ def render(run: "Run", views_png: bytes | None) -> str:
             throughput=throughput(run),
             details=[event_row(event) for event in run.events],
             environment=flat(run.environment),
+            pictures=read_album(run.path / FOLDER),
             views=base64.b64encode(views_png).decode() if views_png is not None else None,
             plotly=plotly_script(),
             written=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),

@@ -124,6 +124,26 @@ def gather_evidence(
     return Evidence(bank, queries, labels[TRAIN], labels[TEST], len(chosen), floors)
 
 
+def trained_features(
+    source: BackboneSource,
+    dataset: Dataset,
+    views: ViewSpec,
+    reading: Reading,
+    cache: TensorCache,
+    what: str = "images",
+) -> Tensor:
+    """(N, F) of the backbone alone, from the cache where an evaluation has left them there.
+
+    Raises:
+        RankError, ShardError, ImageError, RuntimeError: see `extract_all`.
+    """
+    alone = Contender(TRAINED, source.backbone, _identity(source, source.backbone), seed=None)
+    key = _features_key(alone, dataset, views, reading)
+    there = from_rank_zero(reading.world, partial(cache.has, key))
+    made = {} if there else _extracted([alone], dataset, views, reading, what)
+    return _kept(key, made.get(TRAINED), reading, cache)
+
+
 def rows_of_classes(labels: Tensor, classes: Sequence[int]) -> tuple[Tensor | slice, Tensor]:
     """Rows of the images of these classes, and their labels in the order of `classes`."""
     place = torch.full((max([*classes, int(labels.max()) if len(labels) else 0]) + 1,), -1)

@@ -229,7 +229,12 @@ def _joint(subject: Subject, dataset: Dataset, keep: int) -> _Part:
         }
 
     sums: dict[str, Accumulator] = {"matrix": joint, "invariance": invariance, "exemplars": best}
-    return _Part(sums, rows, told, lambda: {"pair_information": joint.pair_information()})
+
+    def tensors() -> dict[str, Tensor]:
+        found = {"pair_information": joint.pair_information(), "corner": joint.corner()}
+        return found | {"exemplar_ids": best.ids(), "exemplar_scores": best.scores()}
+
+    return _Part(sums, rows, told, tensors)
 
 
 def _prior(subject: Subject) -> _Part:

@@ -154,6 +154,14 @@ def test_the_joint_figures_are_those_of_their_definitions(
         keys = dataset.keys(np.arange(SAMPLES))
     best = [[[keys[i] for i in np.argsort(-q[:, m, d])[:5]] for d in range(3)] for m in range(4)]
     assert found["exemplars"] == best
+    tensors = alone["imsvd"]["tensors"]
+    every_unit = q.reshape(SAMPLES, 12)
+    np.testing.assert_allclose(
+        tensors["joint.corner"], every_unit.T @ every_unit / SAMPLES, rtol=1e-4, atol=1e-7
+    )
+    highest = -np.sort(-every_unit, axis=0)[:5]
+    np.testing.assert_allclose(tensors["joint.exemplar_scores"], highest, rtol=1e-4)
+    np.testing.assert_array_equal(tensors["joint.exemplar_ids"], np.argsort(-every_unit, axis=0)[:5])
 
 
 def test_purity_and_mutual_information_are_those_of_the_clusters_and_labels(

@@ -1,0 +1,1 @@
+"""What the pictures of a backbone show, as numbers; tools/pictures draws them."""

@@ -1,0 +1,163 @@
+"""Pictures of single images: neighbours, principal components of places, attention, heat of a score."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from viewmill.tools.pictures.captions import Captions
+from viewmill.tools.pictures.plate import Plate
+from viewmill.tools.pictures.sheet import Cell, Sheet, draw_sheet, enlarged, heated
+
+if TYPE_CHECKING:
+    from viewmill.engine.evaluation.pictures.scene import Scene, Seen
+
+NEIGHBOURS = 8
+PLACES = 56  # of the coloured places along a side, at most: a place is 4 pixels of 224
+MOST_HEADS = 6
+
+
+def neighbours(scene: "Scene", seen: "Seen", captions: Captions) -> list[Plate]:
+    """A row an image: itself, and the images that are most alike, the most alike first."""
+    from viewmill.engine.evaluation.pictures.neighbours import nearest_images
+
+    bank = scene.bank or scene.dataset
+    count = min(NEIGHBOURS, bank.num_samples - (scene.bank is None))
+    device = scene.reading.world.device.type
+    found = nearest_images(scene.features, seen.ids.tolist(), count, scene.bank_features, device)
+    others = scene.see(found.rows.flatten().numpy(), bank).pixels.reshape(
+        *found.rows.shape, *seen.pixels.shape[1:]
+    )
+    labels, theirs = scene.dataset.labels(seen.ids), bank.labels(found.rows.flatten().numpy())
+    theirs = theirs.reshape(found.rows.shape)
+    rows = []
+    for row, pixels in enumerate(seen.pixels):
+        cells = [Cell(pixels, class_name(scene, labels[row]))]
+        for place in range(count):
+            frame = "" if labels[row] < 0 else "good" if theirs[row, place] == labels[row] else "bad"
+            text = f"{found.similarity[row, place]:.3f} {class_name(scene, theirs[row, place])}"
+            cells.append(Cell(others[row, place], text, frame))
+        rows.append(cells)
+    hits = float((theirs == labels[:, None]).mean())
+    where = captions.data(bank) if scene.bank else "its other images"
+    what = (
+        f"Images of {captions.data(scene.dataset)} (left), and the {count} most cosine-similar of {where} "
+        "(right); below each the cosine and the class. "
+    )
+    if (labels >= 0).any():
+        what += f"Blue frame: of the same class, {100 * hits:.0f} % here; orange: of another."
+    sheet = Sheet(rows, ["image", *(f"{place + 1}" for place in range(count))])
+    return [plate_of("neighbours", "Nearest neighbours", captions.of(what), sheet)]
+
+
+def components(scene: "Scene", seen: "Seen", captions: Captions) -> list[Plate]:
+    """A column an image: itself, its places by three principal components, and those of the foreground."""
+    import torch
+    from viewmill.engine.evaluation.pictures.components import principal_colours
+
+    side = min(PLACES, max(max(stage.size) for stage in scene.hypercolumns.stages))
+    with torch.inference_mode():
+        columns = torch.cat(
+            [scene.hypercolumns(image[None], (side, side)).float().cpu() for image in seen.inputs]
+        )
+    whole = principal_colours(columns)
+    front = principal_colours(columns, foreground=True)
+    show = range(len(seen.pixels))
+    cell = seen.pixels.shape[1]
+    rows = [
+        [Cell(seen.pixels[image]) for image in show],
+        [Cell(enlarged(whole.rgb[image], cell)) for image in show],
+        [Cell(enlarged(front.rgb[image], cell)) for image in show],
+    ]
+    assert front.foreground is not None
+    share_of_front = 100 * float(front.foreground.mean())
+    share = ", ".join(f"{100 * part:.0f} %" for part in whole.explained)
+    stages = ", ".join(f"{stage.name} ({stage.width})" for stage in scene.hypercolumns.stages)
+    what = (
+        f"{len(show)} images of {captions.data(scene.dataset)}, and the first three principal components of "
+        f"their hypercolumns as red, green and blue ({share} of the variance): one projection for all of "
+        "them. Last row: the foreground alone, which the first component divides from the rest, by "
+        f"components of its own ({share_of_front:.0f} % of the places; the rest is black). Stages and "
+        f"channels: {stages}, {side} x {side} places, each channel standardised."
+    )
+    return [plate_of("components", "Principal components of hypercolumns", captions.of(what), Sheet(rows))]
+
+
+def attention(scene: "Scene", seen: "Seen", captions: Captions) -> list[Plate]:
+    """A row an image: itself, the CLS token's attention averaged over blocks and heads, and each head's."""
+    import torch
+    from viewmill.engine.evaluation.pictures.attention import cls_attention
+
+    found = torch.cat([cls_attention(scene.backbone, image[None]) for image in seen.inputs])
+    blocks, maps = found.shape[1], found.mean(dim=1).numpy()
+    heads = min(maps.shape[1], MOST_HEADS)
+    rows = []
+    for pixels, per_head in zip(seen.pixels, maps, strict=True):
+        drawn = [per_head.mean(axis=0), *per_head[:heads]]
+        rows.append([Cell(pixels), *(Cell(heated(pixels, scaled(one))) for one in drawn)])
+    first = "" if heads == maps.shape[1] else f"the first {heads} of "
+    what = (
+        f"Attention of the CLS token to the patches of images of {captions.data(scene.dataset)}, averaged "
+        f"over {blocks} blocks: mean over the heads, and {first}{maps.shape[1]} heads. Each map runs from "
+        "its own least to its largest value; attention to CLS and register tokens is left out."
+    )
+    headings = ["image", "mean", *(f"head {head}" for head in range(heads))]
+    return [plate_of("attention", "Attention of the CLS token", captions.of(what), Sheet(rows, headings))]
+
+
+def cam(scene: "Scene", seen: "Seen", captions: Captions, score: str = "own") -> list[Plate]:
+    """A row an image: itself, SmoothGrad-CAM++ over all stages, and of each stage."""
+    from viewmill.engine.evaluation.pictures.cam import (
+        NOISE,
+        SAMPLES,
+        class_directions,
+        own_directions,
+        smooth_grad_cam,
+    )
+
+    ids = seen.ids.tolist()
+    if score == "class":
+        labels = scene.dataset.labels(seen.ids).tolist()
+        if min(labels) < 0:
+            raise ValueError(
+                f"{scene.dataset.shown}: an image without a label has no class to score; leave out --score "
+                "class"
+            )
+        directions, told = (
+            class_directions(scene.probe, labels),
+            "the linear probe's logit of the image's class",
+        )
+    else:
+        directions = own_directions(scene.features, ids)
+        told = (
+            "how far the representation goes away from the data set's mean direction, towards the image's own"
+        )
+    maps = smooth_grad_cam(scene.backbone, scene.hypercolumns.stages, seen.inputs, directions, ids)
+    rows = []
+    for row, pixels in enumerate(seen.pixels):
+        drawn = [maps.fused[row], *(stage[row] for stage in maps.stages.values())]
+        rows.append([Cell(pixels), *(Cell(heated(pixels, one.numpy())) for one in drawn)])
+    what = (
+        f"SmoothGrad-CAM++ on images of {captions.data(scene.dataset)}: bright places raise the score, "
+        f"which is {told}. {SAMPLES} noisy copies of an image (standard deviation {NOISE} of normalised "
+        "pixels); `all` has at each place the largest heat of any stage. Each map runs from its own least "
+        "to its largest value."
+    )
+    headings = ["image", "all", *maps.stages]
+    return [plate_of("cam", "SmoothGrad-CAM++", captions.of(what), Sheet(rows, headings))]
+
+
+def plate_of(name: str, title: str, caption: str, sheet: Sheet) -> Plate:
+    """A sheet as a picture."""
+    return Plate(
+        name, title, caption, lambda theme: draw_sheet(sheet, title, caption, theme), photographs=True
+    )
+
+
+def scaled(heat: np.ndarray) -> np.ndarray:
+    """From its least to its largest value, 0 to 1; the same everywhere: 0."""
+    low, high = float(heat.min()), float(heat.max())
+    return (heat - low) / (high - low) if high > low else np.zeros_like(heat)
+
+
+def class_name(scene: "Scene", label: int) -> str:
+    """The class, or nothing where there is none."""
+    return scene.classes[label] if label >= 0 else ""
