@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 from viewmill.tools import (
+    compare_command,
     config_command,
     convert,
     diagnose_command,
@@ -53,6 +54,7 @@ COMMANDS = {
     "replay": replay_command,
     "plan": plan_command,
     "report": report,
+    "compare": compare_command,
     "preflight": preflight_command,
     "env": environment_command,
 }
