@@ -23,6 +23,11 @@ REENCODE = 1.0  # of the peer's speed, and of that of FFCV's writer
 PRIOR = {"goal": 0.10, "moonshot": 0.05}  # of a training epoch
 TRAIN = {"goal": 0.05, "moonshot": 0.01}  # over the bare steps
 SENTINELS = 0.01  # of a step's CPU time
+KNN = {
+    "extra_mib": 1024.0,
+    "speed": 0.8,
+    "extrapolation": 0.1,
+}  # beside the features; of one product's; share
 METHODS_Z = 3.0  # standard errors above the untrained backbone, below which a method has not learnt
 Figures = dict[str, Any]
 
@@ -135,6 +140,14 @@ def _sentinels(figures: Figures, settings: Figures) -> Iterator[Goal]:
         yield _at_most(f"{name}: of a step's CPU time", row["share"], SENTINELS)
 
 
+def _knn(figures: Figures, settings: Figures) -> Iterator[Goal]:
+    whole, ratios = figures["whole"], figures["ratios"]
+    yield _at_most("ImageNet-1k: MiB beside the features", whole["extra_mib"], KNN["extra_mib"])
+    yield _at_least("of the speed of one product and topk", ratios["speed_of_one_product"], KNN["speed"])
+    missed = abs(whole["predicted_over_measured"] - 1)
+    yield _at_most("twice the queries: extrapolation off by", missed, KNN["extrapolation"])
+
+
 def _methods(figures: Figures, settings: Figures) -> Iterator[Goal]:
     for name, row in figures["rows"].items():
         z = row["knn"]["z_score"]
@@ -163,6 +176,7 @@ JUDGES: dict[str, Callable[[Figures, Figures], Iterator[Goal]]] = {
     "prior": _prior,
     "train": _train,
     "sentinels": _sentinels,
+    "knn": _knn,
     "methods": _methods,
     "parity": _parity,
     "draws": _draws,

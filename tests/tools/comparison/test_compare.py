@@ -247,7 +247,7 @@ def test_numbers_that_are_none_are_left_out(tmp_path: Path) -> None:
     [
         (["{missing}"], "neither a run (no config.yaml) nor an evaluation"),
         (["{run}", "{run}"], "is given twice"),
-        (["{run}", "--paper-data", "ImageNet-9"], "no such data set; one of STL-10"),
+        (["{run}", "--paper-data", "ImageNet-9"], "no such data; all, or one of STL-10"),
         (["{run}", "--html", "{missing}/page.html"], "there is no folder"),
         ([], "RUN"),
     ],
