@@ -93,8 +93,7 @@ def knn(
     repeats: Annotated[int, typer.Option(min=1, help="Rounds; the figures are medians over them.")] = 3,
     json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
-    """Compare the exact search of k-NN with others on a slice of ImageNet-1k's size, and extrapolate to all
-    of it.
+    """Compare the exact search of k-NN with others on a slice of ImageNet-1k; extrapolate to all of it.
 
     The bank of the slice is held in memory: 512 MiB by default, and twice that while it is normalised at once.
     """
