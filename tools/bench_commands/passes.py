@@ -95,7 +95,7 @@ def knn(
 ) -> None:
     """Compare the exact search of k-NN with others on a slice of ImageNet-1k; extrapolate to all of it.
 
-    The bank of the slice is held in memory: 512 MiB by default, and twice that while it is normalised at once.
+    The slice's bank is held in memory: 512 MiB by default, and twice that while it is normalised at once.
     """
     from viewmill.tools.bench.knn import run, table
 

@@ -10,7 +10,7 @@ from viewmill.tools.comparison.figures import UNKNOWN, Conditions, Figure, Subje
 from viewmill.tools.run_reader import number, read_entries, read_json
 
 LEARNS_NOTHING = ("geometry", "semantics", "wordnet", "diagnosis")  # tasks of the test images alone
-SUMMARY = Path("evaluation") / "summary.json"
+FOLDER, SUMMARY = "evaluation", "summary.json"
 ACCURACIES = {"top1": "", "top5": "_top5"}
 
 
@@ -47,37 +47,47 @@ class Evaluated:
 
 
 def read_evaluated(path: Path, name: str) -> Evaluated:
-    """A run's folder, or one that `viewmill evaluate --out` was given; without an evaluation it has no
-    figures.
+    """A run's folder, or one that `viewmill evaluate --out` was given; without evaluation: no figures.
 
     Raises:
         FileNotFoundError: neither.
         RuntimeError: a file of it cannot be read; names the file.
     """
-    if not (path / "config.yaml").is_file() and not (path / SUMMARY).is_file():
+    folders = evaluations_of(path)
+    if not (path / "config.yaml").is_file() and not folders:
         raise FileNotFoundError(
-            f"{path}: neither a run (no config.yaml) nor an evaluation (no {SUMMARY}); give a folder that "
-            "viewmill train wrote, or that viewmill evaluate --out was given"
+            f"{path}: neither a run (no config.yaml) nor an evaluation (no {FOLDER}/{SUMMARY}); give a "
+            "folder that viewmill train wrote, or that viewmill evaluate --out was given"
         )
-    entries = read_entries(path / SUMMARY)
-    details = read_details(path / "evaluation")
+    settings = read_settings(path / "config.yaml")
     trained: dict[str, Figure] = {}
     untrained: dict[str, Figure] = {}
-    for entry in entries:
-        task = str(entry.get("task"))
-        known = details.get(task, Details())
-        n = number(entry.get("n"))
-        size = None if n is None or known.classes is None else (known.classes, int(n))
-        train = None if task in LEARNS_NOTHING else known.train
-        conditions = Conditions(known.protocol, known.test, train, size)
-        for target, side in ((trained, "trained"), (untrained, "untrained")):
-            values = entry_values(entry, side)
-            target |= {f"{task}.{key}": figure_of(key, value, conditions, n) for key, value in values.items()}
-    settings = read_settings(path / "config.yaml")
-    for one in details.values():
-        settings |= one.about
+    for folder in folders:
+        details = read_details(folder)
+        for entry in read_entries(folder / SUMMARY):
+            known = details.get(str(entry.get("task")), Details())
+            trained |= figures_of(entry, "trained", known)
+            untrained |= figures_of(entry, "untrained", known)
+        for one in details.values():
+            settings |= one.about
     subjects = Subject(name, "run", trained), Subject(f"{name}, untrained", "untrained", untrained)
     return Evaluated(path, *subjects, settings)
+
+
+def evaluations_of(path: Path) -> list[Path]:
+    """The folders with a summary: evaluation/, and those in it of tasks that have a pass of their own."""
+    whole = path / FOLDER
+    return [folder for folder in (whole, *sorted(whole.glob("*/"))) if (folder / SUMMARY).is_file()]
+
+
+def figures_of(entry: dict[str, Any], side: str, known: Details) -> dict[str, Figure]:
+    """The numbers of a line of a summary for the trained or the untrained backbone, by "task.measure"."""
+    task, n = str(entry.get("task")), number(entry.get("n"))
+    size = None if n is None or known.classes is None else (known.classes, int(n))
+    train = None if task in LEARNS_NOTHING else known.train
+    conditions = Conditions(known.protocol, known.test, train, size)
+    values = entry_values(entry, side)
+    return {f"{task}.{key}": figure_of(key, value, conditions, n) for key, value in values.items()}
 
 
 def entry_values(entry: dict[str, Any], side: str) -> dict[str, float]:
@@ -104,7 +114,7 @@ def read_details(folder: Path) -> dict[str, Details]:
     """
     found: dict[str, Details] = {}
     for path in sorted(folder.glob("*.json")):
-        if path.name == SUMMARY.name:
+        if path.name == SUMMARY:
             continue
         tree = read_json(path, dict)
         tasks = tree.get("tasks")
@@ -116,14 +126,16 @@ def read_details(folder: Path) -> dict[str, Details]:
 
 def details_of(tree: dict[str, Any], task: dict[str, Any]) -> Details:
     """Protocol, data and what was evaluated; UNKNOWN where the file is silent."""
-    sets = _mapping(tree, "data_sets")
-    classes = tree.get("classes")
-    backbone = _mapping(tree, "backbone")
+    sets, backbone = _mapping(tree, "data_sets"), _mapping(tree, "backbone")
+    # A task with a pass of its own has one hash of all its data, and its classes among its settings.
+    whole = _text(_mapping(tree, "data"), "data_hash")
+    test, train = (_text(_mapping(sets, side), "data_set_hash", whole) for side in ("test", "train"))
+    classes = tree.get("classes", task.get("classes"))
     told = {"source": tree.get("source"), "step": tree.get("step"), **backbone, "views": tree.get("views")}
     return Details(
         protocol=_text(task, "protocol"),
-        test=_text(_mapping(sets, "test"), "data_set_hash"),
-        train=_text(_mapping(sets, "train"), "data_set_hash"),
+        test=test,
+        train=train,
         classes=len(classes) if isinstance(classes, list) else None,
         about={f"evaluated.{key}": str(value) for key, value in told.items() if value is not None},
     )
@@ -161,6 +173,6 @@ def _mapping(tree: dict[str, Any], key: str) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _text(tree: dict[str, Any], key: str) -> str:
+def _text(tree: dict[str, Any], key: str, otherwise: str = UNKNOWN) -> str:
     value = tree.get(key)
-    return value if isinstance(value, str) else UNKNOWN
+    return value if isinstance(value, str) else otherwise

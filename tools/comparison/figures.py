@@ -9,6 +9,7 @@ MARKS = {
     TRAIN_DATA: "learnt from other training images",
 }
 UNKNOWN = "not recorded"
+SHARES = ("top1", "top5", "pixel_accuracy", "class_accuracy", "mean_iou", "mean_average_precision")
 
 
 @dataclass(frozen=True)
@@ -70,4 +71,4 @@ def measure_of(key: str) -> str:
 
 def is_share(key: str) -> bool:
     """Whether it is told in percent."""
-    return measure_of(key) in ("top1", "top5", "pixel_accuracy", "mean_iou", "mean_average_precision")
+    return measure_of(key) in SHARES

@@ -135,6 +135,31 @@ def test_papers_rows_are_those_of_the_test_set_and_always_marked(
     assert all(row["source"] for row in papers)
 
 
+def test_a_task_in_a_folder_of_its_own_is_compared_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [write_run(tmp_path / "one"), write_run(tmp_path / "two")]
+    for run, value in zip(runs, (0.4, 0.5), strict=True):
+        own = run / "evaluation" / "segmentation"
+        own.mkdir()
+        measures = {"mean_iou": {"trained": value, "untrained": 0.1}}
+        write(own / "summary.json", [{"task": "segmentation", "n": 1449, "measures": measures}])
+        task = {
+            "task": "segmentation",
+            "protocol": "segmentation-v1/x",
+            "classes": [str(i) for i in range(21)],
+        }
+        write(own / "segmentation.json", {"data": {"data_hash": "dd"}, "tasks": [task]})
+    found = told(runs, "--paper", capsys=capsys)
+    assert values_of(found, "two", "segmentation.mean_iou")["marks"] == ""
+    assert "VOC 2012" in found["papers"]  # 21 classes, 1,449 test images
+    paper = values_of(found, "HyDeS (HyDeS)", "segmentation.mean_iou")
+    assert (paper["value"], paper["marks"]) == (pytest.approx(0.4912), "†")
+    assert [one["difference"] for one in found["differences"] if one["key"] == "segmentation.mean_iou"] == [
+        pytest.approx(0.1)
+    ]
+
+
 def test_papers_rows_on_other_images_have_a_second_mark(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
