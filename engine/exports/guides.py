@@ -71,8 +71,8 @@ name it. An additional norm behind res5, as some comparisons have it, is not add
 _DETECTION_TORCHVISION = """
 ## Mask R-CNN
 
-`{script}` builds Mask R-CNN of the C4 kind with this backbone; it needs torch, torchvision and safetensors
-alone. `mask_rcnn.json` has its settings.
+`{script}` builds and trains Mask R-CNN of the C4 kind with this backbone, without Viewmill: it needs torch,
+torchvision and safetensors. `mask_rcnn.json` has its settings.
 
 ```python
 from mask_rcnn import build, read_settings, train
@@ -80,13 +80,15 @@ from mask_rcnn import build, read_settings, train
 model = build(".")
 ```
 
-`train(model, batches, read_settings("."))` gives the losses of each step; a batch is images in 0..1, RGB, and
-torchvision's targets: of COCO, `torchvision.datasets.CocoDetection` behind
-`torchvision.datasets.wrap_dataset_for_transforms_v2` (which need pycocotools). Schedule: IMSVD, section IV (a
-rate of {rate:g} for {batch} images a step, the rest detectron2's 1x); scale the rate with the images of a
-step. Batch normalisation is {norm}; the paper does not name it. Where torchvision differs from detectron2:
-regions are aligned without the half pixel, and boxes have a smooth loss (beta 1/9) instead of the plain L1.
-So results of the two are near, but not the same.
+    python mask_rcnn.py --images train2017 --annotations instances_train2017.json --out detector.safetensors
+
+trains it on COCO, on one GPU (pip install pycocotools); `train(model, batches, read_settings("."))` takes
+batches of anything else: images in 0..1, RGB, and torchvision's detection targets.
+
+Schedule: IMSVD, section IV (a rate of {rate:g} for {batch} images a step, the rest detectron2's 1x); scale
+the rate with the images of a step. Batch normalisation is {norm}; the paper does not name it. Where
+torchvision differs from detectron2: regions are aligned without the half pixel, and boxes have a smooth loss
+(beta 1/9) instead of the plain L1. So results of the two are near, but not the same.
 """
 
 

@@ -1,10 +1,11 @@
 """Mask R-CNN of the C4 kind on a ResNet of torchvision, with the settings of mask_rcnn.json beside it.
 
-It needs torch, torchvision and safetensors alone: `viewmill export --to torchvision --task detection` copies
-it beside the weights. The trunk is conv1 to layer3; layer4 is computed on each region, and boxes and masks
-share it. Source: He et al. 2017, Mask R-CNN, figure 4, left.
+It needs torch, torchvision and safetensors alone, and pycocotools to read COCO: `viewmill export --to
+torchvision --task detection` copies it beside the weights. The trunk is conv1 to layer3; layer4 is computed
+on each region, and boxes and masks share it. Source: He et al. 2017, Mask R-CNN, figure 4, left.
 """
 
+import argparse
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -12,13 +13,16 @@ from typing import Any, cast
 
 import torch
 import torchvision
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_model
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from torchvision.datasets import CocoDetection, wrap_dataset_for_transforms_v2
 from torchvision.models.detection import MaskRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 from torchvision.models.detection.mask_rcnn import MaskRCNNPredictor
 from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign
+from torchvision.transforms import v2
 
 SETTINGS_FILE, WEIGHTS_FILE = "mask_rcnn.json", "backbone.safetensors"
 REGION = 14  # side of a region's crop of the trunk's output; layer4 halves it
@@ -138,3 +142,59 @@ def train(model: MaskRCNN, batches: Iterable[Any], settings: dict[str, Any]) -> 
         optimizer.step()
         schedule.step()
         yield {name: float(value.detach()) for name, value in losses.items()}
+
+
+def coco_batches(
+    images: Path | str, annotations: Path | str, settings: dict[str, Any], device: str, workers: int = 4
+) -> Iterator[tuple[list[Tensor], list[dict[str, Tensor]]]]:
+    """Shuffled batches for `train`, epoch after epoch, half of the images mirrored; it needs pycocotools.
+
+    Images without objects, crowds and boxes without area are left out.
+
+    Raises:
+        ValueError: fewer images with objects than a batch has.
+    """
+    change = v2.Compose([v2.ToImage(), v2.RandomHorizontalFlip(), v2.ToDtype(torch.float32, scale=True)])
+    coco = CocoDetection(images, annotations, transforms=change)
+    coco.ids = [one for one in coco.ids if coco.coco.getAnnIds(imgIds=one, iscrowd=False)]
+    if len(coco.ids) < settings["images_per_batch"]:
+        raise ValueError(f"{annotations}: {len(coco.ids)} images with objects, fewer than a batch")
+    data = wrap_dataset_for_transforms_v2(coco, target_keys={"boxes", "labels", "masks", "iscrowd"})
+    loader = DataLoader(
+        data, settings["images_per_batch"], shuffle=True, drop_last=True, num_workers=workers, collate_fn=list
+    )
+    while True:
+        for batch in loader:
+            yield (
+                [image.to(device) for image, _ in batch],
+                [_objects(target, device) for _, target in batch],
+            )
+
+
+def _objects(target: dict[str, Any], device: str) -> dict[str, Tensor]:
+    boxes = torch.as_tensor(target["boxes"])
+    has_area = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
+    kept = has_area & ~torch.as_tensor(target["iscrowd"], dtype=torch.bool)
+    return {name: torch.as_tensor(target[name])[kept].to(device) for name in ("boxes", "labels", "masks")}
+
+
+def main(words: list[str] | None = None) -> None:
+    """Trains on COCO as the settings say, on one GPU where there is one, and saves the detector."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--images", required=True, help="a folder, such as train2017")
+    parser.add_argument("--annotations", required=True, help="such as instances_train2017.json")
+    parser.add_argument("--out", required=True, help="a safetensors file")
+    parser.add_argument("--workers", type=int, default=4, help="processes that read images")
+    given = parser.parse_args(words)
+    here = Path(__file__).parent
+    settings, device = read_settings(here), "cuda" if torch.cuda.is_available() else "cpu"
+    model = build(here).to(device)
+    batches = coco_batches(given.images, given.annotations, settings, device, given.workers)
+    for step, losses in enumerate(train(model, batches, settings)):
+        if step % 20 == 0:
+            print(step, " ".join(f"{name} {value:.4f}" for name, value in losses.items()), flush=True)
+    save_model(model, given.out)
+
+
+if __name__ == "__main__":
+    main()

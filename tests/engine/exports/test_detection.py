@@ -1,6 +1,7 @@
 """The detectors that an export starts: detectron2's configuration, and torchvision's model on made images."""
 
 import importlib.util
+import json
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from PIL import Image
 from torch import nn
 from viewmill.engine.exports import mask_rcnn
 from viewmill.engine.exports.detection import DetectionConfig, check_bottlenecks
@@ -81,6 +83,40 @@ def test_the_script_runs_forward_and_trains_a_step(exported: Path, script: Modul
         "backbone.0.weight",
         "roi_heads.box_head.layer4.1.conv2.weight",
     } <= moved  # stem to the last stage
+
+
+def made_coco(folder: Path, count: int) -> Path:
+    """Annotations of images with one square each, one crowd, and one image without objects; the images beside."""
+    images, objects = [], []
+    for number in range(count + 1):
+        name = f"{number}.png"
+        Image.new("RGB", (72, 64), (40 * number, 90, 30)).save(folder / name)
+        images.append({"id": number, "file_name": name, "width": 72, "height": 64})
+        left = 6 + number
+        square = [left, 10, left, 40, left + 30, 40, left + 30, 10]
+        told = {"image_id": number, "category_id": 3, "area": 900, "bbox": [left, 10, 30, 30], "iscrowd": 0}
+        if number < count:
+            objects.append({**told, "id": number, "segmentation": [square]})
+    crowd = {"size": [64, 72], "counts": [0, 64, 64 * 71]}
+    objects.append({**objects[0], "id": 99, "iscrowd": 1, "segmentation": crowd, "bbox": [0, 0, 1, 64]})
+    tree = {"images": images, "annotations": objects, "categories": [{"id": 3, "name": "square"}]}
+    (folder / "instances.json").write_text(json.dumps(tree))
+    return folder / "instances.json"
+
+
+def test_coco_becomes_batches_without_crowds_and_empty_images(tmp_path: Path) -> None:
+    pytest.importorskip("pycocotools", reason="reads COCO's files; part of the extra [dev]")
+    annotations = made_coco(tmp_path, 3)
+    batches = mask_rcnn.coco_batches(tmp_path, annotations, {"images_per_batch": 3}, "cpu", workers=0)
+    images, targets = next(batches)
+    assert [image.shape for image in images] == [(3, 64, 72)] * 3
+    assert all(0 <= float(image.min()) <= float(image.max()) <= 1 for image in images)
+    for target in targets:
+        assert target["labels"].tolist() == [3]
+        assert (target["boxes"][:, 2:] - target["boxes"][:, :2]).tolist() == [[30, 30]]
+        assert int(target["masks"].sum()) == pytest.approx(900, abs=70)  # a polygon's edge pixels
+    with pytest.raises(ValueError, match="3 images with objects, fewer than a batch"):
+        next(mask_rcnn.coco_batches(tmp_path, annotations, {"images_per_batch": 4}, "cpu", workers=0))
 
 
 def test_the_detector_computes_the_backbones_features(exported: Path, script: ModuleType) -> None:
