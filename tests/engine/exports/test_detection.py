@@ -86,7 +86,7 @@ def test_the_script_runs_forward_and_trains_a_step(exported: Path, script: Modul
 
 
 def made_coco(folder: Path, count: int) -> Path:
-    """Annotations of images with one square each, one crowd, and one image without objects; the images beside."""
+    """Annotations of images with a square each, a crowd, and an image without objects; the images beside."""
     images, objects = [], []
     for number in range(count + 1):
         name = f"{number}.png"
