@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 from viewmill.tools.console import print_json, print_line
 
-EXAMPLE = "viewmill export RUN --to torchvision --task detection --out EXPORTED"
+EXAMPLE = "viewmill export RUN --to hf --out EXPORTED"
 
 
 def command(

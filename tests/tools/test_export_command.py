@@ -7,6 +7,7 @@ import pytest
 from viewmill.engine.export import export_backbone
 from viewmill.tools.cli import app
 from viewmill.tools.console import run_app
+from viewmill.tools.export_command import EXAMPLE
 
 from tests.engine.exports.sources import source
 
@@ -33,7 +34,8 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_example_of_its_help_ends_in_a_folder(
     given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["export", str(given), "--to", "hf", "--out", str(tmp_path / "EXPORTED")]
+    places = {"RUN": str(given), "EXPORTED": str(tmp_path / "EXPORTED")}
+    words = [places.get(word, word) for word in EXAMPLE.split()[1:]]
     assert run_app(app, words) == 0
     printed = capsys.readouterr().out
     assert "config.json, model.safetensors; read back, features differ by" in printed

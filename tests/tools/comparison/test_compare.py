@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from viewmill.tools.cli import app
+from viewmill.tools.compare_command import EXAMPLE, read_all
 from viewmill.tools.comparison.evaluated import read_evaluated
 from viewmill.tools.comparison.figures import Conditions
 from viewmill.tools.comparison.side_by_side import compare
@@ -195,8 +196,6 @@ def test_a_run_without_an_evaluation_is_listed(tmp_path: Path, capsys: pytest.Ca
 
 
 def test_equal_names_are_told_apart_by_their_folders(tmp_path: Path) -> None:
-    from viewmill.tools.compare_command import read_all
-
     runs = [write_run(tmp_path / "a" / "run"), write_run(tmp_path / "b" / "run")]
     assert [run.trained.name for run in read_all(runs)] == ["a/run", "b/run"]
 
@@ -221,9 +220,10 @@ class Tags(HTMLParser):
 def test_the_page_holds_marks_and_sources_loads_nothing_and_escapes_names(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = write_run(tmp_path / "<b>run")
     target = tmp_path / "compare.html"
-    assert run_app(app, ["compare", str(run), "--paper", "--html", str(target)]) == 0
+    places = {"RUN": write_run(tmp_path / "<b>run"), "OTHER": write_run(tmp_path / "other")}
+    words = [str(places.get(word, word)) for word in EXAMPLE.replace("compare.html", str(target)).split()[1:]]
+    assert run_app(app, words) == 0
     assert f"page: {target}" in capsys.readouterr().out
     text = target.read_text()
     tags = Tags()
