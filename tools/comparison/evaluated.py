@@ -10,6 +10,7 @@ from viewmill.tools.comparison.figures import UNKNOWN, Conditions, Figure, Subje
 from viewmill.tools.run_reader import number, read_entries, read_json
 
 LEARNS_NOTHING = ("geometry", "semantics", "wordnet", "diagnosis")  # tasks of the test images alone
+EVALUATED = "evaluated."  # begins the names of what an evaluation says of itself
 FOLDER, SUMMARY = "evaluation", "summary.json"
 ACCURACIES = {"top1": "", "top5": "_top5"}
 
@@ -38,6 +39,10 @@ class Evaluated:
     def is_evaluated(self) -> bool:
         """Whether there is a number to compare."""
         return bool(self.trained.figures)
+
+    def has_settings(self, name: str) -> bool:
+        """Whether any setting of this one's kind is known: of the run, or of how it was evaluated."""
+        return any(other.startswith(EVALUATED) == name.startswith(EVALUATED) for other in self.settings)
 
     @property
     def test_sizes(self) -> set[tuple[int, int]]:
@@ -137,7 +142,7 @@ def details_of(tree: dict[str, Any], task: dict[str, Any]) -> Details:
         test=test,
         train=train,
         classes=len(classes) if isinstance(classes, list) else None,
-        about={f"evaluated.{key}": str(value) for key, value in told.items() if value is not None},
+        about={f"{EVALUATED}{key}": str(value) for key, value in told.items() if value is not None},
     )
 
 

@@ -129,10 +129,17 @@ def differences_of(runs: Sequence[Evaluated]) -> tuple[list[Difference], list[tu
 
 
 def different_settings(runs: Sequence[Evaluated]) -> list[tuple[str, list[str]]]:
-    """Settings that are not the same in all runs, a value for each run; with one run all of them."""
+    """Settings that differ between the runs that have any of their kind; with one run all of them.
+
+    A folder without config.yaml has none of a run's, one without an evaluation none of how it was evaluated.
+    """
     names = dict.fromkeys(name for run in runs for name in run.settings)
-    rows = [(name, [run.settings.get(name, "-") for run in runs]) for name in names]
-    return [row for row in rows if len(runs) == 1 or len(set(row[1])) > 1]
+    rows = []
+    for name in names:
+        able = [run for run in runs if run.has_settings(name)]
+        if len(runs) == 1 or len({run.settings.get(name) for run in able}) > 1:
+            rows.append((name, [run.settings.get(name, "-") for run in runs]))
+    return rows
 
 
 def tree_of(found: Comparison) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """The comparison in words: cells, headings and the legend, for the terminal and the page alike."""
 
+from collections import Counter
+
 from viewmill.tools.comparison.figures import MARKS, is_share, measure_of, task_of
 from viewmill.tools.comparison.published import protocols_described
 from viewmill.tools.comparison.side_by_side import Cell, Comparison, Difference, Section
@@ -36,10 +38,12 @@ def section_rows(section: Section) -> list[Row]:
 
 
 def difference_rows(found: Comparison) -> list[Row]:
-    """Run, number, difference and how many standard errors it is; what may not be compared with its marks."""
+    """Run, number, difference, standard errors; then how many numbers are not compared, with their marks."""
     rows = [(one.run, one.key.replace("_", " "), *difference_text(one)) for one in found.differences]
+    counts = Counter((run, marks) for run, _, marks in found.incomparable)
     apart = [
-        (run, key.replace("_", " "), f"not compared {marks}", "") for run, key, marks in found.incomparable
+        (run, f"{count} number{'s' * (count > 1)}", f"not compared {marks}", "")
+        for (run, marks), count in counts.items()
     ]
     return rows + apart
 

@@ -182,6 +182,27 @@ def test_settings_that_differ_are_told_and_those_alike_are_not(
     }
 
 
+def test_a_folder_without_a_run_does_not_make_every_setting_differ(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [write_run(tmp_path / "one"), write_run(tmp_path / "two")]
+    (runs[1] / "config.yaml").unlink()
+    details = runs[1] / "evaluation" / "knn.json"
+    details.write_text(details.read_text().replace("eval@96", "eval@224"))
+    (runs[1] / "evaluation" / "geometry.json").unlink()
+    assert told(runs, capsys=capsys)["settings"] == {"evaluated.views": {"one": "eval@96", "two": "eval@224"}}
+
+
+def test_numbers_that_are_not_compared_are_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [write_run(tmp_path / "one"), write_run(tmp_path / "two", train="cc")]
+    assert run_app(app, ["compare", *map(str, runs)]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "two 2 numbers not compared §" in printed  # top-1 and top-5; geometry learns nothing
+    assert "§ learnt from other training images" in printed
+
+
 def test_a_run_without_an_evaluation_is_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run, bare = write_run(tmp_path / "run"), tmp_path / "bare"
     bare.mkdir()
@@ -272,7 +293,7 @@ def test_numbers_that_are_none_are_left_out(tmp_path: Path) -> None:
     [
         (["{missing}"], "neither a run (no config.yaml) nor an evaluation"),
         (["{run}", "{run}"], "is given twice"),
-        (["{run}", "--paper-data", "ImageNet-9"], "no such data; all, or one of STL-10"),
+        (["{run}", "--paper-data", "ImageNet-9"], "no such data set; one of STL-10"),
         (["{run}", "--html", "{missing}/page.html"], "there is no folder"),
         ([], "RUN"),
     ],
