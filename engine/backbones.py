@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import timm
@@ -102,3 +103,14 @@ def _use_small_stem(backbone: nn.Module, name: str) -> None:
     backbone.conv1 = nn.Conv2d(3, width, kernel_size=3, stride=1, padding=1, bias=False)
     nn.init.kaiming_normal_(backbone.conv1.weight, mode="fan_out", nonlinearity="relu")
     backbone.maxpool = nn.Identity()
+
+
+def is_vision_transformer(backbone: nn.Module) -> bool:
+    """Whether its position grid has a size, which a config.json must give."""
+    return isinstance(backbone, VisionTransformer)
+
+
+def load_local_folder(folder: Path) -> nn.Module:
+    """The backbone of a folder with config.json and model.safetensors, as timm itself reads it."""
+    made: nn.Module = timm.create_model(f"local-dir:{folder}", pretrained=True)
+    return made

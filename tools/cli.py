@@ -5,12 +5,14 @@ from typing import Annotated
 
 import typer
 from viewmill.tools import (
+    compare_command,
     config_command,
     convert,
     curves_command,
     diagnose_command,
     environment_command,
     evaluate,
+    export_command,
     import_command,
     launch_command,
     pictures_command,
@@ -53,10 +55,12 @@ COMMANDS = {
     "curves": curves_command,
     "prior": prior_command,
     "diagnose": diagnose_command,
+    "export": export_command,
     "import-deepspeed": import_command,
     "replay": replay_command,
     "plan": plan_command,
     "report": report,
+    "compare": compare_command,
     "preflight": preflight_command,
     "env": environment_command,
 }

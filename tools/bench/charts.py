@@ -33,6 +33,10 @@ PLOTS = {
         Plot("rows", "knn.trained", "k-NN of the trained backbone", "share of 1"),
         Plot("rows", "cpu_seconds", "Processor time of the run", "s"),
     ),
+    "knn": (
+        Plot("peers", "cpu_seconds", "Processor time of the search", "s"),
+        Plot("peers", "extra_mib", "Memory beside the features", "MiB"),
+    ),
     "sentinels": (Plot("recipes", "look_ms", "CPU time of a look", "ms"),),
     "parity": tuple(
         Plot(f"executors.{name}", "mean", f"Mean difference, {name}", "of 255")

@@ -25,6 +25,11 @@ TRAIN = {"goal": 0.05, "moonshot": 0.01}  # over the bare steps
 # Of a prediction, by images/s and by what they gain; of a step that its stages alone do not explain.
 DOCTOR = {"images_per_s": 0.2, "gain": 0.2, "unexplained": 0.1}
 SENTINELS = 0.01  # of a step's CPU time
+KNN = {
+    "extra_mib": 1024.0,
+    "speed": 0.8,
+    "extrapolation": 0.1,
+}  # beside the features; of one product's; share
 METHODS_Z = 3.0  # standard errors above the untrained backbone, below which a method has not learnt
 Figures = dict[str, Any]
 
@@ -145,6 +150,14 @@ def _sentinels(figures: Figures, settings: Figures) -> Iterator[Goal]:
         yield _at_most(f"{name}: of a step's CPU time", row["share"], SENTINELS)
 
 
+def _knn(figures: Figures, settings: Figures) -> Iterator[Goal]:
+    whole, ratios = figures["whole"], figures["ratios"]
+    yield _at_most("ImageNet-1k: MiB beside the features", whole["extra_mib"], KNN["extra_mib"])
+    yield _at_least("of the speed of one product and topk", ratios["speed_of_one_product"], KNN["speed"])
+    missed = abs(whole["predicted_over_measured"] - 1)
+    yield _at_most("twice the queries: extrapolation off by", missed, KNN["extrapolation"])
+
+
 def _methods(figures: Figures, settings: Figures) -> Iterator[Goal]:
     for name, row in figures["rows"].items():
         z = row["knn"]["z_score"]
@@ -174,6 +187,7 @@ JUDGES: dict[str, Callable[[Figures, Figures], Iterator[Goal]]] = {
     "train": _train,
     "doctor": _doctor,
     "sentinels": _sentinels,
+    "knn": _knn,
     "methods": _methods,
     "parity": _parity,
     "draws": _draws,

@@ -19,6 +19,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
     "memory": (training.memory, training.MEMORY_EXAMPLE),
     "prior": (passes.prior, passes.PRIOR_EXAMPLE),
     "methods": (methods.methods, methods.EXAMPLE),
+    "knn": (passes.knn, passes.KNN_EXAMPLE),
     "sentinels": (passes.sentinels, passes.SENTINELS_EXAMPLE),
     "manifest": (shards.manifest, shards.MANIFEST_EXAMPLE),
     "parity": (pipelines.parity, pipelines.PARITY_EXAMPLE),

@@ -1,4 +1,4 @@
-"""`viewmill bench` of what training does beside its steps: passes over a whole data set, and sentinels."""
+"""`viewmill bench` of what is done beside the steps: passes over a data set, sentinels, k-NN's search."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,6 +7,7 @@ import typer
 from viewmill.tools.bench_commands.figures import check_folder, keep, told
 
 PRIOR_EXAMPLE = "viewmill bench prior --data DATASET --images 64 --out prior.json"
+KNN_EXAMPLE = "viewmill bench knn --threads 2 --out knn.json"
 SENTINELS_EXAMPLE = "viewmill bench sentinels --out sentinels.json"
 
 
@@ -76,5 +77,31 @@ def sentinels(
     with told() as tell:
         figures = run(
             recipe or RECIPES, overrides=override or (), repeats=repeats, threads=threads, progress=tell
+        )
+    keep(figures, out, table, json)
+
+
+def knn(
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Where the figures go, as JSON.")] = Path(
+        "bench-knn.json"
+    ),
+    queries: Annotated[int, typer.Option(min=512, help="Of the slice; a multiple of 512.")] = 1024,
+    bank: Annotated[int, typer.Option(min=2, help="Rows that are searched; a multiple of 16,384.")] = 65_536,
+    width: Annotated[int, typer.Option(min=1, help="Features of a row.")] = 2048,
+    k: Annotated[int, typer.Option(min=1, help="Neighbours.")] = 200,
+    threads: Annotated[int, typer.Option(min=1, help="Of torch and scikit-learn.")] = 1,
+    repeats: Annotated[int, typer.Option(min=1, help="Rounds; the figures are medians over them.")] = 3,
+    json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Compare the exact search of k-NN with others on a slice of ImageNet-1k; extrapolate to all of it.
+
+    The slice's bank is held in memory: 512 MiB by default, and twice that while it is normalised at once.
+    """
+    from viewmill.tools.bench.knn import run, table
+
+    check_folder(out)
+    with told() as tell:
+        figures = run(
+            queries=queries, bank=bank, width=width, k=k, threads=threads, repeats=repeats, progress=tell
         )
     keep(figures, out, table, json)

@@ -1,0 +1,1 @@
+"""A trained backbone in the names, folders and detectors of other libraries."""

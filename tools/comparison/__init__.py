@@ -1,0 +1,1 @@
+"""Runs side by side, with each other and with what papers print."""
