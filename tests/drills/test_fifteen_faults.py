@@ -1,8 +1,8 @@
 """An hour of training that meets fifteen faults of every kind ends in the weights of one that meets none.
 
 `make soak PART=fifteen_faults`; VIEWMILL_SOAK_STEPS says how many steps, 96 at least, which take a few
-minutes; 6,500 took 72 minutes on one core. The two train at the same time. Whatever ended a start of the run, the next one goes on from the
-newest checkpoint that verifies.
+minutes; 6,500 took 72 minutes on one core. The two train at the same time. Whatever ended a start of the run,
+the next one goes on from the newest checkpoint that verifies.
 """
 
 import os
