@@ -16,7 +16,7 @@ import timm
 import torch
 import typer
 from PIL import Image
-from viewmill.tools.cli import app
+from viewmill.tools.cli import COMMANDS, app
 from viewmill.tools.console import run_app
 
 from tests.tools.launching import JOB, SETTINGS, port
@@ -51,12 +51,21 @@ SMALL = {
     "bench order": "--repeats 1",
     "bench sentinels": "--repeats 1 --threads 1",
 }
-SETTINGS_OF = {"train": SETTINGS, "launch": SETTINGS, "profile": [*SETTINGS, "--no-trials"]}
+SETTINGS_OF = {"train": SETTINGS, "profile": [*SETTINGS, "--no-trials"]}
 # Minutes, however small, or many processes; their own tests run what is beneath.
 LONG = {"order", "sentinels", "plan", "doctor", "parity", "gpu", "train", "memory", "methods", "prior"}
-LONG |= {"loader", "loss", "convert"}
+LONG |= {"loader", "loss", "convert", "knn"}
+# Typed where their own tests have the places that they name.
+ELSEWHERE = {
+    "launch": "test_launch_command.py",
+    "segment": "test_segment_command.py",
+    "pictures": "pictures/test_pictures_command.py",
+    "curves": "pictures/test_sweep_curves.py",
+    "export": "test_export_command.py",
+    "compare": "comparison/test_compare.py",
+}
 # What an example makes itself, and so must not find.
-MADE = {"convert": ("DATASET",), "train": ("RUN",), "launch": ("RUN",), "sample-data": ("photographs",)}
+MADE = {"convert": ("DATASET",), "train": ("RUN",), "sample-data": ("photographs",)}
 
 
 def example_of(words: list[str]) -> str:
@@ -109,7 +118,6 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         )
         recipe = files("viewmill.engine") / "recipes" / "hydes_tiny.yaml"
         (folder / "my_recipe.yaml").write_text(recipe.read_text(encoding="utf-8"))
-        (folder / "hosts").write_text("h1 slots=1\nh2 slots=1\n")
         (folder / "SCRATCH").mkdir()
         (folder / "HOSTFILE").write_text("127.0.0.1 slots=1\n")
         (folder / "shell").write_text(SHELL)
@@ -132,8 +140,11 @@ def is_long(words: list[str]) -> bool:
 
 @pytest.mark.parametrize(
     "words",
-    [pytest.param(words, marks=pytest.mark.soak if is_long(words) else ()) for words in LEAVES],
-    ids=" ".join,
+    [
+        pytest.param(words, marks=pytest.mark.soak if is_long(words) else (), id=" ".join(words))
+        for words in LEAVES
+        if " ".join(words) not in ELSEWHERE
+    ],
 )
 def test_the_example_runs(
     words: list[str], places: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -149,6 +160,14 @@ def test_the_example_runs(
         assert run_app(app, given) == 0, typed
     assert printed.getvalue().strip() or list(tmp_path.iterdir())
     for option, path in itertools.pairwise(given):
-        if option in ("--out", "--html", "--png", "--plots") and words[0] not in ("launch", "preflight"):
+        if option in ("--out", "--html", "--png", "--plots") and words[0] != "preflight":
             assert Path(path).exists(), (option, path)
     assert not redirected or printed.getvalue().lstrip().startswith("{")
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_the_other_examples_are_typed_by_the_tests_of_their_commands(name: str) -> None:
+    module = COMMANDS[name]
+    text = (Path(__file__).parent / ELSEWHERE[name]).read_text(encoding="utf-8")
+    assert f"from {module.__name__} import EXAMPLE" in text
+    assert "in EXAMPLE.split()" in text or "in EXAMPLE.replace(" in text
