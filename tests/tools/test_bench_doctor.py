@@ -8,7 +8,15 @@ from PIL import Image
 from rich.console import Console
 from viewmill.shards.convert import convert
 from viewmill.tools.bench.charts import charts_of
-from viewmill.tools.bench.doctor import Sizes, comparisons, run, tables
+from viewmill.tools.bench.doctor import (
+    SCENARIOS,
+    Scenario,
+    Sizes,
+    comparisons,
+    config_of,
+    run,
+    tables,
+)
 from viewmill.tools.bench.goals import goals_of
 from viewmill.tools.bench.result import read_result
 from viewmill.tools.bench.turns import Trained, calmest
@@ -23,23 +31,25 @@ def test_changes_are_predicted_made_and_compared(tmp_path: Path, monkeypatch: py
     for name, value in JOB.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("viewmill.tools.doctor.loader_alone.LEAST_IMAGES", 4)
+    settings = ("model.backbone=test_resnet", "views.preset=hydes@32", "batch_size=4")
+    small = {"small": Scenario(settings, ("resolution", "batch"))}
+    monkeypatch.setattr("viewmill.tools.bench.doctor.SCENARIOS", small)
     (tmp_path / "source").mkdir()
     for number in range(8):
         pixels = np.random.default_rng(number).integers(0, 256, (96, 96, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(tmp_path / "source" / f"{number}.jpg")
     convert(tmp_path / "source", tmp_path / "data", workers=1)
-    small = ["batch_size=4", "views.executor=reference"]
-    small += ["method.projector.hidden=16", "method.projector.dim=8"]
+    overrides = ["views.executor=reference", "method.projector.hidden=16", "method.projector.dim=8"]
     words = ["--data", str(tmp_path / "data"), "--out", str(tmp_path / "doctor.json")]
     words += ["--steps=1", "--repeats=1", "--rounds=1", "--profile-steps=1"]
-    words += [f"--set={setting}" for setting in small]
+    words += [f"--set={setting}" for setting in overrides]
     assert run_app(app, ["bench", "doctor", *words]) == 0
     result = read_result(tmp_path / "doctor.json")
     changes, profiles = result.figures["changes"], result.figures["profiles"]
-    assert any(name.startswith("views: convert --resize short=") for name in changes)
-    assert "steps: batch_size=8" in changes
+    assert [row["kind"] for row in changes.values()] == ["resolution", "batch"]
+    assert list(changes)[1] == "small: batch_size=8"
     assert all(one["measured"] > 0 and len(one["errors"]) == 2 for one in changes.values())
-    assert set(profiles) == {"views, before", "views, after", "steps, before", "steps, after"}
+    assert list(profiles) == ["small, before", "small, after"]
     assert all(row["step_ms"] > 0 for row in profiles.values())
     asked = goals_of("doctor", result.figures, result.settings)
     assert len(asked) == 2 * len(changes) + len(profiles)
@@ -79,6 +89,14 @@ def test_turns_beside_other_work_are_left_out_whatever_they_gave() -> None:
     turns[0]["b"] = Trained(1.0, 0.2)
     assert calmest(turns, 2) == [turns[0], turns[2]]
     assert calmest(turns, 1) == [turns[2]]
+
+
+def test_the_runs_that_are_measured_are_ones_that_can_be() -> None:
+    configs = {name: config_of(scenario, ["epochs=2"]) for name, scenario in SCENARIOS.items()}
+    assert {name: config.batch_size for name, config in configs.items()} == {"views": 32, "steps": 4}
+    assert all(config.epochs == 2 and config.views.num_threads == 1 for config in configs.values())
+    kinds = {kind for scenario in SCENARIOS.values() for kind in scenario.kinds}
+    assert kinds == {"threads", "resolution", "batch"}
 
 
 def test_no_steps_are_refused() -> None:
