@@ -96,6 +96,7 @@ def render(run: "Run", views_png: bytes | None) -> str:
             charts=script_json(charts(run)),
             evaluation=[evaluation_row(entry) for entry in run.evaluation if "measures" not in entry],
             measures=[measures_rows(entry) for entry in run.evaluation if "measures" in entry],
+            sheet=base64.b64encode(run.sheet).decode() if run.sheet is not None else None,
             throughput=throughput(run),
             details=[event_row(event) for event in run.events],
             environment=flat(run.environment),

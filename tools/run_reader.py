@@ -12,6 +12,8 @@ from viewmill.engine.telemetry import read_lines
 
 MAX_POINTS = 1500  # of a curve: more are not seen, and make the file large
 MAX_EVENTS = 200  # the last ones
+MAX_PNG_BYTES = 32_000_000
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 EVALUATIONS = ("", "segmentation")  # folders of evaluation/ that have a summary.json
 COORDINATES = ("step", "epoch", "samples", "time_s")
 
@@ -23,7 +25,7 @@ class Run:
     config: the text of config.yaml. metrics: lines of finite numbers or None. evaluation: the entries of
     evaluation/summary.json, then those of a segmentation. checkpoints: name and bytes. requeued: it was
     stopped by a signal. data_set_hash: of the data it trains on, as its newest checkpoint says. stragglers:
-    see `straggler_table`; empty of one rank.
+    see `straggler_table`; empty of one rank. sheet: the PNG of a segmentation.
     """
 
     path: Path
@@ -36,6 +38,7 @@ class Run:
     requeued: bool
     data_set_hash: str | None
     stragglers: dict[str, Any]
+    sheet: bytes | None
 
     @property
     def status(self) -> str:
@@ -95,6 +98,7 @@ def read_run(path: Path) -> Run:
         requeued=(path / "requeue.json").is_file(),
         data_set_hash=trained_on(path / "checkpoints"),
         stragglers=stragglers_of(read_json_lines(path / "ranks.jsonl")),
+        sheet=read_png(path / "evaluation" / "segmentation" / "sheet.png"),
     )
 
 
@@ -125,6 +129,22 @@ def read_entries(path: Path) -> list[dict[str, Any]]:
     if not all(isinstance(entry, dict) for entry in entries):
         raise RuntimeError(f"{path}: an entry is no JSON object; run viewmill evaluate again")
     return list(entries)
+
+
+def read_png(path: Path) -> bytes | None:
+    """The bytes of a PNG; None where there is none.
+
+    Raises:
+        RuntimeError: it is no PNG, or larger than a page should be.
+    """
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        data = file.read(MAX_PNG_BYTES + 1)
+    if not data.startswith(PNG_SIGNATURE) or len(data) > MAX_PNG_BYTES:
+        limit = MAX_PNG_BYTES // 10**6
+        raise RuntimeError(f"{path}: no PNG of at most {limit} MB; remove the file to report without it")
+    return data
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:

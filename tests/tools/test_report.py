@@ -129,9 +129,15 @@ def test_a_segmentation_stands_beside_the_other_evaluations(tmp_path: Path) -> N
     (run / "evaluation" / "segmentation" / "summary.json").write_text(
         json.dumps([{"task": "segmentation", "n": 50, "measures": measures}])
     )
-    _, page = page_of(run)
+    sheet = run / "evaluation" / "segmentation" / "sheet.png"
+    Image.new("RGB", (3, 2)).save(sheet)
+    html, page = page_of(run)
+    assert base64.b64encode(sheet.read_bytes()).decode() in html
     for expected in ("segmentation", "of 50 images", "mean iou", "0.4375", "+10.0 standard errors"):
         assert expected in page.text
+    sheet.write_bytes(b"<script>")
+    with pytest.raises(RuntimeError, match=r"sheet.png: no PNG of at most 32 MB"):
+        page_of(run)
 
 
 def test_the_ranks_are_compared_where_there_are_several(tmp_path: Path) -> None:

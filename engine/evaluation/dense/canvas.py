@@ -106,7 +106,9 @@ def canvas_for(
     step = _step_of(backbone)
     if side % step:
         near = max(step, round(side / step) * step)
-        raise ValueError(f"views of {side} pixels: this backbone takes multiples of {step}, such as {near}")
+        raise ValueError(
+            f"pictures of {side} pixels: this backbone takes multiples of {step}; give --image-size {near}"
+        )
     contents = [scaled(size, side) for size in set(sizes)]
     height, width = (-(-max(one[axis] for one in contents) // step) * step for axis in (0, 1))
     try:

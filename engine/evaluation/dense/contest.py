@@ -130,7 +130,8 @@ def tested(entrant: Entrant, probe: PixelProbe, contest: Contest) -> Tested:
     """Counts of the test pixels, each picture at its mask's own size, once over all ranks.
 
     Raises:
-        ImageError, ValueError, OSError: a file changed since the survey. RankError: another rank failed.
+        RuntimeError: features are not finite. RankError: another rank failed.
+        ImageError, ValueError, OSError: a file changed since the survey.
     """
     world, num_classes = contest.reading.world, len(contest.data.classes)
     blocks = _blocks(entrant, contest, train=False)
@@ -159,8 +160,17 @@ def tested(entrant: Entrant, probe: PixelProbe, contest: Contest) -> Tested:
 
 @torch.no_grad()
 def predictions(probe: PixelProbe, made: Made, canvas: Canvas) -> Iterator[Tensor]:
-    """The likeliest class of every pixel of a block's pictures, at their masks' sizes: (h, w) int64, CPU."""
+    """The likeliest class of every pixel of a block's pictures, at their masks' sizes: (h, w) int64, CPU.
+
+    Raises:
+        RuntimeError: features are not finite.
+    """
     logits = probe.logits(made.maps, canvas.size)
+    if not bool(logits.isfinite().all()):
+        raise RuntimeError(
+            "the features of test pictures are not finite; the weights have diverged, evaluate an earlier "
+            "checkpoint"
+        )
     for one, mask in zip(logits, made.masks, strict=True):
         size = (mask.shape[0], mask.shape[1])
         height, width = canvas.content(size)

@@ -160,11 +160,11 @@ def _found(shown: str, root: Path, wanted: list[tuple[str, str, str]]) -> list[P
         raise ValueError(f"{shown}: it names no picture; give a split with pictures")
     tar = root.with_suffix(".tar")
     in_tar = root.is_file() and tar.is_file()
-    members = {one.name: Place(tar, one.offset, one.size) for one in members_of_tar(tar)} if in_tar else {}
+    members = {_plain(one.name): Place(tar, *one[1:]) for one in members_of_tar(tar)} if in_tar else {}
     folder = root.parent if root.is_file() else root
     pairs, missing = [], []
     for name, *files in wanted:
-        places = [members.get(file) if in_tar else _place_of(folder / file) for file in files]
+        places = [members.get(_plain(file)) if in_tar else _place_of(folder / file) for file in files]
         missing += [file for file, place in zip(files, places, strict=True) if place is None]
         pairs += [
             Pair(name, image, mask) for image, mask in [places] if image is not None and mask is not None
@@ -175,6 +175,11 @@ def _found(shown: str, root: Path, wanted: list[tuple[str, str, str]]) -> list[P
             f"{tar if in_tar else folder}, the first is {missing[0]}; every picture needs both"
         )
     return pairs
+
+
+def _plain(name: str) -> str:
+    """./a/b as a/b, which many tars have their members by."""
+    return str(PurePosixPath(name))
 
 
 def _place_of(path: Path) -> Place | None:

@@ -42,7 +42,7 @@ def test_the_canvas_is_the_smallest_rectangle_of_whole_strides_that_holds_all() 
 def test_the_sides_for_a_vit_are_multiples_of_its_patch() -> None:
     backbone = build_backbone("test_vit", image_size=64)
     assert canvas_for(backbone, [(360, 480)], 112, MEAN, STD).size == (96, 112)
-    with pytest.raises(ValueError, match="multiples of 16, such as 96"):
+    with pytest.raises(ValueError, match="multiples of 16; give --image-size 96"):
         canvas_for(backbone, [(360, 480)], 100, MEAN, STD)
 
 

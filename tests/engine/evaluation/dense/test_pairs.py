@@ -54,7 +54,7 @@ def test_members_of_the_tar_beside_a_table_are_read_without_unpacking(folder: Pa
     expected = [pair.image.read() + pair.mask.read() for pair in open_labelled(table, classes=CLASSES).test]
     with tarfile.open(folder / "scenes.tar", "w") as tar:
         for kind in ("SegmentationClass", "JPEGImages"):
-            tar.add(folder / kind, kind)
+            tar.add(folder / kind, f"./{kind}")
             shutil.rmtree(folder / kind)
     found = open_labelled(table, classes=CLASSES)
     assert [pair.image.read() + pair.mask.read() for pair in found.test] == expected

@@ -11,7 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from viewmill.engine.evaluation.dense import contest, pixel_probe
+from viewmill.engine.evaluation.dense.blocks import Made
+from viewmill.engine.evaluation.dense.canvas import Canvas
 from viewmill.engine.evaluation.dense.overlap import confusion, counts_of, overlap_of
+from viewmill.engine.evaluation.dense.pixel_probe import PixelProbe
 from viewmill.engine.evaluation.dense.segmentation import Segmentation, segment
 from viewmill.engine.world import World
 
@@ -155,6 +158,14 @@ def test_weights_that_diverged_are_refused_before_any_result(scenes: Scenes, tmp
     with pytest.raises(RuntimeError, match="stage layer1 are not finite"):
         segment(source, opened(scenes.folder), world=ALONE, out=tmp_path, num_threads=1)
     assert not (tmp_path / "evaluation" / "segmentation" / "summary.json").exists()
+
+
+def test_a_test_picture_whose_features_are_not_finite_is_refused() -> None:
+    canvas = Canvas((32, 32), 32, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
+    probe = PixelProbe(torch.zeros(3), torch.ones(3), torch.ones(2, 3), torch.zeros(2))
+    made = Made([torch.full((1, 3, 8, 8), float("inf"))], [np.zeros((8, 8), np.uint8)])
+    with pytest.raises(RuntimeError, match="features of test pictures are not finite"):
+        list(contest.predictions(probe, made, canvas))
 
 
 def test_a_source_without_a_run_needs_a_folder_for_the_results(scenes: Scenes) -> None:
