@@ -64,7 +64,8 @@ def scene(run: Path, data: Path, tmp_path: Path) -> Iterator[Scene]:
 @pytest.fixture(scope="module")
 def drawn(run: Path, data: Path) -> Path:
     """The folder of the pictures that this backbone has, but the map."""
-    assert run_app(app, ["pictures", str(run), "--on", str(data), "--pictures", OF_A_RESNET, *FAST]) == 0
+    words = ["pictures", str(run), "--on", str(data), "--pictures", OF_A_RESNET, "--foreground"]
+    assert run_app(app, [*words, *FAST]) == 0
     return run / "pictures"
 
 
