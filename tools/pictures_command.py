@@ -41,6 +41,9 @@ def command(
     keys: Annotated[
         str | None, typer.Option(metavar="KEYS", help="The images of the sheets: keys, with commas between.")
     ] = None,
+    foreground: Annotated[
+        bool, typer.Option("--foreground", help="Of components: once more for the foreground alone.")
+    ] = False,
     score: Annotated[
         Literal["own", "class"],
         typer.Option(
@@ -124,6 +127,7 @@ def command(
                 "--pictures": kinds and ",".join(kinds),
                 "--images": images,
                 "--keys": keys,
+                "--foreground": foreground,
                 "--score": None if score == "own" else score,
                 "--order": None if order == "auto" else order,
                 "--diagnosis": diagnosis and diagnosis.name,
@@ -131,7 +135,7 @@ def command(
                 "--seed": seed or None,
             }
             captions = Captions.of_scene(scene, command_line(source, dataset, options))
-            wishes = Wishes(chosen, score, order, wordnet, synsets, diagnosis, seed)
+            wishes = Wishes(chosen, foreground, score, order, wordnet, synsets, diagnosis, seed)
             plates, left_out = draw_all(scene, wishes, captions, kinds)
             written = write_album(plates, folder / FOLDER)
             name = folder.absolute().name
@@ -153,7 +157,8 @@ def command_line(source: str, dataset: "Dataset", options: dict[str, object]) ->
     name = source if source.startswith("timm:") else Path(source).absolute().name
     words = ["viewmill", "pictures", name, "--on", dataset.path.absolute().name]
     for option, value in options.items():
-        words += [] if value is None else [option, str(value)]
+        given = [option] if value is True else [option, str(value)]
+        words += [] if value is None or value is False else given
     return shlex.join(words)
 
 

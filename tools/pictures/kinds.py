@@ -21,6 +21,7 @@ class Wishes:
     """What may be chosen of the pictures."""
 
     ids: np.ndarray  # the images of sheets
+    foreground: bool = False
     score: str = "own"
     order: str = "auto"
     wordnet: Path | None = None
@@ -58,7 +59,7 @@ def draw_all(
         "centroids": lambda: of_classes.centroids(
             scene, captions, wishes.order, wishes.wordnet, wishes.synsets
         ),
-        "components": lambda: of_images.components(scene, seen, captions),
+        "components": lambda: of_images.components(scene, seen, captions, wishes.foreground),
         "attention": lambda: of_images.attention(scene, seen, captions),
         "cam": lambda: of_images.cam(scene, seen, captions, wishes.score),
         "joint": lambda: of_units.joint(scene, captions, wishes.diagnosis),

@@ -48,35 +48,37 @@ def neighbours(scene: "Scene", seen: "Seen", captions: Captions) -> list[Plate]:
     return [plate_of("neighbours", "Nearest neighbours", captions.of(what), sheet)]
 
 
-def components(scene: "Scene", seen: "Seen", captions: Captions) -> list[Plate]:
-    """A column an image: itself, its places by three principal components, and those of the foreground."""
+def components(scene: "Scene", seen: "Seen", captions: Captions, foreground: bool = False) -> list[Plate]:
+    """A column an image: itself, and its places by three principal components; those of the foreground."""
     import torch
     from viewmill.engine.evaluation.pictures.components import principal_colours
 
-    side = min(PLACES, max(max(stage.size) for stage in scene.hypercolumns.stages))
+    columns = scene.hypercolumns
+    side = min(PLACES, max(max(stage.size) for stage in columns.stages))
     with torch.inference_mode():
-        columns = torch.cat(
-            [scene.hypercolumns(image[None], (side, side)).float().cpu() for image in seen.inputs]
-        )
-    whole = principal_colours(columns)
-    front = principal_colours(columns, foreground=True)
-    show = range(len(seen.pixels))
+        found = torch.cat([columns(image[None], (side, side)).float().cpu() for image in seen.inputs])
+    whole = principal_colours(found, widths=columns.widths)
     cell = seen.pixels.shape[1]
-    rows = [
-        [Cell(seen.pixels[image]) for image in show],
-        [Cell(enlarged(whole.rgb[image], cell)) for image in show],
-        [Cell(enlarged(front.rgb[image], cell)) for image in show],
-    ]
-    assert front.foreground is not None
-    share_of_front = 100 * float(front.foreground.mean())
+    rows = [[Cell(pixels) for pixels in seen.pixels], [Cell(enlarged(rgb, cell)) for rgb in whole.rgb]]
     share = ", ".join(f"{100 * part:.0f} %" for part in whole.explained)
-    stages = ", ".join(f"{stage.name} ({stage.width})" for stage in scene.hypercolumns.stages)
+    stages = ", ".join(f"{stage.name} ({stage.width})" for stage in columns.stages)
     what = (
-        f"{len(show)} images of {captions.data(scene.dataset)}, and the first three principal components of "
-        f"their hypercolumns as red, green and blue ({share} of the variance): one projection for all of "
-        "them. Last row: the foreground alone, which the first component divides from the rest, by "
-        f"components of its own ({share_of_front:.0f} % of the places; the rest is black). Stages and "
-        f"channels: {stages}, {side} x {side} places, each channel standardised."
+        f"{len(seen.ids)} images of {captions.data(scene.dataset)}, and the first three principal "
+        f"components of their hypercolumns as red, green and blue ({share} of the variance): one projection "
+        "for all of them. "
+    )
+    if foreground:
+        front = principal_colours(found, widths=columns.widths, foreground=True)
+        assert front.foreground is not None
+        rows.append([Cell(enlarged(rgb, cell)) for rgb in front.rgb])
+        what += (
+            "Last row: the foreground alone, which the first component divides from the rest, by "
+            f"components of its own ({100 * float(front.foreground.mean()):.0f} % of the places; the rest "
+            "is black). "
+        )
+    what += (
+        f"Stages and channels: {stages}, {side} x {side} places; each channel standardised, each stage of "
+        "the same weight."
     )
     return [plate_of("components", "Principal components of hypercolumns", captions.of(what), Sheet(rows))]
 

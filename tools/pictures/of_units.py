@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from viewmill.engine.evaluation.pictures.joint import Units
     from viewmill.engine.evaluation.pictures.scene import Scene, Seen
 
+BLOCKS = 5  # variables along a side of the joint matrix: as many as the paper's figure 3 has
 VARIABLES, UNITS = 2, 4  # of the exemplars: as many as the paper's figure 4 has
 
 
@@ -22,7 +23,8 @@ def joint(scene: "Scene", captions: Captions, diagnosis: Path | None = None) -> 
     from viewmill.engine.evaluation.pictures.joint import joint_of, subject_in
 
     found = joint_of(scene, subject_in(scene), diagnosis)
-    units, corner, information = found.units, found.corner.numpy(), found.information.numpy()
+    units, information = found.units, found.information.numpy()
+    corner = found.corner[: BLOCKS * units, : BLOCKS * units].numpy()
     pairs = information[~np.eye(len(information), dtype=bool)]
     what = (
         f"Joint probabilities of the first {len(corner) // units} of {found.variables} variables ({units} "
@@ -38,7 +40,7 @@ def joint(scene: "Scene", captions: Captions, diagnosis: Path | None = None) -> 
             "joint",
             title,
             caption,
-            lambda theme: Canvas(theme, title, caption, 4.6).draw(
+            lambda theme: Canvas(theme, title, caption, 4.3).draw(
                 lambda figure: draw_joint(figure, corner, units, information)
             ),
             photographs=False,

@@ -2,6 +2,7 @@
 
 # n images, C channels, H x W places, P = n H W
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,15 +22,19 @@ class Colours:
     explained: tuple[float, ...]  # share of the variance in each component, of the places that are drawn
 
 
-def principal_colours(columns: Tensor, *, foreground: bool = False) -> Colours:
+def principal_colours(
+    columns: Tensor, *, widths: Sequence[int] | None = None, foreground: bool = False
+) -> Colours:
     """The first three principal components of all places of all images, as red, green and blue.
 
     One projection for the whole set, so that a colour means the same on every image. Channels are
-    standardised over the set first, since stages differ in scale by orders of magnitude. Source: HyDeS,
-    figure 4 (there an image has a projection of its own).
+    standardised over the set first, since stages differ in scale by orders of magnitude, and each stage has
+    the same variance in all: the last one has half of the channels, and would blur the rest. Source: HyDeS,
+    figure 4 (there an image has a projection of its own, and the scaling is not told).
 
     Args:
         columns: (n, C, H, W): hypercolumns or the patch tokens of a ViT.
+        widths: channels of each stage, C in all; None: one stage.
         foreground: the first component divides the places in two (`foreground_of`), and the colours are the
             components of the foreground alone (Oquab et al. 2023, DINOv2, section 7.1).
 
@@ -43,13 +48,14 @@ def principal_colours(columns: Tensor, *, foreground: bool = False) -> Colours:
         )
     if not torch.isfinite(columns).all():
         raise ValueError("components: the features are not finite; the weights have diverged")
-    rows = standardised(columns.permute(0, 2, 3, 1).reshape(-1, channels))
+    share = torch.cat([torch.full((width,), width**-0.5) for width in widths or [channels]])
+    rows = standardised(columns.permute(0, 2, 3, 1).reshape(-1, channels)) * share
     shape = (num_images, height, width)
     mask = None
     if foreground:
         first, _ = projected(rows, 1)
         mask = foreground_of(first[:, 0].reshape(shape))
-        rows = standardised(rows[torch.from_numpy(mask.ravel())])
+        rows = standardised(rows[torch.from_numpy(mask.ravel())]) * share
     values, explained = projected(rows, COLOURS)
     rgb = np.zeros((num_images * height * width, COLOURS), dtype=np.float32)
     rgb[slice(None) if mask is None else mask.ravel()] = stretched(values)

@@ -64,7 +64,8 @@ def scene(run: Path, data: Path, tmp_path: Path) -> Iterator[Scene]:
 @pytest.fixture(scope="module")
 def drawn(run: Path, data: Path) -> Path:
     """The folder of the pictures that this backbone has, but the map."""
-    assert run_app(app, ["pictures", str(run), "--on", str(data), "--pictures", OF_A_RESNET, *FAST]) == 0
+    words = ["pictures", str(run), "--on", str(data), "--pictures", OF_A_RESNET, "--foreground"]
+    assert run_app(app, [*words, *FAST]) == 0
     return run / "pictures"
 
 
@@ -86,17 +87,23 @@ def test_every_picture_is_there_in_both_themes_with_its_words(drawn: Path, run: 
     assert (drawn / "pictures.html").read_text(encoding="utf-8").count("<picture>") == len(entries)
 
 
-def test_features_and_the_joint_matrix_are_computed_once(
+def refuse(*_: Any, **__: Any) -> None:
+    raise AssertionError("computed again")
+
+
+def test_the_example_runs_and_features_are_computed_once(
     drawn: Path, run: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_: Any, **__: Any) -> None:
-        raise AssertionError("computed again")
-
     monkeypatch.setattr(contenders, "extract_all", refuse)
-    monkeypatch.setattr("viewmill.engine.evaluation.pictures.joint.diagnose", refuse)
-    places = {"RUN": str(run), "DATASET": str(data), "neighbours,centroids": "neighbours,centroids,joint"}
-    words = [places.get(word, word) for word in EXAMPLE.split()[1:]]
+    words = [{"RUN": str(run), "DATASET": str(data)}.get(word, word) for word in EXAMPLE.split()[1:]]
     assert run_app(app, [*words, *FAST, "--json"]) == 0
+
+
+def test_the_joint_matrix_is_computed_once(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    subject = subject_in(scene)
+    first = joint_of(scene, subject)
+    monkeypatch.setattr("viewmill.engine.evaluation.pictures.joint.diagnose", refuse)
+    torch.testing.assert_close(joint_of(scene, subject).exemplar_scores, first.exemplar_scores)
 
 
 def test_the_report_has_the_pictures(drawn: Path, run: Path, tmp_path: Path) -> None:
@@ -196,12 +203,12 @@ def test_a_diagnosis_that_is_given_is_read_and_a_wrong_one_refused(
 
 def test_a_cached_joint_matrix_that_is_damaged_is_made_again(scene: Scene, tmp_path: Path) -> None:
     subject = subject_in(scene)
-    first = joint_of(scene, subject)
+    expected = joint_of(scene, subject).corner.clone()  # the file is mapped
     for path in (tmp_path / "cache").glob("*.safetensors"):
         damaged = bytearray(path.read_bytes())
         damaged[-1] ^= 1
         path.write_bytes(bytes(damaged))
-    torch.testing.assert_close(joint_of(scene, subject).corner, first.corner)
+    torch.testing.assert_close(joint_of(scene, subject).corner, expected)
     assert isinstance(scene.cache, TensorCache)
 
 

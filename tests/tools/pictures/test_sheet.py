@@ -85,11 +85,10 @@ def test_plots_are_drawn_on_the_card_of_their_theme() -> None:
         lambda figure: draw_joint(figure, joint, 4, np.ones((3, 3)) - np.eye(3)),
         lambda figure: draw_plane(figure, draws.normal(size=(30, 2)), np.arange(30) % 4 - 1, ["a", "b", "c"]),
     )
-    for painter in painters:
-        for theme in (LIGHT, DARK):
-            drawn = np.asarray(Canvas(theme, "title", "caption " * 60, 4.0).draw(painter))
-            assert tuple(drawn[0, 0]) == ImageColor.getrgb(theme.card)
-            assert drawn.std() > 5
+    for painter, theme in zip(painters, (LIGHT, DARK, LIGHT, DARK), strict=True):
+        drawn = np.asarray(Canvas(theme, "title", "caption " * 60, 4.0).draw(painter))
+        assert tuple(drawn[0, 0]) == ImageColor.getrgb(theme.card)
+        assert drawn.std() > 5
 
 
 def test_the_heat_map_has_its_brightest_cell_where_classes_are_alike() -> None:

@@ -41,6 +41,14 @@ def test_the_projection_is_that_of_a_singular_value_decomposition() -> None:
     np.testing.assert_allclose(explained, (singular**2 / (singular**2).sum())[:3])
 
 
+def test_stages_have_the_same_weight_however_many_channels_they_have() -> None:
+    """Two stages with patterns that have nothing in common: one of 3 channels, one of 60."""
+    few, many = torch.meshgrid(torch.tensor([-1.0, 1.0]), torch.tensor([-1.0, 1.0]), indexing="ij")
+    columns = torch.cat([few[None].repeat(3, 1, 1), many[None].repeat(60, 1, 1)])[None]
+    assert principal_colours(columns).explained[:2] == pytest.approx((60 / 63, 3 / 63))
+    assert principal_colours(columns, widths=[3, 60]).explained[:2] == pytest.approx((0.5, 0.5))
+
+
 def test_the_foreground_is_the_planted_thing_whatever_the_sign() -> None:
     first = np.full((2, 10, 10), -1.0)
     first[:, 3:7, 2:6] = 2.0
