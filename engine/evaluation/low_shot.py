@@ -46,5 +46,11 @@ def check_shares(labels: Tensor, percents: Sequence[int], where: str) -> None:
         if most < HELD_OUT_EVERY:
             raise ValueError(
                 f"lowshot@{percent}: {percent} % of {where} are {most} images of a class at most, and one of "
-                f"{HELD_OUT_EVERY} is held out; take a larger share, such as lowshot@{min(100, 10 * percent)}"
+                f"{HELD_OUT_EVERY} is held out; {_remedy(int(labels.bincount().max()))}"
             )
+
+
+def _remedy(largest: int) -> str:
+    """What to ask for instead, where the largest class has so many images."""
+    enough = [percent for percent in range(1, 101) if round(largest * percent / 100) >= HELD_OUT_EVERY]
+    return f"take lowshot@{enough[0]} or more" if enough else "leave lowshot out, no share is large enough"

@@ -71,7 +71,7 @@ def legend(found: Comparison) -> list[str]:
         )
     if found.differences:
         lines.append(
-            "differences: standard errors as of two sets of images, which is more than over the same images"
+            "differences: standard errors as of two sets of images, usually more than over the same images"
         )
     if found.papers_data:
         names = ", ".join(found.papers_data)

@@ -1,6 +1,7 @@
 """Distances between the names of classes, by a text model that comes as a package: all-MiniLM-L6-v2."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,12 +30,26 @@ def name_distances(names: Sequence[str]) -> np.ndarray:
             "'viewmill[semantics]', or take the task wordnet instead, which needs none"
         ) from error
     check_weights(Path(package.get_model_path()) / WEIGHTS_FILE)
-    rows = package.load_model(device="cpu").encode(
-        list(names), convert_to_numpy=True, show_progress_bar=False
-    )
+    with _no_bar():
+        model = package.load_model(device="cpu")
+    rows = model.encode(list(names), convert_to_numpy=True, show_progress_bar=False)
     unit = rows.astype(np.float64)
     unit /= np.linalg.norm(unit, axis=1, keepdims=True)
     return np.asarray(1 - unit @ unit.T)
+
+
+@contextlib.contextmanager
+def _no_bar() -> Iterator[None]:
+    """transformers, which the package brings, draws a bar while it loads weights, terminal or not."""
+    from transformers.utils import logging
+
+    was_shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_shown:
+            logging.enable_progress_bar()
 
 
 def check_weights(path: Path) -> None:

@@ -50,10 +50,12 @@ def test_a_share_takes_as_much_of_every_class_and_grows_by_adding() -> None:
 
 
 def test_a_share_too_small_to_hold_anything_out_is_refused_before_any_work() -> None:
-    with pytest.raises(
-        ValueError, match=r"lowshot@1: 1 % of train are 1 images of a class at most.*lowshot@10"
-    ):
-        check_shares(torch.arange(400) % CLASSES, [10, 1], "train")
+    labels = torch.arange(400) % CLASSES
+    with pytest.raises(ValueError, match=r"lowshot@1: 1 % of train are 1 images .*; take lowshot@5 or more"):
+        check_shares(labels, [10, 1], "train")
+    check_shares(labels, [5], "train")
+    with pytest.raises(ValueError, match="leave lowshot out, no share is large enough"):
+        check_shares(labels[: 4 * CLASSES], [100], "train")
 
 
 def test_low_shot_is_the_linear_probe_of_the_share(evidence: Evidence) -> None:

@@ -150,8 +150,9 @@ def test_other_weights_than_the_published_ones_are_refused(tmp_path: Path) -> No
 @pytest.mark.skipif(
     not HAS_MODEL, reason="the extra [semantics] is not installed: it brings 90 MB of weights"
 )
-def test_the_text_model_finds_like_names_alike() -> None:
+def test_the_text_model_finds_like_names_alike(capfd: pytest.CaptureFixture[str]) -> None:
     found = name_distances(["dog", "wolf", "airplane", "jet"])
+    assert capfd.readouterr() == ("", "")
     assert found.shape == (4, 4)
     np.testing.assert_allclose(np.diag(found), 0, atol=1e-6)
     assert max(found[0, 1], found[2, 3]) < min(found[0, 2], found[0, 3], found[1, 2], found[1, 3])
