@@ -68,6 +68,7 @@ def _examined_on_a_rank(rank: int, data: Path, slow_s: float) -> str:
     return json.dumps([[first["diagnosis"], first["ranks"][0]["sent"], verdict(first)], second, told])
 
 
+@pytest.mark.soak  # two ranks that share a core with others wait for each other whatever was made slow
 def test_slow_communication_is_named_and_a_slow_rank_is_not_taken_for_it(data: Path, slow_s: float) -> None:
     for told in run_ranks(2, _examined_on_a_rank, data, slow_s):
         (diagnosis, sent, lines), second, second_lines = json.loads(told)
