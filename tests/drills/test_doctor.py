@@ -42,9 +42,11 @@ def slow_s(data: Path, alone: None) -> float:
 def test_the_slow_stage_is_named_and_the_stages_add_up_to_the_step(
     data: Path, slow_s: float, stage: str
 ) -> None:
+    # A checkpoint sleeps once a round: most of what is measured is steps as short as ever, which scatter.
+    rounds = 5 if stage == "checkpoint" else 2
     with slow_stage(stage, slow_s):
         # The four threads that read sleep at the same time: a multiple of four steps has its share of it.
-        found = examined(data, stage, rounds=1, steps=8)["diagnosis"]
+        found = examined(data, stage, rounds=rounds, steps=8)["diagnosis"]
     charged = {one["name"]: round(one["charged_s"], 3) for one in found["stages"]}
     assert found["binding"] == stage, charged
     assert found["step_s"] >= 0.9 * slow_s
