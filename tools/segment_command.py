@@ -67,10 +67,13 @@ def command(
     Several ranks share the work: torchrun --nproc_per_node 2 -m viewmill.tools.cli segment, and the same
     after it.
     """
-    from viewmill.engine.evaluation.data_sets import read_class_names
     from viewmill.engine.evaluation.dense.pairs import open_labelled
 
-    names = None if classes is None else read_class_names(classes)
+    names = None
+    if classes is not None:
+        from viewmill.engine.evaluation.data_sets import read_class_names
+
+        names = read_class_names(classes)
     # What is wrong with a path is told before a group of ranks is made.
     labelled = open_labelled(
         data, classes=names, ignored=ignore, train_split=train_split, test_split=test_split

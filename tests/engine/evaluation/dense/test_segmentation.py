@@ -109,6 +109,7 @@ def test_the_pictures_that_are_shown_are_those_that_were_counted(scenes: Scenes)
         assert one.trained.shape == one.truth.shape == one.image.shape[:2]
 
 
+@pytest.mark.slow  # two ranks import what is heavy
 def test_two_ranks_find_the_bits_of_one(scenes: Scenes, tmp_path: Path) -> None:
     first, second = run_ranks(2, segmented, str(scenes.source), str(scenes.folder), str(tmp_path / "two"))
     assert first[0] == second[0] == scenes.found.entries[0]
