@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 MEANING, SIMILARITY = "wordnet", "similarity"
 IMAGENET_ID = re.compile(r"n\d{8}")
-MOST_POINTS = 20_000  # of a plane: UMAP takes a minute and a half for them on one core
+MOST_POINTS = 20_000  # of a plane: more lie on top of each other, and take UMAP minutes
 
 
 def centroids(
