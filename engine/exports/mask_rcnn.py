@@ -72,7 +72,7 @@ def read_settings(folder: Path | str) -> dict[str, Any]:
 
 
 def _detector(resnet: Any, channels: int, num_classes: int, settings: dict[str, Any]) -> MaskRCNN:
-    trunk = nn.Sequential(
+    trunk: Any = nn.Sequential(
         resnet.conv1, resnet.bn1, resnet.relu, resnet.maxpool, resnet.layer1, resnet.layer2, resnet.layer3
     )
     trunk.out_channels = channels // 2
@@ -99,7 +99,8 @@ def _detector(resnet: Any, channels: int, num_classes: int, settings: dict[str, 
 
 def optimizer_of(model: nn.Module, settings: dict[str, Any]) -> torch.optim.SGD:
     """SGD; batch normalisation without weight decay, which is detectron2's default."""
-    norms, others = [], []
+    norms: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for module in model.modules():
         own = [value for value in module.parameters(recurse=False) if value.requires_grad]
         is_norm = isinstance(module, nn.modules.batchnorm._BatchNorm)

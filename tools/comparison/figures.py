@@ -60,13 +60,13 @@ class Subject:
 
 
 def task_of(key: str) -> str:
-    """knn@20 of knn@20.top1."""
-    return key.rpartition(".")[0]
+    """knn@20 of knn@20.top1; a measure's name may have points of its own."""
+    return key.partition(".")[0]
 
 
 def measure_of(key: str) -> str:
     """top1 of knn@20.top1."""
-    return key.rpartition(".")[2]
+    return key.partition(".")[2]
 
 
 def is_share(key: str) -> bool:

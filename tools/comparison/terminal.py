@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from viewmill.tools.comparison.side_by_side import Comparison, Section
 from viewmill.tools.comparison.texts import (
+    NOTHING,
     difference_rows,
     heading,
     legend,
@@ -15,14 +16,14 @@ from viewmill.tools.comparison.texts import (
 )
 from viewmill.tools.tables import new_table
 
-COLUMNS = 6  # of numbers side by side; more are put below each other
+CELL = 15  # characters that a column of numbers takes; those that do not fit are put below the others
 SETTING_WIDTH = 48  # characters of a setting's value
 
 
 def print_comparison(found: Comparison, console: Console) -> None:
     """All tables, and below them what the marks mean."""
     for section in found.sections:
-        for table in section_tables(section):
+        for table in section_tables(section, console.width):
             console.print(table)
     rows = difference_rows(found)
     if rows:
@@ -39,15 +40,18 @@ def print_comparison(found: Comparison, console: Console) -> None:
         console.print(line, markup=False, highlight=False)
 
 
-def section_tables(section: Section) -> Iterator[Table]:
-    """A table for each few columns."""
+def section_tables(section: Section, width: int) -> Iterator[Table]:
+    """Tables of as many columns as fit into `width` characters beside the names, which are not broken."""
     rows = section_rows(section)
-    for start in range(0, len(section.columns), COLUMNS):
-        keys = section.columns[start : start + COLUMNS]
+    fitting = max(1, (width - max(len(row[0]) for row in rows)) // CELL)
+    for start in range(0, len(section.columns), fitting):
+        keys = section.columns[start : start + fitting]
         names = ("", *(heading(key, section) for key in keys))
-        cells = [(row[0], *row[1 + start : 1 + start + COLUMNS]) for row in rows]
-        filled = [row for row in cells if any(cell != "–" for cell in row[1:])]
-        yield new_table(section.title, names, filled)
+        cells = [(row[0], *row[1 + start : 1 + start + fitting]) for row in rows]
+        filled = [row for row in cells if any(cell != NOTHING for cell in row[1:])]
+        table = new_table(section.title, names, filled)
+        table.columns[0].no_wrap = True
+        yield table
 
 
 def _cut(value: str) -> str:

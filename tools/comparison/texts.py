@@ -39,7 +39,9 @@ def section_rows(section: Section) -> list[Row]:
 
 def difference_rows(found: Comparison) -> list[Row]:
     """Run, number, difference, standard errors; then how many numbers are not compared, with their marks."""
-    rows = [(one.run, one.key.replace("_", " "), *difference_text(one)) for one in found.differences]
+    rows: list[Row] = [
+        (one.run, one.key.replace("_", " "), *difference_text(one)) for one in found.differences
+    ]
     counts = Counter((run, marks) for run, _, marks in found.incomparable)
     apart = [
         (run, f"{count} number{'s' * (count > 1)}", f"not compared {marks}", "")

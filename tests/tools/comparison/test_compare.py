@@ -203,6 +203,30 @@ def test_numbers_that_are_not_compared_are_counted(
     assert "§ learnt from other training images" in printed
 
 
+def test_measures_with_points_in_their_names_belong_to_their_task(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = write_run(tmp_path / "run")
+    path = run / "evaluation" / "summary.json"
+    measures = {"mean.embedding.dim": {"trained": 256, "untrained": None}}
+    write(path, [*json.loads(path.read_text()), {"task": "diagnosis", "n": 4, "measures": measures}])
+    found = told([run], capsys=capsys)
+    assert "diagnosis" in [section["title"] for section in found["sections"]]
+    assert values_of(found, "run", "diagnosis.mean.embedding.dim")["value"] == 256
+
+
+def test_names_stay_whole_in_a_narrow_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    run = write_run(tmp_path / "run", n=50_000, classes=1000)
+    assert run_app(app, ["compare", str(run), "--paper"]) == 0
+    printed = capsys.readouterr().out
+    assert "  CorInfoMax" not in printed  # the run has no linear probe
+    assert "  Ours, RN50 (HyDeS workshop) " in printed
+    assert max(len(line) for line in printed.splitlines() if "RN50" in line) <= 60
+
+
 def test_a_run_without_an_evaluation_is_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run, bare = write_run(tmp_path / "run"), tmp_path / "bare"
     bare.mkdir()
