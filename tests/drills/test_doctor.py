@@ -69,14 +69,14 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_predicted_gains_of_threads_resolution_and_batch_come_true(
     photographs: Path, slow_s: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Decoding sleeps by its bytes, an update for as long as it is: so the gains are known to be there,
+    """Decoding sleeps by its bytes, an update for a fixed time: so the gains are there to be predicted,
     whatever else the machine does, and every change is really made.
     """
-    batch, decode = 8, Decoder.decode
+    batch, decode = 16, Decoder.decode
     largest = max(len(path.read_bytes()) for path in (photographs.parent / "source").iterdir())
 
     def slow_decode(self: Decoder, data: bytes) -> np.ndarray:
-        time.sleep(2 * slow_s / batch * len(data) / largest)
+        time.sleep(3 * slow_s / batch * len(data) / largest)
         return decode(self, data)
 
     monkeypatch.setattr(Decoder, "decode", slow_decode)

@@ -90,7 +90,7 @@ def examine(
                     train(measured, data, run / "run", world=world, watch=watch, spans=stopwatch)
                 own_s = sum(gather_json(world, time.process_time() - own_s))
                 others = elsewhere.processors(own_s)
-            lines = read_lines(run / "run" / "ranks.jsonl") if world.rank == 0 else []
+            lines = from_rank_zero(world, lambda: read_lines(run / "run" / "ranks.jsonl"))
             if traces is not None and world.rank == 0:
                 for trace in (run / "run" / "profile").glob("rank-*.json.gz"):
                     shutil.copy(trace, traces)

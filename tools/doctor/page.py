@@ -31,7 +31,7 @@ COLOURS = {
     UNEXPLAINED: "#c0504d",
 }
 LEAST_SHOWN = 0.002  # of a step
-DISTINGUISHED = 400  # parts of a time line that can be told apart
+DISTINGUISHED = 150  # parts of a time line that can be told apart, on a telephone too
 SHORT_IN_A_ROW = 8  # of these parts
 
 
