@@ -54,17 +54,21 @@ def nearest(
         raise ValueError(f"k must lie in 1 .. {len(bank)}, the number of rows of the bank; got {k}")
     if queries.shape[1] != bank.shape[1]:
         raise ValueError(f"queries have {queries.shape[1]} features, the bank has {bank.shape[1]}")
-    found = []
-    for block in queries.split(query_block):
+    # Filled block by block: results of each that stand in the heap until the end would keep its pieces apart.
+    found = Neighbours(
+        torch.empty(len(queries), k, dtype=torch.float32), torch.empty(len(queries), k, dtype=torch.int64)
+    )
+    for first in range(0, len(queries), query_block):
+        block = queries[first : first + query_block]
         best = torch.empty(len(block), 0, dtype=torch.int64, device=device)
         unit = _unit(block, device)
         for start in range(0, len(bank), bank_block):
             similarity = unit @ _unit(bank[start : start + bank_block], device).T
             both = torch.cat([best, _ranks(similarity, start)], dim=1)
             best = both.topk(min(k, both.shape[1]), dim=1).values
-        found.append(best.cpu())
-    ranks = torch.cat(found) if found else torch.empty(0, k, dtype=torch.int64)
-    return Neighbours(*_unranked(ranks))
+        own = slice(first, first + len(block))
+        found.similarity[own], found.rows[own] = _unranked(best.cpu())
+    return found
 
 
 def vote(neighbours: Neighbours, labels: Tensor, num_classes: int, temperature: float | None) -> Tensor:

@@ -43,7 +43,7 @@ def difference_rows(found: Comparison) -> list[Row]:
         (one.run, one.key.replace("_", " "), *difference_text(one)) for one in found.differences
     ]
     counts = Counter((run, marks) for run, _, marks in found.incomparable)
-    apart = [
+    apart: list[Row] = [
         (run, f"{count} number{'s' * (count > 1)}", f"not compared {marks}", "")
         for (run, marks), count in counts.items()
     ]
