@@ -86,6 +86,7 @@ def measure_parts(config: RunConfig, data: str, sides: Sequence[int], images: Im
             loss_flops_per_s=loss_flops_per_s(),
             weights_per_s=weights_per_s(),
             step_overhead_s=0.0,
+            global_norm_call_s=of_two.global_norm_call_s,
             global_norm_s=of_two.global_norm_s,
             rank_gb_s=of_two.rank_gb_s,
             latency_s=of_two.latency_s,

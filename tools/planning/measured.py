@@ -38,8 +38,9 @@ class Measured(StrictModel):
     # speed was taken of whole trainings and has it in it already.
     activation_bytes_per_s: float | None = Field(default=None, gt=0)
     weights_per_s: float = Field(gt=0)  # weights that the optimiser moves
-    # What normalising a number over several ranks takes more than on one, forward and backward; of a GPU,
-    # whose kernels fuse it, nothing.
+    # What a BatchNorm over several ranks takes more than on one, forward and backward, of itself and of each
+    # number, without what it sends; of a GPU, whose kernels fuse it, nothing.
+    global_norm_call_s: float = Field(default=0.0, ge=0)
     global_norm_s: float = Field(default=0.0, ge=0)
     step_overhead_s: float = Field(ge=0)  # of a step, whatever is in it
     image_overhead_s: float = Field(default=0.0, ge=0)

@@ -154,9 +154,11 @@ def compute_seconds(plan: Plan, book: Book) -> float:
     if rates.activation_bytes_per_s is not None:
         numbers |= {"a": work.activation_bytes, "F_a": rates.activation_bytes_per_s}
         rule += " + n*a/F_a"
-    if rates.global_norm_s and plan.cluster.world_size > 1:
+    if rates.global_norm_s + rates.global_norm_call_s and plan.cluster.world_size > 1:
         numbers |= {"norms": work.batchnorm_numbers, "g": rates.global_norm_s}
-        rule += " + n*(k - 2)*norms*g"
+        calls = config.accumulation * len(work.batchnorm_channels)
+        numbers |= {"calls": calls, "c": rates.global_norm_call_s}
+        rule += " + (k - 2)*(n*norms*g + calls*c)"
     return book.put("compute", rule, numbers, "s", rates.source)
 
 

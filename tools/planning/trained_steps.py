@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch.multiprocessing.spawn import start_processes
 from viewmill.engine.config import ConfigError, RunConfig, config_from
+from viewmill.engine.heap import keep_freed_memory
 from viewmill.engine.recipe_file import apply_override
 from viewmill.engine.train import train
 from viewmill.engine.world import World
@@ -68,6 +69,7 @@ def pin(rank: int) -> None:
 
 def _train_all(rank: int, trees: list[dict[str, Any]], data: str, world_size: int, folder: str) -> None:
     pin(rank)
+    keep_freed_memory()  # as viewmill train does
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_RANK=str(rank))
     os.environ.update(DS_ACCELERATOR="cpu", OMP_NUM_THREADS="1")
     torch.set_num_threads(1)

@@ -20,11 +20,11 @@ def test_compute_is_flops_over_speed_and_the_update() -> None:
     assert made.seconds["compute"] == pytest.approx(4 * 3 * 3e9 / 1e12 + 1e6 / 1e9)
 
 
-def test_batchnorm_over_ranks_costs_by_the_numbers_it_normalises() -> None:
-    work = WORK._replace(batchnorm_numbers=1e6)
-    slow = RATES.model_copy(update={"global_norm_s": 1e-9})
+def test_batchnorm_over_ranks_costs_by_its_calls_and_the_numbers_it_normalises() -> None:
+    work = WORK._replace(batchnorm_numbers=1e6, batchnorm_channels=(64,) * 20)
+    slow = RATES.model_copy(update={"global_norm_s": 1e-9, "global_norm_call_s": 1e-3})
     more = predict(plan(work=work, rates=slow)).seconds["compute"] - predict(plan()).seconds["compute"]
-    assert more == pytest.approx(4 * 1e6 * 1e-9)
+    assert more == pytest.approx(4 * 1e6 * 1e-9 + 20 * 1e-3)
     alone = load_cluster("cpu", ["ranks_per_node=1"])
     one = plan(config(device="cpu"), work=work, cluster=alone)
     assert predict(one).seconds["compute"] == predict(one._replace(rates=slow)).seconds["compute"]
