@@ -145,7 +145,7 @@ def _on_a_rank(rank: int, folder: str) -> None:
 
 
 def cold_seconds(work: Callable[[], object], times: int) -> float:
-    """The median processor time of a call, whose memory is in no cache: so a step leaves it to the next part."""
+    """The median processor time of a call whose memory is in no cache: as one part of a step finds it."""
     swept, found = torch.zeros(SWEPT), []
     work()
     for _ in range(times):
