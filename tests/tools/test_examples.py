@@ -155,10 +155,10 @@ def test_the_example_runs(
     needed = {Path(word.removeprefix("./")).parts[0] for word in given} - set(MADE.get(name, ()))
     put_down(places, tmp_path, needed)
     monkeypatch.chdir(tmp_path)
-    printed = io.StringIO()
+    before, printed = set(tmp_path.rglob("*")), io.StringIO()
     with contextlib.redirect_stdout(printed):
         assert run_app(app, given) == 0, typed
-    assert printed.getvalue().strip() or list(tmp_path.iterdir())
+    assert printed.getvalue().strip() or set(tmp_path.rglob("*")) > before
     for option, path in itertools.pairwise(given):
         if option in ("--out", "--html", "--png", "--plots") and words[0] != "preflight":
             assert Path(path).exists(), (option, path)
