@@ -1,6 +1,7 @@
 """Commands that end together: failures, lost hosts, signals, and a launcher that is killed itself."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -62,7 +63,11 @@ def leased(run: Path, body: str | None, host: str | None = None) -> Command:
 
 
 def test_all_that_end_well_end_well(run: Path) -> None:
-    assert supervise([leased(run, "exit 0"), leased(run, "exit 0", host="h1")]) == Outcome(0)
+    """A host has one lease of a run, which ends all of it there; two launchers' leases share this machine."""
+    other = run.with_name("other")
+    shutil.copytree(run / "launch", other / "launch")
+    (other / "launch" / "lease.sh").write_text(script("lease", run=str(other), patience_s=None))
+    assert supervise([leased(run, "exit 0"), leased(other, "sleep 0.5", host="h1")]) == Outcome(0)
 
 
 def test_the_first_that_fails_ends_the_others_and_is_named(
