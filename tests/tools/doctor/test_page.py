@@ -37,6 +37,7 @@ def rank(forward: float, sent: float) -> dict[str, Any]:
             "short 256": [0.25, 0.25],
             "decode short 256": [0.15, 0.15],
         },
+        "beside": {},
         "cores": 8.0,
         "other_work": 0.0,
         "torch_threads": 4,
