@@ -38,8 +38,8 @@ def run(
     """Fits the constants of a core to trainings on one rank, and predicts others, on one rank and on several.
 
     All settings are trained in turn, round by round, in processes that hold a core each (or share one, where
-    there are fewer). Seconds of a step are compared, medians over the rounds: it wants a machine with no other
-    work. The fit takes processor seconds, which on one rank are the same; they are stored beside the wall's.
+    there are fewer). Seconds of a step are compared, medians over the rounds: it wants a machine with no
+    other work. The fit takes processor seconds, the same on one rank; they are stored beside the wall's.
 
     Args:
         data: a data set with a batch of each setting.

@@ -150,7 +150,8 @@ def diagnose(ranks: list[dict[str, Any]], every: Intervals, images: int) -> dict
     Returns:
         JSON-able: rank, step_s and images_per_s (in the loop), model_step_s (of the stages alone, run
         beside each other), unexplained_s, stages [{name, alone_s, cpu_s, observed_s, charged_s, share,
-        images_per_s: its ceiling, without_it: images/s if it took nothing}], binding, paths, straggler.
+        images_per_s: its ceiling, without_it: images/s if it took nothing}], slowdown {training, making}
+        (see `Slowdown`, or None), binding, paths, straggler.
     """
     number = slowest(ranks, every)
     rank = ranks[number]
@@ -178,6 +179,7 @@ def diagnose(ranks: list[dict[str, Any]], every: Intervals, images: int) -> dict
         "unexplained_s": measured_s - model_s,
         "data_wait_s": observed.get(Part.DATA.value, 0.0),
         "stages": stages,
+        "slowdown": None if costs.slowdown is None else costs.slowdown._asdict(),
         "observed": observed,
         "paths": {name: sum(path.values()) for name, path in paths(costs).items()},
         "binding": max((name for name in charged if name != LOOP), key=lambda name: charged[name]),

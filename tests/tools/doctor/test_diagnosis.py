@@ -9,7 +9,7 @@ from viewmill.tools.doctor.changes import best, predicted
 from viewmill.tools.doctor.collectives import GRADIENT
 from viewmill.tools.doctor.costs import DECODE
 from viewmill.tools.doctor.diagnosis import Intervals, diagnose, intervals
-from viewmill.tools.doctor.verdict import verdict
+from viewmill.tools.doctor.verdict import held_up, verdict
 
 EVERY = Intervals(log=10, checkpoint=None)
 
@@ -77,6 +77,10 @@ def test_what_holds_a_changed_loader_up_is_what_was_measured_of_that_change() ->
     beside = {"": [1.5, 1.2], "threads 2": [2.0, 1.5], "short 64": [4.0, 1.0]}
     found = predicted(rank(wait=0.25, loader=loader, beside=beside), config(), EVERY, 0.56)
     gains = {change["setting"]: change["gain"] for change in found}
+    diagnosis = diagnose([rank(beside=beside)], EVERY, images=8)
+    assert held_up(diagnosis["slowdown"]) == [
+        ("beside each other", "training takes 1.50 times as long, views 1.20 times")
+    ]
     now_s = 0.5 + 0.302 * 1.5 * (1 - 1 / 1.2)  # the views, and what they fall behind during the training
     threads_s = 0.302 + 0.26 * 1.5 * (1 - 1 / 2.0)  # the training, and what it falls behind meanwhile
     assert gains["views.num_threads=2"] == pytest.approx(now_s / threads_s - 1, rel=0.02)
