@@ -24,8 +24,9 @@ def command(
         str,
         typer.Option(
             help="With commas between: knn (k = 20 and 200), knn@K, linear, lowshot (1 % and 10 % of the "
-            "labels), lowshot@PERCENT, sgd, svm, crops (SGD on random crops; crops@places205); of TEST alone geometry, semantics, wordnet (semantics "
-            "without a text model), diagnosis (what the method tells)."
+            "labels), lowshot@PERCENT, sgd, svm, crops (SGD on random crops, as papers), crops@places205; of "
+            "TEST alone geometry, semantics, wordnet (semantics without a text model), diagnosis (what the "
+            "method tells)."
         ),
     ] = "knn,linear",
     out: Annotated[

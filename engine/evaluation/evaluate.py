@@ -83,8 +83,9 @@ def evaluate(
         train_dataset: the labelled bank of k-NN, and what the probe is fitted to.
         test_dataset: what is predicted; another data set with the same classes.
         tasks: "knn" (k = 20 and 200), "knn@K", "linear", "lowshot" (1 and 10 percent of the labels),
-            "lowshot@PERCENT", "sgd", "svm", "crops@PROTOCOL"; of the test images alone "geometry", "semantics", "wordnet"
-            (semantics without the text model) and "diagnosis" (of a run or checkpoint).
+            "lowshot@PERCENT", "sgd", "svm", "crops@PROTOCOL" (see `PROTOCOLS`); of the test images alone
+            "geometry", "semantics", "wordnet" (semantics without the text model) and "diagnosis" (of a run
+            or checkpoint).
         out: None is the run's folder.
         image_size: side of the views, pixels; None is that of the run's global views.
         classes: names of those that are compared; None: all. A diagnosis is of all images.
@@ -98,7 +99,8 @@ def evaluate(
         The entries of summary.json: task, n (test images), trained, untrained (the best of three seeds),
         floors {raw_pixels, histogram}, standard_error and z_score of trained - untrained (paired over the
         test images), trained_top5 and untrained_top5 (None with five classes or fewer). Accuracies are
-        shares of 1. Crops without an untrained backbone have None for it and for the difference. A task of the test images alone has None for all of them, and `measures`: by name
+        shares of 1. Crops without an untrained backbone have None for it and for the difference. A task of
+        the test images alone has None for all of them, and `measures`: by name
         {trained, untrained}.
 
     Raises:

@@ -41,7 +41,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is asked for: neighbours of k-NN, percents of the labels of low-shot, protocols of crops, and others by name."""
+    """What is asked for: ks of k-NN, percents of low-shot, protocols of crops, and other tasks by name."""
 
     ks: list[int]
     percents: list[int]

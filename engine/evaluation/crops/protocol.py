@@ -31,17 +31,13 @@ class CropProtocol(StrictModel):
 
     name: str  # as in the task crops@NAME
     epochs: int = Field(ge=1)
-    batch: int = Field(
-        default=256, ge=1
-    )  # images of a step, over all ranks; an epoch's last one may be short
+    batch: int = Field(default=256, ge=1)  # images of a step; an epoch's last may be short
     rates: tuple[float, ...] = Field(strict=False, min_length=1)
     published_rate: float
     momentum: float = 0.9
     decay: float  # of weights and biases
     scale: tuple[float, float] = Field(strict=False)  # of the crop, share of the image's area
-    milestones: tuple[int, ...] = Field(
-        default=(), strict=False
-    )  # epochs that begin at a tenth; none: cosine
+    milestones: tuple[int, ...] = Field(default=(), strict=False)  # epochs that begin at a tenth; (): cosine
 
     @property
     def id(self) -> str:
@@ -71,7 +67,7 @@ class CropProtocol(StrictModel):
         return (1 + math.cos(math.pi * (epoch * num_steps + step) / (self.epochs * num_steps))) / 2
 
     def views(self, size: int, mean: tuple[float, float, float], std: tuple[float, float, float]) -> ViewSpec:
-        """One view a sample, `size` pixels: a random resized crop, bilinear, and a flip of every second one."""
+        """One view a sample, `size` pixels: a random resized crop, bilinear, flipped with probability 1/2."""
         view = ViewDistribution(size=size, scale=self.scale, interpolation="bilinear", flip=0.5)
         return ViewSpec(f"{self.name}@{size}", (view,), mean, std)
 
@@ -99,8 +95,8 @@ PROTOCOLS: dict[str, CropProtocol] = {
             scale=(0.2, 1.0),
         ),
         # IMSVD, "Transfer Learning Linear classification", after Misra and van der Maaten 2020 (PIRL): 14
-        # epochs, rate 0.01, a tenth at epochs 5 and 10, decay 5e-4. Batch and crops, which it does not say, are
-        # those that VISSL's benchmark of Places205 has.
+        # epochs, rate 0.01, a tenth at epochs 5 and 10, decay 5e-4. Batch and crops, which it does not
+        # say, are those of VISSL's benchmark of Places205.
         CropProtocol(
             name="places205",
             epochs=14,

@@ -3,9 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from viewmill.engine.evaluation.backbone_source import BackboneSource
-from viewmill.engine.evaluation.contenders import Contender, Evidence, labels_of
+from viewmill.engine.evaluation.contenders import Contender, Evidence
 from viewmill.engine.evaluation.crops.protocol import PROTOCOLS, CropOptions
 from viewmill.engine.evaluation.crops.training import Crops, epochs_done, trained_heads
 from viewmill.engine.evaluation.feature_cache import TensorCache
@@ -44,24 +43,14 @@ def crops_of(
     """
     protocol = PROTOCOLS[name].changed(options)
     chosen = range(len(train.classes)) if classes is None else classes
-    place = torch.full((len(train.classes),), -1)
-    place[list(chosen)] = torch.arange(len(chosen))
     views = protocol.views(size, found.mean, found.std)
-    crops = Crops(
-        train,
-        place[labels_of(train)],
-        len(chosen),
-        protocol,
-        views,
-        reading,
-        cache,
-        _of_rank_zero(say, reading),
-    )
+    heard = say if reading.world.rank == 0 else _unheard
+    crops = Crops(train, chosen, protocol, views, reading, cache, heard)
     if protocol.chooses and not crops.held_out.any():
         raise ValueError(
             f"{CROPS}@{name} chooses among its rates by every {HELD_OUT_EVERY}th training image of a class, "
-            f"and no class has {HELD_OUT_EVERY} of the {len(crops.members)}; convert more images, or give one "
-            f"rate: --crops-rates {protocol.published_rate:g}"
+            f"and no class has {HELD_OUT_EVERY} of the {len(crops.members)}; convert more images, or give "
+            f"one rate: --crops-rates {protocol.published_rate:g}"
         )
     return crops
 
@@ -118,7 +107,7 @@ def crops_outcome(
 
 
 def _settle(crops: Crops, contenders: Sequence[Contender], views: ViewSpec) -> None:
-    """BatchNorm statistics of the untrained ones, which are not estimated where their features were cached."""
+    """BatchNorm statistics of the untrained: where their features were cached, none were estimated."""
     epochs = crops.protocol.epochs
     newborn = [
         one.backbone for one in contenders if one.seed is not None and epochs_done(one, crops) < epochs
@@ -155,5 +144,5 @@ def _scored(heads: RateHeads, crops: Crops, evidence: Evidence, name: str) -> tu
     return tested(best), notes
 
 
-def _of_rank_zero(say: Say, reading: Reading) -> Say:
-    return say if reading.world.rank == 0 else lambda line: None
+def _unheard(line: str) -> None:
+    pass

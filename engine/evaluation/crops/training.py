@@ -1,7 +1,7 @@
-"""Classifiers of every rate, trained on the crops of every epoch; kept after each, so that a restart goes on."""
+"""Classifiers of every rate, trained on new crops in every epoch and kept after each: a restart goes on."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from viewmill.engine.agreement import from_rank_zero
-from viewmill.engine.evaluation.contenders import Contender
+from viewmill.engine.evaluation.contenders import Contender, labels_of
 from viewmill.engine.evaluation.crops.protocol import SEED, CropProtocol
 from viewmill.engine.evaluation.feature_cache import Key, TensorCache
 from viewmill.engine.evaluation.features import gather_rows, ready, represent
@@ -39,13 +39,19 @@ class Crops:
     """What the classifiers of every backbone learn from, and where their state is kept."""
 
     dataset: Dataset
-    labels: Tensor  # (N,) int64 of the whole data set, in 0 .. num_classes - 1; -1: not compared
-    num_classes: int
+    classes: Sequence[int]  # numbers of those that are compared, which become 0, 1, ...
     protocol: CropProtocol
     views: ViewSpec
     reading: Reading
     cache: TensorCache
     say: Callable[[str], None]  # on every rank; it is heard of rank 0 alone
+
+    @cached_property
+    def labels(self) -> Tensor:
+        """(N,) int64 of the whole data set, places in `classes`; -1: not compared."""
+        place = torch.full((len(self.dataset.classes),), -1)
+        place[list(self.classes)] = torch.arange(len(self.classes))
+        return place[labels_of(self.dataset)]
 
     @cached_property
     def members(self) -> np.ndarray:
@@ -87,21 +93,15 @@ class Crops:
             "protocol": self.protocol.id,
             "backbone": contender.identity,
             "data": content_hash(self.dataset),
-            "classes": self.class_numbers(),
+            "classes": list(self.classes),
             "views": repr(self.views),
             "executor": [resolved_name(reading.executor, reading.executor_device), reading.executor_device],
             "epochs_done": epoch,
         }
 
-    def class_numbers(self) -> list[int]:
-        """The data set's numbers of classes 0, 1, ..., as far as there are images of them."""
-        numbers = self.dataset.labels(self.members)
-        first = {label: number for label, number in zip(self.labels[self.members].tolist(), numbers.tolist())}
-        return [first.get(label, -1) for label in range(self.num_classes)]
-
 
 def epochs_done(contender: Contender, crops: Crops) -> int:
-    """After how many epochs the newest state of this backbone was kept; 0: there is none. All ranks call it."""
+    """Epochs behind the newest state that was kept of this backbone; 0: there is none. All ranks call it."""
 
     def look() -> int:
         epochs = range(crops.protocol.epochs, 0, -1)
@@ -113,7 +113,7 @@ def epochs_done(contender: Contender, crops: Crops) -> int:
 def trained_heads(contender: Contender, crops: Crops) -> RateHeads:
     """The classifiers after all epochs, the same on every rank; begun where an interruption left them.
 
-    Every rank computes its share of the representations of a batch, gets all of them, and takes the same step:
+    A rank computes its share of a batch's representations, gets all of them, and takes the same step as all:
     what is sent is n x F numbers a step whatever the number of rates and classes. So on any number of ranks
     the numbers are those of one, up to how float32 sums a forward of other images.
 
@@ -126,7 +126,7 @@ def trained_heads(contender: Contender, crops: Crops) -> RateHeads:
     heads = RateHeads(
         protocol.rates * (crops.num_heads // len(protocol.rates)),
         width,
-        crops.num_classes,
+        len(crops.classes),
         momentum=protocol.momentum,
         decay=protocol.decay,
         device=world.device,

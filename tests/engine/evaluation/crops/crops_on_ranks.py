@@ -30,7 +30,7 @@ PROTOCOL: dict[str, Any] = {
 
 
 class Corners(nn.Module):
-    """Twelve features: the mean of each channel in each quarter of the view, so that crops and flips matter."""
+    """Twelve features: means of each channel in each quarter of the view, so that crops and flips matter."""
 
     num_features = 12
 
@@ -45,8 +45,7 @@ def crops_for(
     protocol = CropProtocol(**{**PROTOCOL, **more})
     return Crops(
         dataset,
-        torch.from_numpy(dataset.labels(range(dataset.num_samples))),
-        CLASSES,
+        range(CLASSES),
         protocol,
         protocol.views(SIZE, IMAGENET_MEAN, IMAGENET_STD),
         Reading(world, "reference", num_threads=1, batch_size=5),

@@ -1,6 +1,5 @@
 """Classifiers on random crops: a known answer in float64, two ranks, a kill, what is told and refused."""
 
-import json
 import math
 import multiprocessing
 from collections.abc import Iterator
@@ -17,12 +16,10 @@ from viewmill.engine.evaluation.crops import training
 from viewmill.engine.evaluation.crops.protocol import PROTOCOLS, CropOptions, CropProtocol, crop_options
 from viewmill.engine.evaluation.crops.task import crops_outcome, tell_cost
 from viewmill.engine.evaluation.crops.training import trained_heads
-from viewmill.engine.evaluation.evaluate import evaluate
 from viewmill.engine.evaluation.features import evaluation_views, extract
 from viewmill.engine.evaluation.rate_heads import RateHeads
 from viewmill.engine.evaluation.scores import score, top_classes
 from viewmill.engine.evaluation.tasks import parse_tasks
-from viewmill.engine.export import ABOUT_FILE, BACKBONE_FILE
 from viewmill.engine.world import World
 from viewmill.pipelines.order import SampleOrder
 from viewmill.shards.convert import convert
@@ -30,7 +27,6 @@ from viewmill.shards.manifest import Dataset
 
 from tests.engine.evaluation.crops.crops_on_ranks import (
     CLASSES,
-    PROTOCOL,
     SIZE,
     Corners,
     corners,
@@ -80,7 +76,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dataset]:
 def in_float64(
     features: np.ndarray, labels: np.ndarray, protocol: CropProtocol, rate: float, chooser: bool
 ) -> np.ndarray:
-    """(F + 1, C): weights above biases after all steps, in loops over images; shares no code with the probe."""
+    """(F + 1, C): weights above biases after all steps, in loops over images; no code of the probe."""
     count, width = features.shape
     seen: dict[int, int] = {}
     held = np.zeros(count, bool)
@@ -178,7 +174,9 @@ def test_killed_within_an_epoch_it_goes_on_and_ends_with_the_same_bits(
     assert torch.equal(heads.packed(), uninterrupted)
 
 
-def test_a_damaged_newest_state_costs_one_epoch(dataset: Dataset, tmp_path: Path, uninterrupted: Tensor) -> None:
+def test_a_damaged_newest_state_costs_one_epoch(
+    dataset: Dataset, tmp_path: Path, uninterrupted: Tensor
+) -> None:
     short = crops_for(dataset, tmp_path, ALONE)
     keep = training._keep
 
@@ -248,7 +246,9 @@ def test_an_image_that_is_held_out_does_not_change_what_chooses(dataset: Dataset
 def test_representations_that_are_not_finite_name_a_sample(dataset: Dataset, tmp_path: Path) -> None:
     broken = corners()
     broken.backbone.register_forward_hook(lambda module, images, output: output * torch.nan)
-    with pytest.raises(RuntimeError, match=r"12 crops are not finite, the first is of 'class\d/\d+'") as error:
+    with pytest.raises(
+        RuntimeError, match=r"12 crops are not finite, the first is of 'class\d/\d+'"
+    ) as error:
         trained_heads(broken, crops_for(dataset, tmp_path, ALONE))
     assert "\n" not in str(error.value)
     assert not list(tmp_path.iterdir())
