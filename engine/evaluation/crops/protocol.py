@@ -106,6 +106,16 @@ PROTOCOLS: dict[str, CropProtocol] = {
             scale=(0.08, 1.0),
             milestones=(5, 10),
         ),
+        # HyDeS names none, but that it is Lightly's benchmark, which follows SimCLR (Chen et al. 2020): rate
+        # 0.1 at a batch of 256, cosine, no decay, 90 epochs, crops of 0.08 to 1.
+        CropProtocol(
+            name="lightly",
+            epochs=90,
+            rates=(0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0),
+            published_rate=0.1,
+            decay=0.0,
+            scale=(0.08, 1.0),
+        ),
     )
 }
 

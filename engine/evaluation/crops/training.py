@@ -49,7 +49,7 @@ class Crops:
     @cached_property
     def labels(self) -> Tensor:
         """(N,) int64 of the whole data set, places in `classes`; -1: not compared."""
-        place = torch.full((len(self.dataset.classes),), -1)
+        place = torch.full((len(self.dataset.classes) + 1,), -1)  # the last is where label -1 leads
         place[list(self.classes)] = torch.arange(len(self.classes))
         return place[labels_of(self.dataset)]
 

@@ -264,6 +264,9 @@ def test_protocols_are_those_of_the_papers() -> None:
     assert imagenet.factor(99, 9, 10) < 1e-5
     rates = [places.factor(epoch, 3, 10) * places.published_rate for epoch in (0, 4, 5, 9, 10, 13)]
     assert rates == pytest.approx([0.01, 0.01, 1e-3, 1e-3, 1e-4, 1e-4])
+    lightly = PROTOCOLS["lightly"]
+    assert (lightly.epochs, lightly.batch, lightly.published_rate, lightly.decay) == (90, 256, 0.1, 0.0)
+    assert all(one.published_rate in one.rates for one in PROTOCOLS.values())
     shorter = places.changed(CropOptions(epochs=7, rates=(0.01,)))
     assert (shorter.milestones, shorter.epochs, shorter.rates) == ((2, 5), 7, (0.01,))
     assert shorter.id != places.id
