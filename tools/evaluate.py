@@ -24,9 +24,9 @@ def command(
         str,
         typer.Option(
             help="With commas between: knn (k = 20 and 200), knn@K, linear, lowshot (1 % and 10 % of the "
-            "labels), lowshot@PERCENT, sgd, svm; crops@imagenet, crops@places205, crops@lightly (SGD on random "
-            "crops, as published); of TEST alone geometry, semantics, wordnet (semantics without a text model), "
-            "diagnosis (what the method tells)."
+            "labels), lowshot@PERCENT, sgd, svm; crops@imagenet, crops@places205, crops@lightly (SGD on "
+            "random crops, as published); of TEST alone geometry, semantics, wordnet (semantics without a "
+            "text model), diagnosis (what the method tells)."
         ),
     ] = "knn,linear",
     out: Annotated[
