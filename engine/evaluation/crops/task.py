@@ -62,16 +62,14 @@ def rivals(contenders: Sequence[Contender], options: CropOptions) -> list[Conten
 
 def tell_cost(crops: Crops, contenders: Sequence[Contender]) -> None:
     """Says how many forwards are to come, before the first of them. Every rank calls it."""
-    protocol = crops.protocol
-    each = protocol.epochs * len(crops.members)
-    left = [protocol.epochs - epochs_done(contender, crops) for contender in contenders]
+    protocol, images = crops.protocol, len(crops.members)
+    left = sum(protocol.epochs - epochs_done(contender, crops) for contender in contenders)
     names = ", ".join(contender.name for contender in contenders)
-    begun = "" if sum(left) == protocol.epochs * len(contenders) else ", of which the cache has some"
+    forwards, size = protocol.epochs * images * len(contenders), crops.views.sizes[0]
     crops.say(
-        f"{CROPS}@{protocol.name}: {protocol.epochs} epochs x {len(crops.members):,} images x "
-        f"{len(contenders)} backbones ({names}) = {each * len(contenders):,} forwards of "
-        f"{crops.views.sizes[0]} pixels{begun}; {sum(left) * len(crops.members):,} to do on "
-        f"{crops.reading.world.world_size} ranks, kept after every epoch"
+        f"{CROPS}@{protocol.name}: epochs {protocol.epochs} x images {images:,} x backbones "
+        f"{len(contenders)} ({names}) = {forwards:,} forwards of {size} pixels; {left * images:,} of them to do, "
+        "kept after every epoch"
     )
 
 

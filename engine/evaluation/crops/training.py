@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, cast
 
 import numpy as np
@@ -165,7 +165,7 @@ def _train(heads: RateHeads, contender: Contender, crops: Crops, epochs: range) 
                 clock.tick(len(ids))
                 done = epoch * total + places.stop
                 crops.reading.tell(f"crops of {contender.name}", done, protocol.epochs * total)
-            from_rank_zero(world, lambda after=epoch + 1: _keep(heads, contender, crops, after))
+            from_rank_zero(world, partial(_keep, heads, contender, crops, epoch + 1))
 
 
 def _batches(crops: Crops, epochs: range) -> Iterator[Batch]:
@@ -211,11 +211,9 @@ def _representations(contender: Contender, crops: Crops, batches: Iterator[Batch
 
 
 def _keep(heads: RateHeads, contender: Contender, crops: Crops, epoch: int) -> None:
-    """One more state stays beside the newest: a damaged file costs one epoch, not all."""
+    """The state before stays beside the newest: a damaged file costs one epoch, not all."""
     crops.cache.store(crops.key(contender, epoch), heads.packed())
     crops.cache.remove(crops.key(contender, epoch - 2))
-    if epoch == crops.protocol.epochs:
-        crops.cache.remove(crops.key(contender, epoch - 1))
 
 
 class _Clock:
@@ -236,6 +234,6 @@ class _Clock:
             speed = self._seen / (time.perf_counter() - self._since)
             hours = self._images / speed / 3600
             self._crops.say(
-                f"crops@{self._crops.protocol.name}, {self._name}: {speed:,.0f} images/s, {hours:,.1f} hours "
+                f"crops@{self._crops.protocol.name}, {self._name}: {speed:,.0f} images/s, {hours:,.2f} hours "
                 f"for the {self._images:,} that are left"
             )

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,11 +70,11 @@ def killed_in_the_second_epoch(data: str, folder: str) -> None:
     """Dies of SIGKILL when the second epoch is half over."""
     torch.set_num_threads(1)
     with Dataset.open(data) as dataset:
-        crops = crops_for(dataset, Path(folder), World(0, 1, 0, torch.device("cpu")))
+        world = World(0, 1, 0, torch.device("cpu"))
 
         def die(what: str, done: int, total: int) -> None:
             if done > 1.4 * dataset.num_samples:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        object.__setattr__(crops, "reading", Reading(crops.reading.world, "reference", 1, 5, die))
-        trained_heads(corners(), crops)
+        crops = crops_for(dataset, Path(folder), world)
+        trained_heads(corners(), replace(crops, reading=Reading(world, "reference", 1, 5, die)))

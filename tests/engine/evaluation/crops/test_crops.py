@@ -194,8 +194,8 @@ def test_a_damaged_newest_state_costs_one_epoch(
     path.write_bytes(path.read_bytes()[:-1] + b"\x55")
     assert training.epochs_done(corners(), short) == 1
     assert torch.equal(trained_heads(corners(), short).packed(), uninterrupted)
-    # The last state alone stays: asked again, nothing is read.
-    assert len(list(tmp_path.glob("*.safetensors"))) == 1
+    # The last two states stay: asked again, nothing is read.
+    assert len(list(tmp_path.glob("*.safetensors"))) == 2
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "_batches", None)
         assert torch.equal(trained_heads(corners(), short).packed(), uninterrupted)
@@ -225,7 +225,7 @@ def test_the_rate_is_chosen_on_held_out_images_and_the_other_classifier_is_score
     assert outcome.scores[TRAINED].top1 == expected.top1
     assert notes["published_rate"]["rate"] == 1e-6
     # What it costs is told before, and how long it takes once the first batches are done.
-    assert "3 epochs x 31 images x 1 backbones (trained) = 93 forwards of 16 pixels; 93 to do" in lines[0]
+    assert "3 x images 31 x backbones 1 (trained) = 93 forwards of 16 pixels; 93 of them to do" in lines[0]
     assert lines[1].endswith("for the 0 that are left")
     assert len(lines) == 2
 

@@ -94,8 +94,8 @@ def test_what_has_been_trained_is_not_trained_again(
     assert again == entries
     assert details(out) == before
     assert lines == [
-        "crops@imagenet: 2 epochs x 40 images x 2 backbones (trained, untrained seed 0) = 160 forwards of 32 "
-        "pixels, of which the cache has some; 0 to do on 1 ranks, kept after every epoch"
+        "crops@imagenet: epochs 2 x images 40 x backbones 2 (trained, untrained seed 0) = 160 forwards of 32 "
+        "pixels; 0 of them to do, kept after every epoch"
     ]
 
 
@@ -197,4 +197,4 @@ def test_the_command_tells_the_cost_before_the_figures(
     assert run_app(app, words) == 0
     shown = capsys.readouterr()
     assert "crops@imagenet" in shown.out
-    assert shown.err.startswith("crops@imagenet: 1 epochs x 40 images x 1 backbones (trained) = 40 forwards")
+    assert shown.err.startswith("crops@imagenet: epochs 1 x images 40 x backbones 1 (trained) = 40 forwards")
