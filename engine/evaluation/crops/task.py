@@ -68,8 +68,8 @@ def tell_cost(crops: Crops, contenders: Sequence[Contender]) -> None:
     forwards, size = protocol.epochs * images * len(contenders), crops.views.sizes[0]
     crops.say(
         f"{CROPS}@{protocol.name}: epochs {protocol.epochs} x images {images:,} x backbones "
-        f"{len(contenders)} ({names}) = {forwards:,} forwards of {size} pixels; {left * images:,} of them to do, "
-        "kept after every epoch"
+        f"{len(contenders)} ({names}) = {forwards:,} forwards of {size} pixels; {left * images:,} of them to "
+        "do, kept after every epoch"
     )
 
 
