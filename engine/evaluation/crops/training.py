@@ -90,7 +90,7 @@ class Crops:
         reading = self.reading
         return {
             "what": "classifiers on crops",
-            "protocol": self.protocol.id,
+            "protocol": [self.protocol.id, list(self.protocol.rates)],  # an id has six digits of a rate
             "backbone": contender.identity,
             "data": content_hash(self.dataset),
             "classes": list(self.classes),
