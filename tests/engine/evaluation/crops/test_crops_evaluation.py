@@ -197,4 +197,4 @@ def test_the_command_tells_the_cost_before_the_figures(
     assert run_app(app, words) == 0
     shown = capsys.readouterr()
     assert "crops@imagenet" in shown.out
-    assert shown.err.startswith("crops@imagenet: epochs 1 x images 40 x backbones 1 (trained) = 40 forwards")
+    assert "crops@imagenet: epochs 1 x images 40 x backbones 1 (trained) = 40 forwards" in shown.err
