@@ -111,9 +111,7 @@ def evaluate(
     """
     wanted = parse_tasks(tasks)
     if crops is not None and not wanted.crops:
-        raise ValueError(
-            f"epochs, rates or untrained backbones of {CROPS} are set, but it is not among the tasks"
-        )
+        raise ValueError(f"{CROPS}: epochs, rates or untrained backbones are set; add {CROPS} to the tasks")
     numbers = None if classes is None else class_numbers(test_dataset, classes)
     check_data_sets(train_dataset, test_dataset, wanted.ks, numbers)
     known = rows_of_classes(labels_of(train_dataset), numbers or range(len(train_dataset.classes)))[1]

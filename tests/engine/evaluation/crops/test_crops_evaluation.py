@@ -179,7 +179,7 @@ def test_data_sets_that_do_not_fit_are_refused_in_one_line(
         (["--train", str(tmp_path / "three_classes"), "--on", str(places.test)], "only data has class3"),
         (few, "no class has 5 of the 9; convert more images, or give one rate: --crops-rates 0.02"),
         ([*good, "--crops-rates", "0.1,0"], "expected different learning rates > 0"),
-        ([*good, "--crops-epochs", "3", "--tasks", "knn@5"], "crops is no task here"),
+        ([*good, "--crops-epochs", "3", "--tasks", "knn@5"], "add crops to the tasks"),
     ):
         assert run_app(app, ["evaluate", str(places.backbone), *tail, *words]) == 2
         said = capsys.readouterr().err
