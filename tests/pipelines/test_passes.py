@@ -76,7 +76,7 @@ def test_more_bad_samples_than_the_budget_end_the_pass(whole: Path, tmp_path: Pa
         list(read_once(dataset, "eval@16", 4, executor="reference", left_out=LeftOut(budget=2)))
 
 
-@pytest.mark.parametrize("world_size", [2, 3])
+@pytest.mark.parametrize("world_size", [2, 7])  # of 7 some have none of a batch of 5
 def test_epochs_hold_every_position_once_on_any_number_of_ranks(whole: Path, world_size: int) -> None:
     with Dataset.open(whole) as dataset:
         count = dataset.num_samples
