@@ -148,7 +148,9 @@ def summary_table(entries: list[dict[str, Any]]) -> "Table":
         cells = ["-" if share is None else f"{100 * share:.1f} %" for share in shares]
         rows.append((entry["task"], f"{entry['n']:,}", *cells, z))
     names = [name.replace("_", " ") for name in floors]
-    return new_table("top-1 accuracy", ("task", "images", "trained", "untrained", *names, "z"), rows)
+    table = new_table("top-1 accuracy", ("task", "images", "trained", "untrained", *names, "z"), rows)
+    table.columns[0].no_wrap = True  # a task is typed as it stands here; headings may break instead
+    return table
 
 
 def measures_table(entry: dict[str, Any]) -> "Table":
