@@ -117,7 +117,7 @@ def read_once(
 
 def read_epochs(
     dataset: Samples,
-    spec: ViewSpec,
+    spec: ViewSpec | str,
     batch_size: int,
     order: Order,
     epochs: range,
@@ -149,6 +149,7 @@ def read_epochs(
     if batch_size < 1:
         raise ValueError(f"batch_size must be >= 1, got {batch_size}")
     ids_of_rank(0, rank, world_size)  # refuses a rank outside the job before any work
+    spec = preset(spec) if isinstance(spec, str) else spec
     at = device_of_executor(executor, device)
     runner, fetch = fed_executor(
         executor, dataset, spec, max_batch=-(-batch_size // world_size), num_threads=num_threads, device=at,
