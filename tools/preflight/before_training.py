@@ -68,7 +68,8 @@ def _are_known(options: Options, meeting: Meeting) -> bool:
         # The first start of a job waits for nobody here.
         is_known = bool(passed) and _placement(options, meeting) in passed
         meeting.announce(KNOWN, {"is_known": is_known})
-    return bool(meeting.listen(KNOWN, 2 * options.patience_s)["is_known"])
+    # Rank 0 waits for ranks twice: to name this start, and here.
+    return bool(meeting.listen(KNOWN, 3 * options.patience_s)["is_known"])
 
 
 def _placement(options: Options, meeting: Meeting) -> Placement:
