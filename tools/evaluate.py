@@ -16,7 +16,10 @@ EXAMPLE = "viewmill evaluate RUN --train DATASET --on TEST --tasks knn,linear"
 def command(
     source: Annotated[
         str,
-        typer.Argument(metavar="SOURCE", help="Folder of a run, a checkpoint or an export; or timm:NAME."),
+        typer.Argument(
+            metavar="SOURCE",
+            help="Folder of a run, a checkpoint or an export; timm:NAME; torchvision:NAME or NAME=FILE.",
+        ),
     ],
     train: Annotated[str, typer.Option(metavar="DATASET", help="Labelled images to learn classes from.")],
     on: Annotated[str, typer.Option(metavar="DATASET", help="Labelled images to classify.")],
