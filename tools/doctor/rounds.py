@@ -217,7 +217,7 @@ class Rounds:
             beside_s = making.batch_s(began_s, time.perf_counter())
         # Where not one batch was made in all these steps, they hardly hold up what makes it.
         slower = 1.0 if beside_s is None else beside_s / batch_s
-        return Slowdown(max(1.0, sum(parts.values()) / train_s), max(1.0, slower))
+        return Slowdown(sum(parts.values()) / train_s, slower)
 
     def _train_alone(
         self, trainer: Trainer, batches: list[Batch], steps: int, copies: int = 1

@@ -49,4 +49,6 @@ def median_cost(rounds: list[Cost]) -> Cost:
 
 
 def median_slowdown(rounds: list[Slowdown]) -> Slowdown:
-    return Slowdown(median(one.training for one in rounds), median(one.making for one in rounds))
+    """Nothing is faster for having something beside it: what is below 1 is scatter."""
+    training, making = (median(ratios) for ratios in zip(*rounds, strict=True))
+    return Slowdown(max(1.0, training), max(1.0, making))

@@ -9,8 +9,9 @@ from viewmill.pipelines.executors.executor import BatchDecodeError, make_executo
 from viewmill.pipelines.plans.planner import ViewPlanner
 from viewmill.pipelines.views import preset
 from viewmill.shards.manifest import Dataset
-from viewmill.tools.doctor.beside import Making, TimedMaker, steps_for
+from viewmill.tools.doctor.beside import Making, Slowdown, TimedMaker, steps_for
 from viewmill.tools.doctor.pictures import PicturedSamples, Pictures
+from viewmill.tools.doctor.series import median_slowdown
 
 from tests.engine.tiny import tiny_data_set
 
@@ -84,3 +85,9 @@ def test_smaller_pictures_stand_for_their_samples(dataset: Dataset) -> None:
 )
 def test_a_training_lasts_until_each_batch_was_made(batch_s: float, step_s: float, expected: int) -> None:
     assert steps_for(3, batch_s, step_s, least=6) == expected
+
+
+def test_scatter_in_single_rounds_makes_no_slowdown() -> None:
+    rounds = [Slowdown(1.2, 0.9), Slowdown(0.8, 0.7), Slowdown(0.9, 2.0)]
+    assert median_slowdown(rounds) == Slowdown(1.0, 1.0)
+    assert median_slowdown([*rounds, Slowdown(1.4, 1.6), Slowdown(1.3, 1.2)]) == Slowdown(1.2, 1.2)
