@@ -74,7 +74,7 @@ def _are_known(options: Options, meeting: Meeting) -> bool:
 
 def _placement(options: Options, meeting: Meeting) -> Placement:
     """Of the ranks that came in time, to rank 0."""
-    came = meeting.hear(PLACE, range(meeting.world_size), time.monotonic() + options.patience_s)
+    came = meeting.hear(PLACE, meeting.present, time.monotonic() + options.patience_s)
     return dict(Counter(place["machine"] for place in came.values()))
 
 
