@@ -9,11 +9,12 @@ from viewmill.engine.progress import TrainingProgress
 
 def shown(width: int, *, is_terminal: bool) -> str:
     """What a run of 1,234 steps leaves after its last."""
-    console = Console(file=io.StringIO(), width=width, force_terminal=is_terminal, color_system=None)
+    target = io.StringIO()
+    console = Console(file=target, width=width, force_terminal=is_terminal, color_system=None)
     with TrainingProgress(1234, 1233, is_shown=True, console=console) as progress:
         progress.figures(loss=5.12345, images_per_s=1234.4, data_wait_fraction=0.05)
         progress.advance()
-    return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
+    return target.getvalue()
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 160])
