@@ -17,8 +17,8 @@ pytestmark = pytest.mark.soak
 PATIENCE_S = 120
 
 
-def agent(folder: Path, name: str, endpoint: str) -> "subprocess.Popen[bytes]":
-    """torchrun on a host of its own, with a rank."""
+def agent(folder: Path, name: str, endpoint: str, *, listens: bool = False) -> "subprocess.Popen[bytes]":
+    """torchrun on a host of its own, with a rank; one listens: on one machine all of them could."""
     words = [
         *PYTHON,
         "torch.distributed.run",
@@ -30,6 +30,7 @@ def agent(folder: Path, name: str, endpoint: str) -> "subprocess.Popen[bytes]":
         "3",
     ]
     words += ["--rdzv-backend", "c10d", "--rdzv-endpoint", endpoint, "--rdzv-id", "drill"]
+    words += ["--rdzv-conf", f"is_host={str(listens).lower()}"]
     words += ["-m", "tests.drills.elastic_worker", str(folder), name]
     with (folder / f"{name}.log").open("wb") as log:
         return subprocess.Popen(words, env=shell(GLOO_SOCKET_IFNAME="lo"), stdout=log, stderr=log)
@@ -55,8 +56,8 @@ def lose(host: "subprocess.Popen[bytes]", rank: dict[str, Any]) -> None:
 def test_a_host_in_the_place_of_a_lost_one_is_looked_at_once(tmp_path: Path) -> None:
     endpoint, hosts = f"127.0.0.1:{port()}", {}
     try:
-        # The first one numbers the ranks and keeps the store: it has the lowest process id.
-        hosts["stays"] = agent(tmp_path, "stays", endpoint)
+        # The first one has rank 0, as its process id is the lowest.
+        hosts["stays"] = agent(tmp_path, "stays", endpoint, listens=True)
         hosts["lost"] = agent(tmp_path, "lost", endpoint)
         first = [told(tmp_path, name, 0) for name in ("stays", "lost")]
         lose(hosts["lost"], first[1])

@@ -66,7 +66,7 @@ def segmented(voc: Path, folder: Path) -> dict[str, float]:
     export = export_of(folder / "export")
     words = ["segment", str(export), "--data", str(voc), "--image-size", "96", "--device", "cpu"]
     assert run_app(app, [*words, "--out", str(folder)]) == 0
-    [entry] = json.loads((folder / "evaluation" / "summary.json").read_text())
+    [entry] = json.loads((folder / "evaluation" / "segmentation" / "summary.json").read_text())
     return {name: found["trained"] for name, found in entry["measures"].items()}
 
 
