@@ -48,8 +48,8 @@ def shared_widths(words: Sequence[int], longest: Sequence[int], room: int) -> li
     Args:
         words: the longest word of each column. longest: its longest cell.
 
-    Each column has its longest word, and of what is left a share by what its longest cell lacks. Where not
-    even the words fit, the widest columns are cut to one width, so that short words and numbers stay whole.
+    Each column has its longest word, and of what is left an equal share, or what its longest cell lacks where
+    that is less: short cells stay on one line. Where not even the words fit, the widest are cut to one width.
     """
     if sum(longest) <= room:
         return list(longest)
@@ -58,7 +58,13 @@ def shared_widths(words: Sequence[int], longest: Sequence[int], room: int) -> li
         level = max((one for one in range(1, max(words)) if _cut(words, one) <= room), default=1)
         return [min(word, level) for word in words]
     lacking = [whole - word for word, whole in zip(words, longest, strict=True)]
-    return [word + spare * lack // sum(lacking) for word, lack in zip(words, lacking, strict=True)]
+    widths = list(words)
+    by_need = sorted(range(len(words)), key=lacking.__getitem__)
+    for done, place in enumerate(by_need):
+        given = min(lacking[place], spare // (len(by_need) - done))
+        widths[place] += given
+        spare -= given
+    return widths
 
 
 def _cut(words: Sequence[int], level: int) -> int:
