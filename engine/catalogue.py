@@ -83,7 +83,7 @@ class Row:
     def evaluate_command(self) -> str:
         data = self.evaluate or self.data
         tasks = sorted({_task(measure) for measure in self.results} or {"knn", "linear"})
-        if self.linear is not None and "linear" in tasks:
+        if self.linear is not None and any(_task(measure) == "linear" for measure in self.results):
             tasks.append(self.linear)
         return f"viewmill evaluate RUN --train {data} --on {data}_TEST --tasks {','.join(tasks)}"
 
