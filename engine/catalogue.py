@@ -44,6 +44,7 @@ class PaperEntry(StrictModel):
     """One file of recipes/papers."""
 
     title: str
+    linear: str | None = None  # the evaluation's task that trains linear classifiers as this paper's were
     tables: list[TableEntry]
 
 
@@ -62,6 +63,7 @@ class Row:
     evaluate: str | None
     results: dict[Measure, float]  # percent; empty: the text gives none
     note: str | None
+    linear: str | None  # the task that trains a linear classifier as the paper does
 
     @property
     def source(self) -> str:
@@ -81,6 +83,8 @@ class Row:
     def evaluate_command(self) -> str:
         data = self.evaluate or self.data
         tasks = sorted({_task(measure) for measure in self.results} or {"knn", "linear"})
+        if self.linear is not None and any(_task(measure) == "linear" for measure in self.results):
+            tasks.append(self.linear)
         return f"viewmill evaluate RUN --train {data} --on {data}_TEST --tasks {','.join(tasks)}"
 
 
@@ -125,6 +129,7 @@ def rows_of(file: Path) -> list[Row]:
             evaluate=entry.evaluate,
             results=entry.results,
             note=" ".join(filter(None, (table.note, entry.note))) or None,
+            linear=paper.linear,
         )
         for table in paper.tables
         for name, entry in table.rows.items()

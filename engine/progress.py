@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 LINE_EVERY_S = 10.0
+# Characters of a terminal that has room for the bar, and for its name and longer words too.
+BAR, WIDE = 75, 90
 
 
 class TrainingProgress:
@@ -32,15 +34,18 @@ class TrainingProgress:
         self._is_shown, self._counts = is_shown, is_shown and counts
         self._began_s = self._line_s = time.monotonic()
         self._figures = {"loss": float("nan"), "images_per_s": float("nan"), "wait": float("nan")}
+        self._is_wide = self._console.width >= WIDE
         self._bar: Progress | None = None
         if self._counts and self._console.is_terminal:
             self._bar = self._new_bar()
             self._task = self._bar.add_task("train", total=total_steps, completed=done, figures="")
 
     def _new_bar(self) -> Progress:
+        name = [TextColumn("{task.description}")] if self._is_wide else []
+        bar = [BarColumn()] if self._console.width >= BAR else []
         return Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
+            *name,
+            *bar,
             MofNCompleteColumn(),
             TextColumn("{task.fields[figures]}"),
             TextColumn("eta"),
@@ -67,12 +72,15 @@ class TrainingProgress:
         elif time.monotonic() - self._line_s >= LINE_EVERY_S or self._done == self._total:
             self._line_s = time.monotonic()
             self._console.print(
-                f"step {self._done}/{self._total}  {self._text()}  eta {self._eta()}", highlight=False
+                f"step {self._done}/{self._total}  {self._text()}  eta {self._eta()}",
+                highlight=False,
+                soft_wrap=True,
             )
 
     def _text(self) -> str:
         loss, rate, wait = self._figures["loss"], self._figures["images_per_s"], self._figures["wait"]
-        return f"loss {loss:.4f}  {rate:.0f} images/s  data wait {100 * wait:.0f} %"
+        data = "data " if self._bar is None or self._is_wide else ""
+        return f"loss {loss:.4f}  {rate:.0f} images/s  {data}wait {100 * wait:.0f} %"
 
     def _eta(self) -> str:
         passed = time.monotonic() - self._began_s

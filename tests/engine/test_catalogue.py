@@ -9,6 +9,7 @@ from viewmill.engine.backbones import build_backbone, check_image_sizes
 from viewmill.engine.catalogue import Row, catalogue, rows_of
 from viewmill.engine.checks import resolve_views
 from viewmill.engine.config import ConfigError, load_config
+from viewmill.engine.evaluation.tasks import parse_tasks
 from viewmill.engine.recipe_file import shipped_recipes
 from viewmill.engine.stale_statistics import stale_notice
 
@@ -76,10 +77,17 @@ def test_imsvds_rows_are_trained_as_the_paper_says() -> None:
 def test_the_evaluation_asks_for_what_the_paper_measured() -> None:
     rows = catalogue()
     assert rows["hydes_imagenet100"].evaluate_command == (
-        "viewmill evaluate RUN --train IMAGENET100 --on IMAGENET100_TEST --tasks knn,linear"
+        "viewmill evaluate RUN --train IMAGENET100 --on IMAGENET100_TEST --tasks knn,linear,crops@lightly"
     )
     assert rows["imsvd_imagenet_knn"].evaluate_command.endswith("--tasks knn@20,knn@200")
+    assert rows["imsvd_imagenet_100"].evaluate_command.endswith("--tasks linear,crops@imagenet")
     assert rows["hydes_stl10_kappa_10"].evaluate_command.endswith("--tasks knn,linear")
+    assert rows["distill_prior"].evaluate_command.endswith("--tasks knn,linear")
+
+
+def test_the_evaluation_has_every_task_that_it_asks_for() -> None:
+    for row in ROWS:
+        parse_tasks(row.evaluate_command.partition("--tasks ")[2].split(","))
 
 
 def test_an_unknown_name_is_answered_with_the_nearest_row() -> None:

@@ -23,16 +23,22 @@ class Conditions:
     )  # the hash of what was learnt from; None: nothing was, or a paper's, which goes with `test`
     size: tuple[int, int] | None = None  # classes and images of the test set
     is_papers: bool = False  # papers give no hashes: a data set is taken for theirs by its size
+    same_as: str | None = None  # the id of the protocol here that does what a paper says of its own
 
     def marks_against(self, first: "Conditions") -> str:
         """The marks of a number of these conditions in a column that `first` heads."""
         by_name = self.is_papers or first.is_papers
         found = [
-            (PROTOCOL, self.protocol != first.protocol or self.protocol == UNKNOWN),
+            (PROTOCOL, not self.same_protocol(first)),
             (TEST_DATA, not self.same_test(first)),
             (TRAIN_DATA, not by_name and self.train != first.train),
         ]
         return "".join(mark for mark, differs in found if differs)
+
+    def same_protocol(self, other: "Conditions") -> bool:
+        """Whether both were measured alike, as far as a paper tells how."""
+        ids = {other.protocol, other.same_as} - {None, UNKNOWN}
+        return bool({self.protocol, self.same_as} & ids)
 
     def same_test(self, other: "Conditions") -> bool:
         """Whether both are over the same test images; of a paper's, as far as their number tells."""

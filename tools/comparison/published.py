@@ -1,5 +1,6 @@
 """What papers print, as rows of a comparison: numbers with paper, table, data set and protocol."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -7,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 from viewmill.engine.strict import StrictModel
 from viewmill.tools.comparison.figures import Conditions, Figure, Subject, task_of
 
@@ -27,6 +28,9 @@ class Table(StrictModel):
     table: str
     data: str
     protocol: dict[str, str]  # by task without its number
+    rivals: dict[str, str] = Field(
+        default={}
+    )  # likewise, of the rows that are not named after the paper's own method
     columns: list[str]  # "task.measure"
     unit: Literal["percent", "plain"]
     rows: dict[str, list[float | None]]
@@ -48,15 +52,22 @@ class Paper(StrictModel):
     title: str
     short: str  # stands behind each row's name
     protocols: dict[str, str]  # what is known of each
+    same_as: dict[str, str] = Field(
+        default={}
+    )  # of those that a task here follows: the id that it has in an evaluation
     tables: list[Table]
 
     @model_validator(mode="after")
     def protocols_are_described(self) -> "Paper":
         for table in self.tables:
-            for name in table.protocol.values():
-                if name not in self.protocols:
-                    raise ValueError(f"{table.table}: protocol {name!r} is not described")
+            self._check_described(table.table, (*table.protocol.values(), *table.rivals.values()))
+        self._check_described("same_as", self.same_as)
         return self
+
+    def _check_described(self, place: str, names: Iterable[str]) -> None:
+        for name in names:
+            if name not in self.protocols:
+                raise ValueError(f"{place}: protocol {name!r} is not described")
 
 
 @dataclass(frozen=True)
@@ -111,21 +122,25 @@ def data_named(sizes: set[tuple[int, int]]) -> list[str]:
 
 
 def published(data: list[str]) -> list[Published]:
-    """The rows on these data sets, in the order of the papers; one for each row of each table."""
+    """The rows on these data sets, in the order of the papers; one for each row of each table.
+
+    Each is named after its paper, and after its data set too where there are several.
+    """
     found = []
     for stem, paper in papers().items():
         for table in paper.tables:
             if table.data in data:
                 source = f"{paper.title}, {table.table}, {table.data}"
+                of = paper.short if len(data) == 1 else f"{paper.short}, {table.data}"
                 found += [
                     Published(
-                        Subject(f"{row} ({paper.short})", "paper", _figures(table, values), source),
+                        Subject(f"{row} ({of})", "paper", _figures(paper, table, row), source),
                         stem,
                         table.table,
                         row,
                         table.data,
                     )
-                    for row, values in table.rows.items()
+                    for row in table.rows
                 ]
     return found
 
@@ -135,13 +150,19 @@ def protocols_described() -> dict[str, str]:
     return {name: text for paper in papers().values() for name, text in paper.protocols.items()}
 
 
-def _figures(table: Table, values: list[float | None]) -> dict[str, Figure]:
+def _figures(paper: Paper, table: Table, row: str) -> dict[str, Figure]:
+    protocols = table.protocol if row.startswith(paper.short) else table.protocol | table.rivals
     scale = PERCENT if table.unit == "percent" else 1.0
     known = paper_sets().get(table.data)
     size = None if known is None else (known.classes, known.images)
+
+    def conditions(key: str) -> Conditions:
+        name = protocols[kind_of(key)]
+        return Conditions(name, table.data, None, size, True, paper.same_as.get(name))
+
     return {
-        key: Figure(value / scale, Conditions(table.protocol[kind_of(key)], table.data, None, size, True))
-        for key, value in zip(table.columns, values, strict=True)
+        key: Figure(value / scale, conditions(key))
+        for key, value in zip(table.columns, table.rows[row], strict=True)
         if value is not None
     }
 

@@ -10,8 +10,9 @@ from viewmill.tools.comparison.figures import Figure, Subject, measure_of, task_
 from viewmill.tools.comparison.published import data_named, paper_sets, protocols_described, published
 
 FALLBACK_DATA = "ImageNet-1k"  # whose rows are shown where no test set is a paper's
-# Under which name a paper has a task's number: it does not name k, and `wordnet` is a part of `semantics`.
-ALIASES = {"knn": "knn", "wordnet": "semantics"}
+# Under which name a paper has a task's number: it does not name k, `wordnet` is a part of `semantics`, and
+# the papers' linear classifiers learn from crops.
+ALIASES = {"knn": "knn", "wordnet": "semantics", "crops": "linear"}
 
 
 @dataclass(frozen=True)

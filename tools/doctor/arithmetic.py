@@ -45,7 +45,8 @@ def peak_of(device: torch.device, precision: str) -> Peak:
             if re.search(rf"\b{known}\b", name) and precision in peaks:
                 return Peak(1e12 * peaks[precision], f"datasheet of {known}, {precision}, dense")
     side = 8192 if device.type == "cuda" else 1024
-    threads = "" if device.type == "cuda" else f" on {torch.get_num_threads()} threads"
+    count = torch.get_num_threads()
+    threads = "" if device.type == "cuda" else f" on {count} thread{'s' if count > 1 else ''}"
     return Peak(
         _matmul_flops_per_s(device, _DTYPES[precision], side),
         f"measured: {side} x {side} {precision}{threads}",

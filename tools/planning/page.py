@@ -20,7 +20,7 @@ def render(report: Report, name: str) -> str:
         (str(made.world_size), "ranks"),
     ]
     tables = [
-        (title.capitalize(), "; ".join(report.lines()) if place == 0 else "", headings, rows)
+        (title[:1].upper() + title[1:], "; ".join(report.lines()) if place == 0 else "", headings, rows)
         for place, (title, headings, rows) in enumerate(tables_of(report))
     ]
     return (

@@ -67,7 +67,7 @@ def charts_of(curves: dict[str, list[Point]]) -> list[dict[str, Any]]:
     """What both pictures show: title, unit, and a line a curve, with the ideal beside them."""
     told = (
         ("throughput", "Throughput", "images/s", lambda point: point.images_per_s),
-        ("efficiency", "Efficiency", "of the smallest cluster's rate a rank", lambda point: point.efficiency),
+        ("efficiency", "Efficiency", "a rank's rate, of the first", lambda point: point.efficiency),
         ("hours", "Time to the end", "hours, without failures", lambda point: point.hours),
     )  # fmt: skip
     return [

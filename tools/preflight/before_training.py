@@ -24,7 +24,8 @@ def are_fit(options: Options, meeting: Meeting, show: Callable[[dict[str, Any]],
     """Whether no check fails, the same on all ranks; rank 0 shows the report first.
 
     Ranks that torchrun starts again on the machines that were looked at, as many on each, do not look again:
-    its store knows that they were fit. On any other set of machines they do.
+    its store knows that they were fit. On any other set of machines they do, and where its agents keep their
+    store to themselves (TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1).
 
     Args:
         show: takes `Report.tree()`.
@@ -74,7 +75,7 @@ def _are_known(options: Options, meeting: Meeting) -> bool:
 
 def _placement(options: Options, meeting: Meeting) -> Placement:
     """Of the ranks that came in time, to rank 0."""
-    came = meeting.hear(PLACE, range(meeting.world_size), time.monotonic() + options.patience_s)
+    came = meeting.hear(PLACE, meeting.present, time.monotonic() + options.patience_s)
     return dict(Counter(place["machine"] for place in came.values()))
 
 

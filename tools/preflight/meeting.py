@@ -6,13 +6,20 @@ import time
 import uuid
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch.distributed as dist
 from viewmill.engine.world import publish_place, read_place, read_rendezvous
 
 _POLL_S = 0.02
 _ASKS = "viewmill-round-asks"
+
+
+class Start(NamedTuple):
+    """What tells a start of all ranks from the others of a job."""
+
+    name: str
+    ranks: tuple[int, ...]  # on rank 0 those that know the name, and on the others all: the rest take no part
 
 
 class Meeting:
@@ -22,12 +29,15 @@ class Meeting:
         store: what is said in this round; of_job: the one beneath, which lasts as long as the launcher
             listens, or rank 0 lives.
         round: a name of this start of all ranks, the same on all of them and of no other start.
+        present: the ranks for which rank 0 need wait.
     """
 
-    def __init__(self, of_job: Any, rank: int, world_size: int, local_rank: int, round: str = "0") -> None:
-        self.store = dist.PrefixStore(f"viewmill-preflight-{round}", of_job)  # type: ignore[attr-defined]
+    def __init__(
+        self, of_job: Any, rank: int, world_size: int, local_rank: int, start: Start | None = None
+    ) -> None:
+        self.round, self.present = start or Start("0", tuple(range(world_size)))
+        self.store = dist.PrefixStore(f"viewmill-preflight-{self.round}", of_job)  # type: ignore[attr-defined]
         self.of_job = of_job
-        self.round = round
         self.rank = rank
         self.world_size = world_size
         self.local_rank = local_rank
@@ -99,11 +109,11 @@ def open_meeting(patience_s: float) -> Meeting:
             "well, give a free MASTER_PORT, and let the port through the firewall"
         ) from error
     # Without agents the store is rank 0's own, and begins and ends with it.
-    name = agreed_round(store, rank, world_size, patience_s) if agents else "0"
-    return Meeting(store, rank, world_size, local_rank, name)
+    start = agreed_start(store, rank, world_size, patience_s) if agents else None
+    return Meeting(store, rank, world_size, local_rank, start)
 
 
-def agreed_round(store: Any, rank: int, world_size: int, patience_s: float) -> str:
+def agreed_start(store: Any, rank: int, world_size: int, patience_s: float) -> Start:
     """A name that rank 0 makes up, given to the ranks that ask for it in time.
 
     The store of torchrun's agents outlives the ranks, and so does what an earlier start left there. Its count
@@ -114,7 +124,7 @@ def agreed_round(store: Any, rank: int, world_size: int, patience_s: float) -> s
         RuntimeError: rank 0 gives none, for twice so long.
     """
     if rank == 0:
-        return _given_round(store, range(1, world_size), time.monotonic() + patience_s)
+        return _given_start(store, range(1, world_size), time.monotonic() + patience_s)
     ask = uuid.uuid4().hex  # so that no answer to an earlier start is taken for that of this one
     store.set(f"{_ASKS}/{rank}", ask)
     try:
@@ -126,10 +136,10 @@ def agreed_round(store: Any, rank: int, world_size: int, patience_s: float) -> s
         ) from error
     name: str = store.get(f"{_ASKS}/{ask}").decode()
     store.set(f"{_ASKS}/{name}/{rank}", "heard")
-    return name
+    return Start(name, tuple(range(world_size)))
 
 
-def _given_round(store: Any, ranks: Iterable[int], until_s: float) -> str:
+def _given_start(store: Any, ranks: Iterable[int], until_s: float) -> Start:
     """Answers until all have heard; an ask of an earlier start is answered in vain, and asked again."""
     name, missing = uuid.uuid4().hex, list(ranks)
     while missing and time.monotonic() < until_s:
@@ -137,4 +147,4 @@ def _given_round(store: Any, ranks: Iterable[int], until_s: float) -> str:
             store.set(f"{_ASKS}/{store.get(f'{_ASKS}/{rank}').decode()}", name)
         missing = [one for one in missing if not store.check([f"{_ASKS}/{name}/{one}"])]
         time.sleep(_POLL_S)
-    return name
+    return Start(name, (0, *(rank for rank in ranks if rank not in missing)))

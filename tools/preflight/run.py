@@ -90,7 +90,7 @@ def _roll_call(
     has_gpu = meeting.local_rank < len(facts[gpus.NAME].get("names", ()))
     meeting.tell("here", {"host": host_name(), "token": token, "device": "cuda" if has_gpu else "cpu"})
     if meeting.rank == 0:
-        here = meeting.hear("here", range(meeting.world_size), until_s)
+        here = meeting.hear("here", meeting.present, until_s)
         meeting.announce("came", {"ranks": here})
     # Rank 0 may have begun later than this one by what it takes to start on another host, and may have waited
     # for ranks to ask for this start's name.

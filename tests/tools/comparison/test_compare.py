@@ -11,6 +11,7 @@ from viewmill.tools.cli import app
 from viewmill.tools.compare_command import EXAMPLE, read_all
 from viewmill.tools.comparison.evaluated import read_evaluated
 from viewmill.tools.comparison.figures import Conditions
+from viewmill.tools.comparison.published import papers
 from viewmill.tools.comparison.side_by_side import compare
 from viewmill.tools.console import run_app
 
@@ -169,6 +170,60 @@ def test_papers_rows_on_other_images_have_a_second_mark(
     chosen = told([run], "--paper-data", "STL-10", capsys=capsys)
     assert values_of(chosen, "BYOL, RN18 (HyDeS)", "knn@20.top1")["value"] == pytest.approx(0.7714)
     assert chosen["papers"] == ["STL-10"]
+
+
+def write_crops(run: Path, task: str, protocol: str, *, n: int = 50_000, classes: int = 1000) -> Path:
+    """Adds what an evaluation by a classifier of random crops leaves."""
+    path = run / "evaluation" / "summary.json"
+    scored = {"task": task, "n": n, "trained": 0.65, "untrained": 0.05, "trained_top5": 0.86}
+    write(path, [*json.loads(path.read_text()), scored])
+    about = {"classes": [str(number) for number in range(classes)]}
+    write(run / "evaluation" / "crops.json", {**about, "tasks": [{"task": task, "protocol": protocol}]})
+    return run
+
+
+IMAGENET_AS_PUBLISHED = papers()["imsvd"].same_as["imsvd/linear"]
+PLACES_AS_PUBLISHED = papers()["imsvd"].same_as["imsvd/linear-places"]
+
+
+@pytest.mark.parametrize(
+    ("task", "protocol", "marks"),
+    [
+        ("crops@imagenet", IMAGENET_AS_PUBLISHED, {"IMSVD, 100 epochs (IMSVD)": ""}),
+        ("crops@imagenet", "crops-v1/imagenet/chosen-rate", {"IMSVD, 100 epochs (IMSVD)": "†"}),
+        ("crops@lightly", "crops-v1/lightly/x", {"IMSVD, 100 epochs (IMSVD)": "†"}),
+    ],
+)
+def test_linear_numbers_of_papers_stand_beside_those_of_crops(
+    task: str, protocol: str, marks: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without a mark where the paper tells the same protocol; HyDeS names no epochs, rivals none at all."""
+    run = write_crops(write_run(tmp_path / "run"), task, protocol)
+    found = told([run], "--paper", capsys=capsys)
+    assert found["papers"] == ["ImageNet-1k"]
+    for name, expected in {**marks, "HyDeS, RN50 (HyDeS)": "†", "BYOL, 100 epochs (IMSVD)": "†"}.items():
+        assert values_of(found, name, f"{task}.top1")["marks"] == expected, name
+    assert values_of(found, "IMSVD, 100 epochs (IMSVD)", f"{task}.top1")["value"] == pytest.approx(0.694)
+    assert values_of(found, "HyDeS, RN50 (HyDeS)", f"{task}.top5")["value"] == pytest.approx(0.8134)
+
+
+def test_the_column_of_places205_stands_beside_its_crops(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = write_run(tmp_path / "run")
+    write_crops(run, "crops@places205", PLACES_AS_PUBLISHED, n=20_500, classes=205)
+    found = told([run], "--paper", capsys=capsys)
+    assert found["papers"] == ["Places205"]
+    value = values_of(found, "IMSVD (IMSVD)", "crops@places205.top1")
+    assert (value["value"], value["marks"]) == (pytest.approx(0.548), "")
+    assert values_of(found, "BT (IMSVD)", "crops@places205.top1")["marks"] == "†"
+
+
+def test_rows_on_several_data_sets_are_told_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = told([write_run(tmp_path / "run")], "--paper-data", "all", capsys=capsys)
+    names = [row["name"] for row in found["sections"][0]["rows"]]
+    assert {"BYOL, RN18 (HyDeS, STL-10)", "BYOL, RN18 (HyDeS, Food-101)"} <= set(names)
+    assert len(names) == len(set(names))
 
 
 def test_settings_that_differ_are_told_and_those_alike_are_not(

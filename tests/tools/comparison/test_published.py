@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from viewmill.engine.catalogue import catalogue
+from viewmill.engine.evaluation.crops.protocol import PROTOCOLS, CropOptions
 from viewmill.tools.comparison.published import (
     Published,
     data_named,
@@ -24,7 +25,6 @@ DATA = {
     "IMAGENET100": "ImageNet-100",
     "LC25000": "LC-25000",
 }
-SHARES = ("top1", "top5", "mean_iou", "precision", "pixel_accuracy", "ap", "ap50", "ap75")
 MEASURES = {"knn20_top1": "knn@20.top1", "knn200_top1": "knn@200.top1"}
 
 
@@ -43,9 +43,7 @@ def test_all_tables_are_there_with_every_number_in_its_range() -> None:
     for one in found:
         for key, figure in one.subject.figures.items():
             assert figure.conditions.protocol in protocols_described()
-            if key.endswith(
-                ("top1", "top5", "mean_iou", "precision", "pixel_accuracy", "ap", "ap50", "ap75")
-            ):
+            if key.endswith(("top1", "top5", "mean_iou", "precision", "pixel_accuracy")):
                 assert 0 < figure.value <= 1, (one.subject.name, key)
 
 
@@ -129,15 +127,28 @@ def test_what_the_paper_says_of_its_ablations_holds_of_the_numbers() -> None:
     assert ablation("Table VIII")["IMSVD, DE+OE"][0] == 65.4
 
 
-def test_average_precisions_are_in_their_order() -> None:
-    """AP is the mean over overlaps of 0.5 to 0.95: below AP50, and here below AP75; masks below boxes."""
-    coco = [one.subject.figures for one in rows() if one.data == "COCO 2017"]
-    assert len(coco) == 6
-    for figures in coco:
-        for task in ("detection", "instances"):
-            whole, half, most = (figures[f"{task}.{name}"].value for name in ("ap", "ap50", "ap75"))
-            assert whole < most < half
-        assert figures["instances.ap"].value < figures["detection.ap"].value
+@pytest.mark.parametrize(
+    ("protocol", "task"), [("imsvd/linear", "imagenet"), ("imsvd/linear-places", "places205")]
+)
+def test_a_paper_s_protocol_is_that_of_the_task_at_the_published_rate(protocol: str, task: str) -> None:
+    own = PROTOCOLS[task]
+    alone = own.changed(CropOptions(rates=(own.published_rate,)))
+    assert papers()["imsvd"].same_as[protocol] == alone.id
+    assert alone.id != own.id
+
+
+def test_the_protocol_of_rivals_numbers_is_not_taken_for_the_authors_own() -> None:
+    figures = {
+        (one.table, one.row): one.subject.figures["linear.top1"].conditions
+        for one in rows()
+        if one.paper == "imsvd" and "linear.top1" in one.subject.figures
+    }
+    assert all((found.same_as is not None) == row.startswith("IMSVD") for (_, row), found in figures.items())
+    assert {found.protocol for found in figures.values()} == {
+        "imsvd/linear",
+        "imsvd/linear-places",
+        "imsvd/linear-rivals",
+    }
 
 
 def test_a_data_set_is_known_by_classes_and_images() -> None:

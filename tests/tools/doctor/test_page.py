@@ -135,4 +135,4 @@ def test_the_page_holds_everything_in_one_file_and_text_stays_text(found: dict[s
         assert f'"kind": "{kind}"' in page
     texts = (STATISTICS, AGREEMENT, "views.num_threads=2", "convert --resize short=256")
     for text in (*texts, "&times;1.25, &times;1.50"):
-        assert text in page
+        assert text in page.replace("<wbr>", "")

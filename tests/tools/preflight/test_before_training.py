@@ -11,7 +11,7 @@ import torch.distributed as dist
 from viewmill.engine.world import start_world, stop_world
 from viewmill.tools.preflight import before_training, run, versions
 from viewmill.tools.preflight.before_training import are_fit, store_of_training
-from viewmill.tools.preflight.meeting import Meeting, agreed_round, open_meeting
+from viewmill.tools.preflight.meeting import Meeting, Start, agreed_start, open_meeting
 from viewmill.tools.preflight.options import Options
 
 from tests.tools.preflight.ranks import run_job
@@ -46,7 +46,8 @@ def look_and_train(rank: int, folder: Path, odd_rank: int | None) -> None:
 
 def started_again(meeting: Meeting, name: str, options: Options, shown: list[Any]) -> tuple[bool, int]:
     """What the rank is told as one that was started again, and how many reports there are then."""
-    again = Meeting(meeting.of_job, meeting.rank, meeting.world_size, meeting.local_rank, name)
+    start = Start(name, meeting.present)
+    again = Meeting(meeting.of_job, meeting.rank, meeting.world_size, meeting.local_rank, start)
     return are_fit(options, again, shown.append), len(shown)
 
 
@@ -79,8 +80,10 @@ def test_all_ranks_are_told_when_one_of_them_is_not_fit(tmp_path: Path) -> None:
 
 def names_of_a_start(store: Any, world_size: int) -> list[str]:
     with ThreadPoolExecutor(world_size) as pool:
-        asked = [pool.submit(agreed_round, store, rank, world_size, 20.0) for rank in range(world_size)]
-        return [one.result() for one in asked]
+        asked = [pool.submit(agreed_start, store, rank, world_size, 20.0) for rank in range(world_size)]
+        starts = [one.result() for one in asked]
+    assert [start.ranks for start in starts] == [tuple(range(world_size))] * world_size
+    return [start.name for start in starts]
 
 
 def test_every_start_has_a_name_of_its_own_on_all_ranks() -> None:
@@ -95,7 +98,19 @@ def test_every_start_has_a_name_of_its_own_on_all_ranks() -> None:
 
 def test_a_rank_whose_start_is_not_named_says_who_did_not_answer() -> None:
     with pytest.raises(RuntimeError, match=r"rank 1 waited 0 s for rank 0 to name this start"):
-        agreed_round(dist.HashStore(), rank=1, world_size=2, patience_s=0.1)  # type: ignore[attr-defined]
+        agreed_start(dist.HashStore(), rank=1, world_size=2, patience_s=0.1)  # type: ignore[attr-defined]
+
+
+def test_rank_0_waits_once_for_a_rank_that_never_comes(tmp_path: Path) -> None:
+    """One that did not ask for the start's name cannot come to the roll call, where rank 0 would hang."""
+    store = dist.HashStore()  # type: ignore[attr-defined]
+    start = agreed_start(store, rank=0, world_size=2, patience_s=0.1)
+    assert start.ranks == (0,)
+    options = Options(out=tmp_path / "run", threads=1, patience_s=1e6)
+    report = run.preflight(options, Meeting(store, 0, 2, 0, start))
+    assert report is not None
+    bad = [one for one in report.verdicts if one.check == run.RANKS]
+    assert [one.found for one in bad] == ["rank 1 of 2 did not come"]
 
 
 def test_a_machine_that_was_started_anew_or_has_anothers_name_is_another(
