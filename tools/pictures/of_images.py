@@ -143,7 +143,9 @@ def cam(scene: "Scene", seen: "Seen", captions: Captions, score: str = "own") ->
         "pixels); `all` has at each place the largest heat of any stage. Each map runs from its own least "
         "to its largest value."
     )
-    headings = ["image", "all", *maps.stages]
+    # The size of its map too: of small views the last stage has two places a side, and heat says no more.
+    sizes = [" x ".join(map(str, stage.shape[1:])) for stage in maps.stages.values()]
+    headings = ["image", "all", *(f"{name}, {size}" for name, size in zip(maps.stages, sizes, strict=True))]
     return [plate_of("cam", "SmoothGrad-CAM++", captions.of(what), Sheet(rows, headings))]
 
 

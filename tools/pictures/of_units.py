@@ -64,7 +64,7 @@ def exemplars(scene: "Scene", captions: Captions, diagnosis: Path | None = None)
     subject = subject_in(scene)
     found = joint_of(scene, subject, diagnosis)
     network, stage = Units(subject).eval(), scene.hypercolumns.stages[-1]
-    no_heat = lacks_heat(scene)
+    no_heat, places = lacks_heat(scene), " x ".join(map(str, stage.size))
     rows: dict[int, list[list[Cell]]] = {}
     for place in best_units(found, VARIABLES, UNITS):
         variable, unit = divmod(place, found.units)
@@ -87,7 +87,8 @@ def exemplars(scene: "Scene", captions: Captions, diagnosis: Path | None = None)
             "image its unit, probability and class, and "
             + (
                 no_heat
-                or f"Grad-CAM of the unit's logit in {stage.name}, each from its least to its largest value."
+                or f"Grad-CAM of the unit's logit in {stage.name} ({places} places), each from its least to "
+                "its largest value."
             )
         )
         title = f"Exemplars of variable {variable}"
