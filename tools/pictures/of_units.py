@@ -63,7 +63,9 @@ def exemplars(scene: "Scene", captions: Captions, diagnosis: Path | None = None)
 
     subject = subject_in(scene)
     found = joint_of(scene, subject, diagnosis)
-    network, stage = Units(subject).eval(), scene.hypercolumns.stages[-1]
+    network, stages = Units(subject).eval(), scene.hypercolumns.stages
+    # The last that has several places: on a map of one, of small views, no place is warmer than another.
+    stage = next((one for one in reversed(stages) if max(one.size) > 1), stages[-1])
     no_heat, places = lacks_heat(scene), " x ".join(map(str, stage.size))
     rows: dict[int, list[list[Cell]]] = {}
     for place in best_units(found, VARIABLES, UNITS):
