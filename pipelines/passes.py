@@ -1,4 +1,4 @@
-"""A pass over a whole data set or a subset: every sample once, whatever the number of samples and ranks."""
+"""Passes over a whole data set or a subset: every sample once, whatever the number of samples and ranks."""
 
 from collections.abc import Iterator
 
@@ -11,6 +11,7 @@ from viewmill.pipelines.flow.batches import Batch, BatchMaker, Planned
 from viewmill.pipelines.flow.device_copy import Copy, CudaCopy, lend
 from viewmill.pipelines.flow.flow import batches_of, new_stats
 from viewmill.pipelines.flow.left_out import LeftOut, ThriftyMaker
+from viewmill.pipelines.orders.interface import Order
 from viewmill.pipelines.orders.subset import checked_members
 from viewmill.pipelines.plans.planner import ViewPlanner
 from viewmill.pipelines.plans.spec import ViewSpec
@@ -112,6 +113,62 @@ def read_once(
     else:
         maker = ThriftyMaker(dataset, planner, runner, fetch, left_out)
     return _handed_out(_planned(members, shares, batch_size), maker, copy)
+
+
+def read_epochs(
+    dataset: Samples,
+    spec: ViewSpec | str,
+    batch_size: int,
+    order: Order,
+    epochs: range,
+    *,
+    executor: str = "auto",
+    num_threads: int = 2,
+    rank: int = 0,
+    world_size: int = 1,
+    device: str = "cpu",
+    seed: int = 0,
+    view_format: ViewFormat = FLOAT32,
+) -> Iterator[Batch]:
+    """This rank's share of every batch, epoch after epoch: all positions of the order once in each epoch.
+
+    Unlike `Loader`'s, the last batch of an epoch is kept and may be short, and shares may differ by a sample:
+    rank r reads the places `ids_of_rank` gives it of the batch, and a batch without any for it is left out.
+    Views are those that training by this seed draws. A sample that cannot be used is an error.
+
+    Args:
+        batch_size: of all ranks together.
+        order: which samples stand where.
+        epochs: those that are read, one after the other.
+        executor, num_threads, device, view_format: see `fed_executor`.
+        seed: of the views.
+
+    Raises:
+        As `read_once`.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be >= 1, got {batch_size}")
+    ids_of_rank(0, rank, world_size)  # refuses a rank outside the job before any work
+    spec = preset(spec) if isinstance(spec, str) else spec
+    at = device_of_executor(executor, device)
+    runner, fetch = fed_executor(
+        executor, dataset, spec, max_batch=-(-batch_size // world_size), num_threads=num_threads, device=at,
+        view_format=view_format,
+    )  # fmt: skip
+    copy = CudaCopy(device, runner.view_format) if at != device else None
+    planner = ViewPlanner(spec, seed)
+    maker = BatchMaker(dataset, planner, runner, substitutes=None, fetch=fetch, by_position=order.repeats)
+    return _handed_out(_planned_epochs(order, batch_size, epochs, rank, world_size), maker, copy)
+
+
+def _planned_epochs(
+    order: Order, batch_size: int, epochs: range, rank: int, world_size: int
+) -> Iterator[Planned]:
+    places = ((epoch, batch) for epoch in epochs for batch in segments_of(order.num_samples, 0, batch_size))
+    for step, (epoch, batch) in enumerate(places):
+        own = share_of_segment(batch, rank, world_size)
+        if own:
+            yield Planned(epoch, own.start, order.ids(epoch, own.start, own.stop), step, micro=0)
 
 
 def _planned(members: np.ndarray | None, shares: Iterator[range], batch_size: int) -> Iterator[Planned]:

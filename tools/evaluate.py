@@ -1,5 +1,6 @@
 """`viewmill evaluate`: what a backbone has learnt, beside an untrained one and simple floors."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -15,7 +16,10 @@ EXAMPLE = "viewmill evaluate RUN --train DATASET --on TEST --tasks knn,linear"
 def command(
     source: Annotated[
         str,
-        typer.Argument(metavar="SOURCE", help="Folder of a run, a checkpoint or an export; or timm:NAME."),
+        typer.Argument(
+            metavar="SOURCE",
+            help="Folder of a run, a checkpoint or an export; timm:NAME; torchvision:NAME or NAME=FILE.",
+        ),
     ],
     train: Annotated[str, typer.Option(metavar="DATASET", help="Labelled images to learn classes from.")],
     on: Annotated[str, typer.Option(metavar="DATASET", help="Labelled images to classify.")],
@@ -23,8 +27,9 @@ def command(
         str,
         typer.Option(
             help="With commas between: knn (k = 20 and 200), knn@K, linear, lowshot (1 % and 10 % of the "
-            "labels), lowshot@PERCENT, sgd, svm; of TEST alone geometry, semantics, wordnet (semantics "
-            "without a text model), diagnosis (what the method tells)."
+            "labels), lowshot@PERCENT, sgd, svm; crops@imagenet, crops@places205, crops@lightly (SGD on "
+            "random crops, as published); of TEST alone geometry, semantics, wordnet (semantics without a "
+            "text model), diagnosis (what the method tells)."
         ),
     ] = "knn,linear",
     out: Annotated[
@@ -52,6 +57,24 @@ def command(
         Path | None,
         typer.Option(metavar="FILE", help="YAML of class names and what they mean: 'crane: crane.n.04'."),
     ] = None,
+    crops_epochs: Annotated[
+        int | None, typer.Option(min=1, help="Epochs of crops.", show_default="as published")
+    ] = None,
+    crops_rates: Annotated[
+        str | None,
+        typer.Option(
+            metavar="R,R,...", help="Learning rates of crops, trained at once.", show_default="the protocol's"
+        ),
+    ] = None,
+    crops_untrained: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=3,
+            help="Untrained backbones that crops trains classifiers on, each at the cost of the trained one.",
+            show_default="1",
+        ),
+    ] = None,
     executor: Annotated[str, typer.Option(help="Who renders the views: auto, dali or reference.")] = "auto",
     num_threads: Annotated[int, typer.Option(min=1, help="Of the executor.")] = 2,
     batch_size: Annotated[int, typer.Option(min=1, help="Images of a forward.")] = 64,
@@ -61,7 +84,8 @@ def command(
     """Measure a backbone on frozen features: k-NN, a linear probe, their geometry and what they mean.
 
     The untrained backbone is the best of three seeds; raw pixels and colour histograms are the floors.
-    engine/evaluation/README.md defines every figure.
+    engine/evaluation/README.md defines every figure. crops runs the backbone on all training images in each
+    epoch: it says how often before it starts, and goes on where it was interrupted.
     Several ranks share the work: torchrun --nproc_per_node 2 -m viewmill.tools.cli evaluate, and the same
     after it.
     """
@@ -69,11 +93,13 @@ def command(
 
     for path in (train, on):
         read_info_at(path)  # a wrong path is told before torch is imported
+    from viewmill.engine.evaluation.crops.protocol import crop_options
     from viewmill.engine.evaluation.data_sets import read_class_names
     from viewmill.engine.evaluation.evaluate import evaluate
     from viewmill.engine.world import start_world, stop_world
     from viewmill.shards.manifest import Dataset
 
+    crops = crop_options(crops_epochs, crops_rates, crops_untrained)
     world = start_world(device)
     try:
         with Dataset.open(train) as known, Dataset.open(on) as asked, progress_bar("evaluate") as show:
@@ -91,6 +117,8 @@ def command(
                 classes=None if classes is None else read_class_names(classes),
                 wordnet=wordnet,
                 synsets=synsets,
+                crops=crops,
+                say=lambda line: print(line, file=sys.stderr),
                 progress=lambda what, done, total: show(done, total, what),
             )
     finally:
@@ -123,7 +151,9 @@ def summary_table(entries: list[dict[str, Any]]) -> "Table":
         cells = ["-" if share is None else f"{100 * share:.1f} %" for share in shares]
         rows.append((entry["task"], f"{entry['n']:,}", *cells, z))
     names = [name.replace("_", " ") for name in floors]
-    return new_table("top-1 accuracy", ("task", "images", "trained", "untrained", *names, "z"), rows)
+    table = new_table("top-1 accuracy", ("task", "images", "trained", "untrained", *names, "z"), rows)
+    table.columns[0].no_wrap = True  # a task is typed as it stands here; headings may break instead
+    return table
 
 
 def measures_table(entry: dict[str, Any]) -> "Table":

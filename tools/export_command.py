@@ -12,7 +12,10 @@ EXAMPLE = "viewmill export RUN --to hf --out EXPORTED"
 def command(
     source: Annotated[
         str,
-        typer.Argument(metavar="SOURCE", help="Folder of a run, a checkpoint or an export; or timm:NAME."),
+        typer.Argument(
+            metavar="SOURCE",
+            help="Folder of a run, a checkpoint or an export; timm:NAME; torchvision:NAME or NAME=FILE.",
+        ),
     ],
     to: Annotated[Literal["timm", "torchvision", "detectron2", "hf"], typer.Option(help="Whose names.")],
     out: Annotated[

@@ -19,7 +19,10 @@ DEFAULT_IMAGES = 8
 def command(
     source: Annotated[
         str,
-        typer.Argument(metavar="SOURCE", help="Folder of a run, a checkpoint or an export; or timm:NAME."),
+        typer.Argument(
+            metavar="SOURCE",
+            help="Folder of a run, a checkpoint or an export; timm:NAME; torchvision:NAME or NAME=FILE.",
+        ),
     ],
     on: Annotated[str, typer.Option(metavar="DATASET", help="The images that are looked at.")],
     train: Annotated[
@@ -156,7 +159,7 @@ def command(
 
 def command_line(source: str, dataset: "Dataset", options: dict[str, object]) -> str:
     """The command for captions: names of folders instead of paths, and the options that were given."""
-    name = source if source.startswith("timm:") else Path(source).absolute().name
+    name = source if source.startswith(("timm:", "torchvision:")) else Path(source).absolute().name
     words = ["viewmill", "pictures", name, "--on", dataset.path.absolute().name]
     for option, value in options.items():
         given = [option] if value is True else [option, str(value)]

@@ -18,7 +18,7 @@ EXAMPLE = "viewmill prior RUN --data DATASET --out prior.safetensors"
 
 def command(
     source: Annotated[
-        str, typer.Argument(metavar="SOURCE", help="A run's folder, a checkpoint's folder, or timm:NAME.")
+        str, typer.Argument(metavar="SOURCE", help="A run, a checkpoint, timm:NAME or torchvision:NAME.")
     ],
     data: Annotated[str, typer.Option(metavar="DATASET", help="The images.")],
     out: Annotated[Path, typer.Option(metavar="FILE", help="Where the prior goes.")] = Path(

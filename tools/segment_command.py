@@ -15,7 +15,10 @@ EXAMPLE = "viewmill segment RUN --data VOCdevkit/VOC2012 --image-size 512"
 def command(
     source: Annotated[
         str,
-        typer.Argument(metavar="SOURCE", help="Folder of a run, a checkpoint or an export; or timm:NAME."),
+        typer.Argument(
+            metavar="SOURCE",
+            help="Folder of a run, a checkpoint or an export; timm:NAME; torchvision:NAME or NAME=FILE.",
+        ),
     ],
     data: Annotated[
         Path,

@@ -1,4 +1,4 @@
-"""Where a backbone to evaluate comes from: a run, a checkpoint, an export, or timm's pretrained weights."""
+"""Where a backbone to evaluate comes from: a run, a checkpoint, an export, or pretrained weights."""
 
 import json
 from collections.abc import Callable
@@ -21,7 +21,7 @@ from viewmill.engine.export import ABOUT_FILE, BACKBONE_FILE, PREFIX, backbone_p
 from viewmill.engine.method_config import SupervisedConfig
 from viewmill.engine.world import World
 
-TIMM = "timm:"
+TIMM, TORCHVISION = "timm:", "torchvision:"
 WEIGHTS_FILE = "model.safetensors"
 
 
@@ -57,9 +57,9 @@ class BackboneSource:
 
 
 def load_source(source: Path | str, world: World) -> BackboneSource:
-    """The backbone of a run's newest checkpoint that verifies, of one checkpoint, an export, or timm:NAME.
+    """The backbone of a run's newest checkpoint that verifies, of one checkpoint, an export, or a name.
 
-    Every rank calls it.
+    Names are timm:NAME, and torchvision:NAME as `load_torchvision` takes them. Every rank calls it.
 
     Raises:
         FileNotFoundError: there is no run or checkpoint at this path, or no cached weights of this name.
@@ -69,8 +69,15 @@ def load_source(source: Path | str, world: World) -> BackboneSource:
     text = str(source)
     if text.startswith(TIMM):
         return load_timm(text.removeprefix(TIMM))
+    if text.startswith(TORCHVISION):
+        from viewmill.engine.evaluation.torchvision_source import load_torchvision
+
+        return load_torchvision(text.removeprefix(TORCHVISION))
     if ":" in text and not Path(source).exists():
-        raise ValueError(f"{text}: no such kind of source; give a run, a checkpoint, an export, or timm:NAME")
+        raise ValueError(
+            f"{text}: no such kind of source; give a run, a checkpoint, an export, timm:NAME or "
+            "torchvision:NAME"
+        )
     if from_rank_zero(world, (Path(source) / BACKBONE_FILE).is_file):
         return load_export(Path(source))
     path, passed_over = from_rank_zero(world, lambda: find_checkpoint(Path(source)))

@@ -14,6 +14,8 @@ from viewmill.engine.evaluation.contenders import (
     labels_of,
     rows_of_classes,
 )
+from viewmill.engine.evaluation.crops.protocol import CropOptions
+from viewmill.engine.evaluation.crops.task import Say, crops_of, crops_outcome, rivals, tell_cost
 from viewmill.engine.evaluation.data_sets import check_data_sets, class_numbers, described
 from viewmill.engine.evaluation.feature_cache import TensorCache
 from viewmill.engine.evaluation.features import evaluation_views
@@ -30,6 +32,7 @@ from viewmill.engine.evaluation.measured import (
 from viewmill.engine.evaluation.probes import low_shot_outcomes, sgd_outcome, svm_outcome
 from viewmill.engine.evaluation.summary import entry_of, write_evaluation
 from viewmill.engine.evaluation.tasks import (
+    CROPS,
     DIAGNOSIS,
     GEOMETRY,
     KNN,
@@ -65,7 +68,9 @@ def evaluate(
     classes: Sequence[str] | None = None,
     wordnet: Path | None = None,
     synsets: Path | None = None,
+    crops: CropOptions | None = None,
     progress: Progress | None = None,
+    say: Say = lambda line: None,
 ) -> list[dict[str, Any]]:
     """Measures a backbone and writes out/evaluation/: summary.json, and details in a file a kind of task.
 
@@ -78,20 +83,24 @@ def evaluate(
         train_dataset: the labelled bank of k-NN, and what the probe is fitted to.
         test_dataset: what is predicted; another data set with the same classes.
         tasks: "knn" (k = 20 and 200), "knn@K", "linear", "lowshot" (1 and 10 percent of the labels),
-            "lowshot@PERCENT", "sgd", "svm"; of the test images alone "geometry", "semantics", "wordnet"
-            (semantics without the text model) and "diagnosis" (of a run or checkpoint).
+            "lowshot@PERCENT", "sgd", "svm", "crops@PROTOCOL" (see `PROTOCOLS`); of the test images alone
+            "geometry", "semantics", "wordnet" (semantics without the text model) and "diagnosis" (of a run
+            or checkpoint).
         out: None is the run's folder.
         image_size: side of the views, pixels; None is that of the run's global views.
         classes: names of those that are compared; None: all. A diagnosis is of all images.
         wordnet: folder or zip of WordNet 3.0, of semantics; None: where NLTK keeps it.
         synsets: YAML of class names and their synsets, of semantics.
+        crops: what is changed of the protocols of crops; a task of these must be asked for.
         progress: called with what is read, samples done, samples in all.
+        say: called on rank 0 with a line before long work: what it will cost.
 
     Returns:
         The entries of summary.json: task, n (test images), trained, untrained (the best of three seeds),
         floors {raw_pixels, histogram}, standard_error and z_score of trained - untrained (paired over the
         test images), trained_top5 and untrained_top5 (None with five classes or fewer). Accuracies are
-        shares of 1. A task of the test images alone has None for all of them, and `measures`: by name
+        shares of 1. Crops without an untrained backbone have None for it and for the difference. A task of
+        the test images alone has None for all of them, and `measures`: by name
         {trained, untrained}.
 
     Raises:
@@ -101,6 +110,8 @@ def evaluate(
         RuntimeError: the text model of semantics is not installed. RankError: another rank failed.
     """
     wanted = parse_tasks(tasks)
+    if crops is not None and not wanted.crops:
+        raise ValueError(f"{CROPS}: epochs, rates or untrained backbones are set; add {CROPS} to the tasks")
     numbers = None if classes is None else class_numbers(test_dataset, classes)
     check_data_sets(train_dataset, test_dataset, wanted.ks, numbers)
     known = rows_of_classes(labels_of(train_dataset), numbers or range(len(train_dataset.classes)))[1]
@@ -116,6 +127,13 @@ def evaluate(
     reading = Reading(world, executor, num_threads, batch_size, progress)
     contenders = contenders_of(found, train_dataset)
     cache = TensorCache(folder / "cache")
+    options, size = crops or CropOptions(), image_size or found.image_size
+    on_crops = [
+        crops_of(name, options, train_dataset, numbers, found, size, reading, cache, say)
+        for name in wanted.crops
+    ]
+    for one in on_crops:
+        tell_cost(one, rivals(contenders, options))
     evidence = gather_evidence(
         contenders,
         train_dataset,
@@ -135,6 +153,7 @@ def evaluate(
         LOW_SHOT: [*low_shot_outcomes(evidence, wanted.percents, world)],
         SGD: [sgd_outcome(evidence, world)] if SGD in wanted.others else [],
         SVM: [svm_outcome(evidence, world)] if SVM in wanted.others else [],
+        CROPS: [crops_outcome(one, rivals(contenders, options), evidence, views) for one in on_crops],
         GEOMETRY: [geometry_outcome(evidence, world)] if GEOMETRY in wanted.others else [],
         SEMANTICS: [semantics_outcome(evidence, task, meanings, world) for task in meanings.tasks],
         DIAGNOSIS: [],

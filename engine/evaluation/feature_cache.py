@@ -61,6 +61,11 @@ class TensorCache:
             for path in aside:
                 path.unlink(missing_ok=True)
 
+    def remove(self, key: Key) -> None:
+        """Forgets a tensor; called by one rank. None of the key is no error."""
+        for path in reversed(self._paths(key)):
+            path.unlink(missing_ok=True)
+
     def _paths(self, key: Key) -> tuple[Path, Path]:
         text = json.dumps(_whole(key), sort_keys=True)
         name = hashlib.sha256(text.encode()).hexdigest()[:32]

@@ -1,10 +1,8 @@
 """A linear probe by stochastic gradient descent on cached features, all learning rates of a grid at once.
 
-The rates share each batch: one product of features with all weights takes the place of a training for each.
-It is the protocol of most papers without its augmented crops; `linear` finds the optimum without any rate.
+The rates share each batch. It is the protocol of most papers without its random crops, which `crops` has;
+`linear` finds the optimum without any rate.
 """
-
-# n images of a batch, F features, C classes, L learning rates
 
 import math
 from dataclasses import dataclass
@@ -12,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from viewmill.engine.evaluation.linear_probe import LinearProbe, hold_out, standardisation
+from viewmill.engine.evaluation.rate_heads import RateHeads
 from viewmill.pipelines.order import SampleOrder
 
 RATES = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
@@ -55,7 +54,7 @@ def fit_rate_grid(
         )
     tried = train_probes(features[~held_out], labels[~held_out], num_classes, rates, epochs, device)
     accuracy = {
-        rate: _accuracy(probe, features[held_out], labels[held_out])
+        rate: accuracy_of(probe, features[held_out], labels[held_out])
         for rate, probe in zip(rates, tried, strict=True)
     }
     best = max(accuracy, key=lambda rate: (accuracy[rate], -rate))
@@ -77,26 +76,18 @@ def train_probes(
     The batches are those of `SampleOrder`, the last one of an epoch may be short.
     """
     mean, std = (number.to(device) for number in standardisation(features))
-    weight_LFC = torch.zeros(len(rates), features.shape[1], num_classes, device=device)
-    bias_L1C = torch.zeros(len(rates), 1, num_classes, device=device)
-    speeds = [torch.zeros_like(weight_LFC), torch.zeros_like(bias_L1C)]
-    rate_L11 = torch.tensor(rates, device=device)[:, None, None]
+    heads = RateHeads(rates, features.shape[1], num_classes, momentum=MOMENTUM, device=device)
     order = SampleOrder(len(labels), SEED)
     steps = math.ceil(len(labels) / BATCH)
     for step in range(epochs * steps):
         epoch, start = step // steps, step % steps * BATCH
         rows = torch.from_numpy(order.ids(epoch, start, min(start + BATCH, len(labels))))
-        x_nF = (features[rows].to(device) - mean) / std
-        error_LnC = (x_nF @ weight_LFC + bias_L1C).softmax(dim=2)
-        error_LnC[:, torch.arange(len(rows)), labels[rows]] -= 1
-        gradients = [x_nF.T @ error_LnC / len(rows), error_LnC.mean(dim=1, keepdim=True)]
         decay = (1 + math.cos(math.pi * step / (epochs * steps))) / 2
-        for value, speed, gradient in zip((weight_LFC, bias_L1C), speeds, gradients, strict=True):
-            speed.mul_(MOMENTUM).add_(gradient)
-            value.sub_(rate_L11 * decay * speed)
-    return [LinearProbe(mean, std, w, b[0]) for w, b in zip(weight_LFC, bias_L1C, strict=True)]
+        heads.step((features[rows].to(device) - mean) / std, labels[rows].to(device), decay)
+    return [heads.probe(head, mean, std) for head in range(len(rates))]
 
 
-def _accuracy(probe: LinearProbe, features: Tensor, labels: Tensor) -> float:
+def accuracy_of(probe: LinearProbe, features: Tensor, labels: Tensor) -> float:
+    """Top-1, share of 1; 0 where the weights diverged."""
     logits = probe.logits(features)
     return (logits.argmax(dim=1) == labels).double().mean().item() if bool(logits.isfinite().all()) else 0.0

@@ -26,17 +26,17 @@ def entry_of(outcome: Outcome | Measured, floors: dict[str, float]) -> dict[str,
 def scored_entry(outcome: Outcome, floors: dict[str, float]) -> dict[str, Any]:
     """Of a task with accuracies."""
     trained, (_, rival) = outcome.scores[TRAINED], best_untrained(outcome)
-    against = compare(trained, rival)
+    against = {} if rival is None else compare(trained, rival)
     return {
         "task": outcome.task,
         "n": len(trained.correct),
         "trained": trained.top1,
-        "untrained": rival.top1,
+        "untrained": None if rival is None else rival.top1,
         "floors": floors,
-        "standard_error": against["standard_error"],
-        "z_score": against["z_score"],
+        "standard_error": against.get("standard_error"),
+        "z_score": against.get("z_score"),
         "trained_top5": trained.top5,
-        "untrained_top5": rival.top5,
+        "untrained_top5": None if rival is None else rival.top5,
     }
 
 
@@ -55,10 +55,10 @@ def measured_entry(outcome: Measured) -> dict[str, Any]:
     }
 
 
-def best_untrained(outcome: Outcome) -> tuple[str, Score]:
-    """The untrained contender with the highest top-1; of equal ones the first seed's."""
+def best_untrained(outcome: Outcome) -> tuple[str, Score] | tuple[None, None]:
+    """The untrained contender with the highest top-1; of equal ones the first seed's; None: there is none."""
     rivals = [(name, score) for name, score in outcome.scores.items() if name != TRAINED]
-    return max(rivals, key=lambda rival: rival[1].top1)
+    return max(rivals, key=lambda rival: rival[1].top1) if rivals else (None, None)
 
 
 def details_of(outcome: Outcome | Measured) -> dict[str, Any]:
@@ -74,7 +74,7 @@ def scored_details(outcome: Outcome) -> dict[str, Any]:
         "protocol": outcome.protocol,
         **outcome.settings,
         "best_untrained": name,
-        "trained_minus_untrained": compare(outcome.scores[TRAINED], rival),
+        "trained_minus_untrained": None if rival is None else compare(outcome.scores[TRAINED], rival),
         "contenders": {
             name: {
                 "top1": score.top1,

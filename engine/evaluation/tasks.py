@@ -1,13 +1,14 @@
 """The tasks of an evaluation: features in, a score for each contender out."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from torch import Tensor
 from viewmill.engine.evaluation.backbone_source import Classifier
 from viewmill.engine.evaluation.contenders import TRAINED, Evidence
+from viewmill.engine.evaluation.crops.protocol import PROTOCOLS
 from viewmill.engine.evaluation.features import gather_rows
 from viewmill.engine.evaluation.knn import Neighbours, nearest, vote
 from viewmill.engine.evaluation.linear_probe import HELD_OUT_EVERY, STRENGTHS, Selection, fit_linear_probe
@@ -19,6 +20,7 @@ from viewmill.pipelines.passes import ids_of_rank
 KNN, LINEAR = "knn", "linear"
 GEOMETRY, SEMANTICS, WORDNET, DIAGNOSIS = "geometry", "semantics", "wordnet", "diagnosis"
 LOW_SHOT, SGD, SVM = "lowshot", "sgd", "svm"
+CROPS = "crops"
 OTHERS = (LINEAR, SGD, SVM, GEOMETRY, SEMANTICS, WORDNET, DIAGNOSIS)
 NUMBERED = {KNN: (20, 200), LOW_SHOT: (1, 10)}  # numbers of a task that is given none
 TEMPERATURE = 0.07
@@ -39,16 +41,17 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is asked for: neighbours of k-NN, percents of the labels of low-shot, and other tasks by name."""
+    """What is asked for: ks of k-NN, percents of low-shot, protocols of crops, and other tasks by name."""
 
     ks: list[int]
     percents: list[int]
     others: frozenset[str]
+    crops: list[str] = field(default_factory=list)
 
     @property
     def needs_bank(self) -> bool:
         """Whether something is learnt from the train data set, so that its features are needed."""
-        return bool(self.ks or self.percents or self.others & {LINEAR, SGD, SVM})
+        return bool(self.ks or self.percents or self.crops or self.others & {LINEAR, SGD, SVM})
 
 
 def parse_tasks(tasks: Sequence[str]) -> Wanted:
@@ -58,21 +61,25 @@ def parse_tasks(tasks: Sequence[str]) -> Wanted:
         ValueError: no such task, or none.
     """
     known = (
-        f"expected {KNN}, {KNN}@K (such as knn@20), {LOW_SHOT}, {LOW_SHOT}@PERCENT, {', '.join(OTHERS[:-1])} "
-        f"or {OTHERS[-1]}"
+        f"expected {KNN}, {KNN}@K (such as knn@20), {LOW_SHOT}, {LOW_SHOT}@PERCENT, "
+        f"{', '.join(f'{CROPS}@{name}' for name in PROTOCOLS)}, {', '.join(OTHERS[:-1])} or {OTHERS[-1]}"
     )
     numbers: dict[str, set[int]] = {KNN: set(), LOW_SHOT: set()}
+    crops: set[str] = set()
     for task in tasks:
         name, _, number = task.partition("@")
         if task in NUMBERED:
             numbers[task] |= set(NUMBERED[task])
         elif name in NUMBERED and number.isascii() and number.isdigit() and int(number) > 0:
             numbers[name].add(int(number))
+        elif name == CROPS and (number in PROTOCOLS or task == CROPS):
+            crops.add(number or next(iter(PROTOCOLS)))  # the first is meant where none is named
         elif task not in OTHERS:
             raise ValueError(f"unknown task '{task}'; {known}")
     if not tasks:
         raise ValueError(f"no task is given; {known}")
-    return Wanted(sorted(numbers[KNN]), sorted(numbers[LOW_SHOT]), frozenset(tasks) & frozenset(OTHERS))
+    others = frozenset(tasks) & frozenset(OTHERS)
+    return Wanted(sorted(numbers[KNN]), sorted(numbers[LOW_SHOT]), others, sorted(crops))
 
 
 def knn_outcomes(evidence: Evidence, ks: Sequence[int], world: World) -> list[Outcome]:

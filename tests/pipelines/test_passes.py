@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 from viewmill.pipelines.flow.left_out import LeftOut
-from viewmill.pipelines.passes import read_once, segments_of, share_of_segment
+from viewmill.pipelines.order import SampleOrder
+from viewmill.pipelines.passes import read_epochs, read_once, segments_of, share_of_segment
 from viewmill.shards.manifest import Dataset
 
 from tests.pipelines.damage import damaged
@@ -73,3 +74,32 @@ def test_more_bad_samples_than_the_budget_end_the_pass(whole: Path, tmp_path: Pa
     path = damaged(whole, tmp_path / "damaged", flipped=FLIPPED, cut=CUT)
     with Dataset.open(path) as dataset, pytest.raises(RuntimeError, match="3 samples cannot be used, 2 may"):
         list(read_once(dataset, "eval@16", 4, executor="reference", left_out=LeftOut(budget=2)))
+
+
+@pytest.mark.parametrize("world_size", [2, 7])  # of 7 some have none of a batch of 5
+def test_epochs_hold_every_position_once_on_any_number_of_ranks(whole: Path, world_size: int) -> None:
+    with Dataset.open(whole) as dataset:
+        count = dataset.num_samples
+        order = SampleOrder(count, seed=3)
+
+        def rows(rank: int, ranks: int) -> dict[tuple[int, int], torch.Tensor]:
+            batches = read_epochs(
+                dataset, "supervised@16", 5, order, range(1, 3),
+                executor="reference", rank=rank, world_size=ranks, seed=3,
+            )  # fmt: skip
+            return {
+                (batch.epoch, int(sample)): view
+                for batch in batches
+                for sample, view in zip(batch.ids, batch.views[0], strict=True)
+            }
+
+        alone = rows(0, 1)
+        shares = [rows(rank, world_size) for rank in range(world_size)]
+        assert list(alone) == [
+            (epoch, one) for epoch in (1, 2) for one in order.ids(epoch, 0, count).tolist()
+        ]
+        assert sum(len(share) for share in shares) == len(alone) == 2 * count
+        for share in shares:
+            assert all(torch.equal(view, alone[place]) for place, view in share.items())
+        with pytest.raises(ValueError, match="batch_size must be >= 1"):
+            read_epochs(dataset, "supervised@16", 0, order, range(1))

@@ -77,6 +77,11 @@ def test_a_rank_is_measured_in_a_process_of_its_own(tmp_path: Path) -> None:
     assert "test_vit" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
+def test_a_single_view_is_refused() -> None:
+    with pytest.raises(ValueError, match="--size 32: is one view an image"):
+        run(sizes=(32,))
+
+
 def test_a_step_of_one_image_is_refused() -> None:
     with pytest.raises(ValueError, match="2 images a step"):
         run(micro_batch=1, world_sizes=(1,))

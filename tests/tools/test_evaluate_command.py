@@ -35,6 +35,13 @@ def test_a_line_shows_shares_in_percent_and_z() -> None:
     assert line.split() == ["knn@20", "1,080", "50.0", "%", "25.0", "%", "17.0", "%", "32.0", "%", "+25.0"]
 
 
+def test_a_long_task_stays_whole_in_a_narrow_terminal() -> None:
+    console = Console(width=80)
+    with console.capture() as capture:
+        console.print(summary_table([{**ENTRIES[0], "task": "crops@places205"}]))
+    assert "crops@places205" in capture.get()
+
+
 def test_what_was_not_measured_is_a_dash() -> None:
     line = next(line for line in shown().splitlines() if "linear" in line)
     assert line.split() == ["linear", "1,080", "50.0", "%", "50.0", "%", "-", "-", "-"]

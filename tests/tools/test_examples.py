@@ -43,7 +43,9 @@ SMALL = {
     "bench loader": "--repeats 1 --batch-size 8 --threads 1 --executor host",
     "bench gpu": f"--device cpu --executor host --steps 1 --repeats 1 --batch-size 8 {TINY}",
     "bench train": f"--steps 2 --block 1 --repeats 1 {TINY}",
-    "bench memory": "--stage 0 --world-size 1 --accumulation 1 --size 32 --backbone test_vit",
+    "bench plan": "--steps 1 --repeats 1 --set model.backbone=test_resnet",
+    "bench doctor": "--steps 1 --repeats 1 --rounds 1 --profile-steps 1 --set batch_size=4",
+    "bench memory": "--stage 0 --world-size 1 --accumulation 1 --size 32 --size 32 --backbone test_vit",
     "bench prior": f"--images 8 --batch-size 8 --repeats 1 --pass-size 32 {TINY}",
     "bench methods": "--runs hydes --size 32 --batch-size 8 --epochs 1 --max-steps 2 --threads 1 "
     "--set model.backbone=test_resnet",

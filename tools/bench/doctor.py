@@ -31,14 +31,15 @@ class Scenario(NamedTuple):
     kinds: tuple[str, ...]
 
 
-# The smallest networks and heads, so that on a CPU something else than they can be what a step waits for.
+# The smallest networks and heads, so that on a CPU something else than they can be what a step waits for; and
+# batches by which a change gains several times what turns scatter.
 SMALL_HEAD = ("method.projector.hidden=32", "method.projector.dim=16")
 SCENARIOS = {
     "views": Scenario(
-        ("model.backbone=test_vit", *SMALL_HEAD, "views.preset=dino_global@32", "batch_size=32"),
+        ("model.backbone=test_vit", *SMALL_HEAD, "views.preset=dino_global@32", "batch_size=64"),
         ("threads", "resolution"),
     ),
-    "steps": Scenario(("model.backbone=test_resnet", "views.preset=hydes@32", "batch_size=4"), ("batch",)),
+    "steps": Scenario(("model.backbone=test_resnet", "views.preset=hydes@32", "batch_size=2"), ("batch",)),
 }
 ONE_THREAD = ("views.num_threads=1", "torch_threads=1")
 

@@ -38,8 +38,8 @@ def run(
     """Fits the constants of a core to trainings on one rank, and predicts others, on one rank and on several.
 
     All settings are trained in turn, round by round, in processes that hold a core each (or share one, where
-    there are fewer). Processor seconds of a step are compared, medians over the rounds: others on the machine
-    change them little. The wall's seconds are stored beside them.
+    there are fewer). Seconds of a step are compared, medians over the rounds: it wants a machine with no
+    other work. The fit takes processor seconds, the same on one rank; they are stored beside the wall's.
 
     Args:
         data: a data set with a batch of each setting.
@@ -127,10 +127,10 @@ def _row(
         "ranks": ranks,
         "fitted": is_fitted,
         **found,
-        "images_per_s": batch / found["cpu_s"],
+        "images_per_s": batch / found["wall_s"],
         "predicted_s": made.step_s,
         "predicted_images_per_s": made.images_per_s,
-        "error": made.images_per_s * found["cpu_s"] / batch - 1,
+        "error": made.images_per_s * found["wall_s"] / batch - 1,
         "seconds": made.seconds,
     }
 
@@ -143,7 +143,7 @@ def cores(ranks: int) -> Cluster:
 
 def tables(result: dict[str, Any]) -> list[Table]:
     """The figures of a result, for the terminal."""
-    trained = Table(title=f"images/s by processor time: {result['settings']['recipe']}, a core a rank")
+    trained = Table(title=f"images/s: {result['settings']['recipe']}, a core a rank")
     for heading in ("views", "batch", "ranks", "measured", "predicted", "error", "wall s", "cpu s"):
         trained.add_column(heading, justify="right")
     for row in result["rows"]:

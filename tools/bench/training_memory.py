@@ -35,15 +35,19 @@ def run(
 
     Args:
         backbone: timm's name of a network without BatchNorm.
-        sizes: of the views, pixels.
+        sizes: of the views, pixels; two or more, as HyDeS compares the views of an image.
         micro_batch: images of a rank's forward.
 
     Returns:
         JSON-able: what was counted; per measurement what all ranks and the formula say, MiB; fingerprint.
 
     Raises:
-        ValueError: a number below 1, no such stage or backbone.
+        ValueError: a number below 1, one view alone, no such stage or backbone.
     """
+    if len(sizes) < 2:
+        raise ValueError(
+            f"--size {' '.join(map(str, sizes))}: is one view an image; give --size twice or more"
+        )
     if min(micro_batch, *world_sizes, *accumulations) < 1 or micro_batch * min(world_sizes) < 2:
         raise ValueError("need a micro-batch, world sizes and accumulations >= 1, and 2 images a step")
     tell = progress or (lambda _: None)

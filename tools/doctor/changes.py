@@ -1,12 +1,13 @@
 """What other settings would give: each change's own stages were measured alone, the rest is arithmetic."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from viewmill.engine.config import RunConfig
 from viewmill.engine.spans import Part
+from viewmill.tools.doctor.beside import Slowdown
 from viewmill.tools.doctor.costs import AUGMENT, DECODE, Cost, Costs, step_s
-from viewmill.tools.doctor.diagnosis import Intervals, costs_of, divided, training_costs
+from viewmill.tools.doctor.diagnosis import Intervals, costs_of, divided, slowdown_of, training_costs
 
 LEAST_GAIN = 0.03  # of images/s; less is within what a measurement leaves open
 FEWER_LINES = 10
@@ -57,10 +58,11 @@ def candidates(rank: dict[str, Any], config: RunConfig, every: Intervals, now: C
         if trial.startswith("threads "):
             threads = trial.removeprefix("threads ")
             changed = now.with_training(training_costs(rank, every, trial))
+            changed = replace(changed, slowdown=slowdown_of(rank, f"torch {trial}"))
             found.append(("torch threads", f"torch_threads={threads}", changed, 1, ""))
     if "double" in rank["alone"]:
         loader = {name: cost.times(2) for name, cost in now.loader.items()}
-        changed = Costs(loader, training_costs(rank, every, "double"), now.cores)
+        changed = replace(now, loader=loader, training=training_costs(rank, every, "double"))
         note = "another batch is another training: the learning rate goes with it"
         found.append(("batch", f"batch_size={2 * config.batch_size}", changed, 2, note))
     return found + _seldom_candidates(config, every, now)
@@ -71,12 +73,14 @@ def _loader_candidates(rank: dict[str, Any], now: Costs) -> list[Candidate]:
     found: list[Candidate] = []
     for name, cost in measured.items():
         kind, _, value = name.partition(" ")
+        slowdown = slowdown_of(rank, name)
         if kind == "threads":
-            changed = _scaled(now, measured["make"], cost)
+            changed = _scaled(now, measured["make"], cost, slowdown)
             found.append(("threads", f"views.num_threads={value}", changed, 1, ""))
         elif kind == "short":
             parts = divided(cost, measured[f"decode {name}"])
             changed = now.with_loader(decode=parts[DECODE], augment=parts[AUGMENT])
+            changed = replace(changed, slowdown=slowdown)
             note = "a smaller copy of the data set: views of small crops are less sharp"
             found.append(("resolution", f"convert --resize short={value}", changed, 1, note))
         elif kind == "neighbours":
@@ -84,11 +88,12 @@ def _loader_candidates(rank: dict[str, Any], now: Costs) -> list[Candidate]:
             note = "blocks of neighbours: see viewmill inspect --shuffle; at most this, block by block"
             found.append(("reads", "views.block=64 views.window=4096", changed, 1, note))
         elif kind in ("host", "dali"):
-            found.append(("executor", f"views.executor={kind}", _scaled(now, measured["make"], cost), 1, ""))
+            changed = _scaled(now, measured["make"], cost, slowdown)
+            found.append(("executor", f"views.executor={kind}", changed, 1, ""))
     return found
 
 
-def _scaled(now: Costs, make: Cost, other: Cost) -> Costs:
+def _scaled(now: Costs, make: Cost, other: Cost, slowdown: Slowdown | None) -> Costs:
     """With another time for making views; decoding is the same share of it."""
     factors = Cost(other.wall_s / make.wall_s, other.cpu_s / max(make.cpu_s, 1e-9))
     loader = {
@@ -96,7 +101,7 @@ def _scaled(now: Costs, make: Cost, other: Cost) -> Costs:
         for name, cost in now.loader.items()
         if name in (DECODE, AUGMENT)
     }
-    return Costs({**now.loader, **loader}, now.training, now.cores)
+    return replace(now, loader={**now.loader, **loader}, slowdown=slowdown)
 
 
 def _seldom_candidates(config: RunConfig, every: Intervals, now: Costs) -> list[Candidate]:

@@ -1,12 +1,24 @@
 """From what the ranks measured to a verdict: the stage that holds the run up, and the change worth most."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from viewmill.engine.config import RunConfig
 from viewmill.engine.spans import Part
+from viewmill.tools.doctor.beside import Slowdown
 from viewmill.tools.doctor.collectives import AGREEMENT, GRADIENT, STATISTICS
-from viewmill.tools.doctor.costs import AUGMENT, COPY, DECODE, READ, Cost, Costs, charges, paths, step_s
+from viewmill.tools.doctor.costs import (
+    AUGMENT,
+    COPY,
+    DECODE,
+    READ,
+    Cost,
+    Costs,
+    charges,
+    own_paths,
+    paths,
+    step_s,
+)
 from viewmill.tools.doctor.stopwatch import LOOP
 
 COMMUNICATION = "communication"
@@ -91,7 +103,13 @@ def divided(make: Cost, decode: Cost) -> dict[str, Cost]:
 
 def costs_of(rank: dict[str, Any], every: Intervals) -> Costs:
     """All stages of a rank by themselves."""
-    return Costs(loader_costs(rank), training_costs(rank, every), rank["cores"])
+    return Costs(loader_costs(rank), training_costs(rank, every), rank["cores"], slowdown_of(rank, ""))
+
+
+def slowdown_of(rank: dict[str, Any], trial: str) -> Slowdown | None:
+    """Of making and training beside each other; `trial`: see `Rounds`."""
+    found = rank["beside"].get(trial)
+    return None if found is None else Slowdown(*found)
 
 
 def straggler(ranks: list[dict[str, Any]], every: Intervals) -> dict[str, Any] | None:
@@ -132,7 +150,8 @@ def diagnose(ranks: list[dict[str, Any]], every: Intervals, images: int) -> dict
     Returns:
         JSON-able: rank, step_s and images_per_s (in the loop), model_step_s (of the stages alone, run
         beside each other), unexplained_s, stages [{name, alone_s, cpu_s, observed_s, charged_s, share,
-        images_per_s: its ceiling, without_it: images/s if it took nothing}], binding, paths, straggler.
+        images_per_s: its ceiling, without_it: images/s if it took nothing}], slowdown {training, making}
+        (see `Slowdown`, or None), binding, paths, straggler.
     """
     number = slowest(ranks, every)
     rank = ranks[number]
@@ -160,6 +179,7 @@ def diagnose(ranks: list[dict[str, Any]], every: Intervals, images: int) -> dict
         "unexplained_s": measured_s - model_s,
         "data_wait_s": observed.get(Part.DATA.value, 0.0),
         "stages": stages,
+        "slowdown": None if costs.slowdown is None else costs.slowdown._asdict(),
         "observed": observed,
         "paths": {name: sum(path.values()) for name, path in paths(costs).items()},
         "binding": max((name for name in charged if name != LOOP), key=lambda name: charged[name]),
@@ -169,7 +189,7 @@ def diagnose(ranks: list[dict[str, Any]], every: Intervals, images: int) -> dict
 
 def ceiling(costs: Costs, name: str, images: int) -> float | None:
     """Images/s of a stage that nothing else holds up, on its own threads; None: it takes no time."""
-    longest = max(path.get(name, 0.0) for key, path in paths(costs).items() if key != "processors")
+    longest = max(path.get(name, 0.0) for path in own_paths(costs).values())
     return images / longest if longest > 0 else None
 
 
@@ -178,4 +198,4 @@ def without(costs: Costs, name: str) -> float:
     nothing = Cost(0.0)
     loader = {one: nothing if one == name else cost for one, cost in costs.loader.items()}
     training = {one: nothing if one == name else cost for one, cost in costs.training.items()}
-    return step_s(Costs(loader, training, costs.cores))
+    return step_s(replace(costs, loader=loader, training=training))

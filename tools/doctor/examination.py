@@ -3,7 +3,8 @@
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from viewmill.tools.doctor.arithmetic import peak_of
 from viewmill.tools.doctor.changes import best, predicted
 from viewmill.tools.doctor.collectives import timed_collectives
 from viewmill.tools.doctor.cores import Elsewhere, cores_of_rank
-from viewmill.tools.doctor.diagnosis import diagnose, intervals
+from viewmill.tools.doctor.diagnosis import Intervals, diagnose, intervals
 from viewmill.tools.doctor.loader_alone import LoaderAlone
 from viewmill.tools.doctor.rounds import Blocks, Rounds, Trials
 from viewmill.tools.doctor.stopwatch import Stopwatch
@@ -71,7 +72,7 @@ def examine(
     if min(rounds, steps) < 1:
         raise ValueError(f"{rounds} rounds of {steps} steps: both must be >= 1")
     spec, cores = resolve_views(config), cores_of_rank(world)
-    with Dataset.open(data) as dataset:
+    with Dataset.open(data) as dataset, scratch_run(world, scratch) as run:
         order = order_of_run(config, dataset)
         check_batch(config, order.num_samples, world.world_size)
         blocks = blocks_of(config, rounds, steps)
@@ -79,37 +80,16 @@ def examine(
         per_epoch = steps_per_epoch(order.num_samples, config.batch_size)
         measured = measured_config(config, blocks, end, per_epoch, bool(traces))
         stopwatch = Stopwatch(world.device)
-        run = Path(from_rank_zero(world, lambda: tempfile.mkdtemp(prefix="viewmill-profile-", dir=scratch)))
-        try:
-            with LoaderAlone(dataset, order, measured, spec, world) as loader:
-                tried = trials_of(config, spec, world, cores, order.num_samples) if trials else Trials()
-                elsewhere, own_s = Elsewhere(), time.process_time()
-                with timed_collectives(stopwatch) as traffic:
-                    watch = Rounds(stopwatch, traffic, loader, blocks, tried, tell)
-                    tell("warming up")
-                    train(measured, data, run / "run", world=world, watch=watch, spans=stopwatch)
-                own_s = sum(gather_json(world, time.process_time() - own_s))
-                others = elsewhere.processors(own_s)
-            lines = from_rank_zero(world, lambda: read_lines(run / "run" / "ranks.jsonl"))
-            if traces is not None and world.rank == 0:
-                for trace in (run / "run" / "profile").glob("rank-*.json.gz"):
-                    shutil.copy(trace, traces)
-        finally:
-            if world.rank == 0:
-                shutil.rmtree(run, ignore_errors=True)
-    peak = peak_of(world.device, config.precision)
-    mine = {
-        **watch.figures(),
-        "cores": cores,
-        "other_work": others,  # processors; on several machines too little, for all ranks are taken off
-        "torch_threads": torch.get_num_threads(),
-        "peak_flops_per_s": peak.flops_per_s,
-        "peak_memory_bytes": peak_memory(world.device),
-    }
-    every, ranks = intervals(config, per_epoch), gather_json(world, mine)
-    diagnosis = diagnose(ranks, every, config.batch_size)
-    rank = ranks[diagnosis["rank"]]
-    changes = predicted(rank, config, every, diagnosis["step_s"]) if trials else []
+        with LoaderAlone(dataset, order, measured, spec, world) as loader:
+            tried = trials_of(config, spec, world, cores, order.num_samples) if trials else Trials()
+            with other_work(world) as others, timed_collectives(stopwatch) as traffic:
+                watch = Rounds(stopwatch, traffic, loader, blocks, tried, tell)
+                tell("warming up")
+                train(measured, data, run, world=world, watch=watch, spans=stopwatch)
+        lines = from_rank_zero(world, lambda: read_lines(run / "ranks.jsonl"))
+        if traces is not None and world.rank == 0:
+            keep_traces(run, traces)
+    mine = {**watch.figures(), "cores": cores, "other_work": others(), **limits_of_rank(config, world)}
     return {
         "settings": config.model_dump(mode="json"),
         "executor": loader.executor,
@@ -117,19 +97,78 @@ def examine(
         "device": world.device.type,
         "images": config.batch_size,
         "blocks": {"rounds": rounds, "steps": steps},
+        **concluded(config, gather_json(world, mine), intervals(config, per_epoch), trials),
+        "stragglers": straggler_table(lines),
+        "environment": environment(world),
+    }
+
+
+@contextmanager
+def scratch_run(world: World, scratch: Path | None) -> Iterator[Path]:
+    """A run's folder, not there yet, the same on all ranks; what it holds at the end goes.
+
+    Args:
+        scratch: an existing folder for it; None: the system's for temporary files.
+    """
+    made = from_rank_zero(world, lambda: tempfile.mkdtemp(prefix="viewmill-profile-", dir=scratch))
+    try:
+        yield Path(made) / "run"
+    finally:
+        if world.rank == 0:
+            shutil.rmtree(made, ignore_errors=True)
+
+
+@contextmanager
+def other_work(world: World) -> Iterator[Callable[[], float]]:
+    """Afterwards: how many processors had other work while inside. All ranks enter it and leave it.
+
+    On several machines too few are told, for the work of all ranks is taken off.
+    """
+    elsewhere, began_s = Elsewhere(), time.process_time()
+    found: list[float] = []
+    yield lambda: found[0]
+    own_s = sum(gather_json(world, time.process_time() - began_s))
+    found.append(elsewhere.processors(own_s))
+
+
+def keep_traces(run: Path, traces: Path) -> None:
+    """Copies what the run's profiler has written."""
+    for trace in (run / "profile").glob("rank-*.json.gz"):
+        shutil.copy(trace, traces)
+
+
+def limits_of_rank(config: RunConfig, world: World) -> dict[str, Any]:
+    """What this rank could compute at best, with so many threads, and the most memory that it held."""
+    peak = peak_of(world.device, config.precision)
+    return {
+        "torch_threads": torch.get_num_threads(),
+        "peak_flops_per_s": peak.flops_per_s,
+        "peak": peak.source,
+        "peak_memory_bytes": peak_memory(world.device),
+    }
+
+
+def concluded(
+    config: RunConfig, ranks: list[dict[str, Any]], every: Intervals, trials: bool
+) -> dict[str, Any]:
+    """What the figures of all ranks say: the diagnosis, what changes would give, the share of the peak.
+
+    Args:
+        ranks: of each rank what `Rounds.figures` and `limits_of_rank` tell.
+    """
+    diagnosis = diagnose(ranks, every, config.batch_size)
+    rank = ranks[diagnosis["rank"]]
+    changes = predicted(rank, config, every, diagnosis["step_s"]) if trials else []
+    return {
         "intervals": asdict(every),
         "diagnosis": diagnosis,
         "changes": changes,
         "best": best(changes),
         "arithmetic": {
-            "flops": rank["flops"],
-            "peak_flops_per_s": rank["peak_flops_per_s"],
-            "peak": peak.source,
+            **{name: rank[name] for name in ("flops", "peak_flops_per_s", "peak")},
             "utilisation": rank["flops"] / (diagnosis["step_s"] * rank["peak_flops_per_s"]),
         },
         "ranks": ranks,
-        "stragglers": straggler_table(lines),
-        "environment": environment(world),
     }
 
 

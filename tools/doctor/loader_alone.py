@@ -26,8 +26,9 @@ from viewmill.pipelines.views import preset
 from viewmill.shards.errors import ShardError
 from viewmill.shards.images import decode_rgb
 from viewmill.shards.manifest import Dataset
+from viewmill.tools.doctor.beside import Making, TimedMaker
 from viewmill.tools.doctor.costs import Cost
-from viewmill.tools.doctor.pictures import SEVERAL, Pictures, choose
+from viewmill.tools.doctor.pictures import SEVERAL, PicturedSamples, Pictures, choose
 
 LEAST_IMAGES = 48  # of a measurement, in batches of the run's size
 FED_BY_IDS = ("resident", "ffcv")  # executors that are given no bytes
@@ -42,6 +43,7 @@ class LoaderAlone:
     Attributes:
         pictures: what is decoded and rendered.
         renders_bytes: whether the executor is given encoded images. Of others nothing is made alone.
+        is_on_cpu: whether it works on the host, beside the training, and not on the training's device.
 
     Raises:
         ShardError, RuntimeError: no samples that can be used.
@@ -54,6 +56,7 @@ class LoaderAlone:
         self._spec, self._world, self._device = spec, world, str(world.device)
         self.executor = resolved_name(config.views.executor, world.device.type)
         self.renders_bytes = self.executor not in FED_BY_IDS
+        self.is_on_cpu = device_of_executor(self.executor, self._device) == "cpu"
         self._format = ViewFormat(VIEW_DTYPES[config.precision], config.model.channels_last)
         self._executors: dict[tuple[str, int, str], Executor] = {}
         self._micro = config.batch_size // world.world_size // config.accumulation
@@ -106,6 +109,17 @@ class LoaderAlone:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+    def making(self, num_threads: int, *, executor: str | None = None, of: Pictures | None = None) -> Making:
+        """Makes the views of these pictures, or of the data set's, until it is left: see there."""
+        pictures, views = of or self.pictures, self._config.views
+        maker = TimedMaker(
+            self._dataset if of is None else PicturedSamples(self._dataset, of),
+            ViewPlanner(self._spec, self._config.seed),
+            self._executor(executor or self.executor, num_threads, self._spec),
+        )
+        ids = [part.ids for part in pictures.parts(self._micro)]
+        return Making(maker, ids, prefetch=views.prefetch, max_ahead_bytes=views.max_ahead_bytes)
 
     def _run(self, name: str, num_threads: int, spec: ViewSpec, pictures: Pictures) -> Cost:
         runner, planner = self._executor(name, num_threads, spec), ViewPlanner(spec, self._config.seed)

@@ -1,14 +1,14 @@
 """The measurement of a run while it trains: blocks of its steps in turn with each of its stages alone."""
 
 import time
-from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from statistics import median
 from typing import Any
 
 import torch
+from viewmill.engine.agreement import largest
 from viewmill.engine.faults.pulse import Phase
 from viewmill.engine.schedules import method_values
 from viewmill.engine.spans import Part
@@ -17,16 +17,22 @@ from viewmill.engine.trainer import Trainer
 from viewmill.pipelines.loader import Batch
 from viewmill.tools.bench.train_peers import settle
 from viewmill.tools.doctor.arithmetic import count_flops
+from viewmill.tools.doctor.beside import Making, Slowdown, steps_for
 from viewmill.tools.doctor.collectives import Traffic
 from viewmill.tools.doctor.costs import Cost
 from viewmill.tools.doctor.loader_alone import LoaderAlone
 from viewmill.tools.doctor.pictures import resized
+from viewmill.tools.doctor.series import (
+    Parts,
+    Series,
+    mean_parts,
+    median_cost,
+    median_parts,
+    median_slowdown,
+)
 from viewmill.tools.doctor.stopwatch import Lap, Stopwatch
 
 SHOWN_STEPS = 6  # of the time line
-# Parts that are no matter of every step: they are counted by themselves, and each as often as the run has it.
-_SELDOM = (Part.LOGGING.value, Part.CHECKPOINT.value)
-Parts = dict[str, float]  # seconds of a step
 
 
 @dataclass(frozen=True)
@@ -59,19 +65,6 @@ class Blocks:
     @property
     def last_step(self) -> int:
         return (1 + self.rounds) * self.length
-
-
-@dataclass
-class Series:
-    """What the rounds gave: one entry a round, seconds of a step."""
-
-    together: list[Parts] = field(default_factory=list)
-    together_cpu: list[float] = field(default_factory=list)
-    logging: list[float] = field(default_factory=list)  # of a line
-    checkpoint: list[float] = field(default_factory=list)  # of a checkpoint
-    alone: dict[str, list[Parts]] = field(default_factory=lambda: defaultdict(list))  # by the trial
-    alone_cpu: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-    loader: dict[str, list[Cost]] = field(default_factory=lambda: defaultdict(list))
 
 
 class Rounds:
@@ -148,6 +141,7 @@ class Rounds:
 
     def _measure_alone(self, trainer: Trainer, batches: list[Batch], *, counts: bool) -> None:
         steps = max(2, self._blocks.steps // 2) if counts else 0
+        made = self._make_alone(trainer.config.views.num_threads)
         found: list[tuple[str, Parts, float]] = [("", *self._train_alone(trainer, batches, steps))]
         if self._trials.doubles_batch:
             found.append(("double", *self._train_alone(trainer, batches, steps, copies=2)))
@@ -156,7 +150,6 @@ class Rounds:
             torch.set_num_threads(trial)
             found.append((f"threads {trial}", *self._train_alone(trainer, batches, steps)))
         torch.set_num_threads(threads)
-        made = self._make_alone(trainer.config.views.num_threads)
         if not counts:
             return
         for name, parts, cpu_s in found:
@@ -164,6 +157,67 @@ class Rounds:
             self.series.alone_cpu[name].append(cpu_s)
         for name, cost in made.items():
             self.series.loader[name].append(cost)
+        self._measure_beside(
+            trainer, batches, steps, {name: sum(parts.values()) for name, parts, _ in found}, made
+        )
+
+    def _measure_beside(
+        self,
+        trainer: Trainer,
+        batches: list[Batch],
+        steps: int,
+        train_s: dict[str, float],
+        made: dict[str, Cost],
+    ) -> None:
+        """How views and training hold each other up, as the run is set and as it is tried.
+
+        Only where views are made on the host: on the training's own device both wait in the same queue.
+
+        Args:
+            train_s: of a step alone, by the trial. made: of the views of a step alone, likewise.
+        """
+        loader, trials, views = self._loader, self._trials, trainer.config.views.num_threads
+        if not (loader.renders_bytes and loader.is_on_cpu):
+            return
+        beside = partial(self._beside, trainer, batches, steps)
+        found = {"": beside(loader.making(views), train_s[""], made["make"])}
+        for trial in trials.executor_threads:
+            name = f"threads {trial}"
+            found[name] = beside(loader.making(trial), train_s[""], made[name])
+        for name in trials.executors:
+            found[name] = beside(loader.making(views, executor=name), train_s[""], made[name])
+        for short, pictures in self._small.items():
+            if pictures is not None:
+                name = f"short {short}"
+                found[name] = beside(loader.making(views, of=pictures), train_s[""], made[name])
+        threads = torch.get_num_threads()
+        for trial in trials.torch_threads:
+            torch.set_num_threads(trial)
+            name = f"threads {trial}"
+            found[f"torch {name}"] = beside(loader.making(views), train_s[name], made["make"])
+        torch.set_num_threads(threads)
+        for name, slowdown in found.items():
+            self.series.beside[name].append(slowdown)
+
+    def _beside(
+        self,
+        trainer: Trainer,
+        batches: list[Batch],
+        steps: int,
+        making: Making,
+        train_s: float,
+        made: Cost,
+    ) -> Slowdown:
+        """Trains while these views are made, long enough for each batch of them."""
+        batch_s = made.wall_s / trainer.config.accumulation
+        (steps,) = largest(trainer.world, [steps_for(making.num_batches, batch_s, train_s, steps)])
+        with making:
+            began_s = time.perf_counter()
+            parts, _ = self._train_alone(trainer, batches, steps)
+            beside_s = making.batch_s(began_s, time.perf_counter())
+        # Where not one batch was made in all these steps, they hardly hold up what makes it.
+        slower = 1.0 if beside_s is None else beside_s / batch_s
+        return Slowdown(sum(parts.values()) / train_s, slower)
 
     def _train_alone(
         self, trainer: Trainer, batches: list[Batch], steps: int, copies: int = 1
@@ -236,28 +290,9 @@ class Rounds:
             "alone": {name: median_parts(parts) for name, parts in series.alone.items()},
             "alone_cpu_s": {name: median(found) for name, found in series.alone_cpu.items()},
             "loader": {name: median_cost(found) for name, found in series.loader.items()},
+            "beside": {name: median_slowdown(found) for name, found in series.beside.items()},
             "flops": self.flops,
             "sent": self.sent,
             "timeline": [[list(segment) for segment in lap.segments] for lap in self.shown],
             "loader_line": self.loader_line,
         }
-
-
-def mean_parts(laps: list[Lap]) -> Parts:
-    """Mean seconds of the parts of each step, without the seldom ones."""
-    found: Parts = defaultdict(float)
-    for lap in laps:
-        for part, seconds in lap.parts().items():
-            if part not in _SELDOM:
-                found[part] += seconds / len(laps)
-    return dict(found)
-
-
-def median_parts(rounds: list[Parts]) -> Parts:
-    """Median over the rounds of each part."""
-    names = {name: None for parts in rounds for name in parts}
-    return {name: median(parts.get(name, 0.0) for parts in rounds) for name in names}
-
-
-def median_cost(rounds: list[Cost]) -> Cost:
-    return Cost(median(cost.wall_s for cost in rounds), median(cost.cpu_s for cost in rounds))

@@ -103,10 +103,19 @@ def tables(found: dict[str, Any]) -> "Group":
     rate = arithmetic["flops"] / diagnosis["step_s"]
     rows = [
         ("waits for data", f"{diagnosis['data_wait_s'] / diagnosis['step_s']:.1%} of the step"),
+        *held_up(diagnosis["slowdown"]),
         ("operations of a step", f"{arithmetic['flops'] / 1e9:,.4g} GFLOP a rank"),
         ("utilisation", f"{arithmetic['utilisation']:.1%}: {rate / 1e9:,.4g} GFLOP/s ({arithmetic['peak']})"),
     ]
     return Group(*parts, new_table("", ("", ""), rows))
+
+
+def held_up(slowdown: dict[str, float] | None) -> list[tuple[str, str]]:
+    """How much longer training and making views take beside each other, where that was measured."""
+    if slowdown is None:
+        return []
+    told = f"training takes {slowdown['training']:.2f} times as long, views {slowdown['making']:.2f} times"
+    return [("beside each other", told)]
 
 
 SHOWN = (Part.DATA, Part.FORWARD, Part.LOSS, Part.BACKWARD, Part.OPTIMISER)

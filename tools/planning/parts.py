@@ -83,7 +83,7 @@ def _batches(loader: Loader, count: int) -> float:
 
 
 class TwoRanks(NamedTuple):
-    """What two gloo ranks take, of processor time, so that others on the core do not count."""
+    """What two gloo ranks take by the wall: most of a small collective is threads that wake each other."""
 
     latency_s: float  # of a small all-reduce; on a network the wire's comes on top
     rank_gb_s: float  # that a rank sends while gradients are averaged
@@ -145,12 +145,12 @@ def _on_a_rank(rank: int, folder: str) -> None:
 
 
 def cold_seconds(work: Callable[[], object], times: int) -> float:
-    """The median processor time of a call whose memory is in no cache: as one part of a step finds it."""
+    """The median time of a call whose memory is in no cache: as one part of a step finds it."""
     swept, found = torch.zeros(SWEPT), []
     work()
     for _ in range(times):
         swept.add_(1)
-        began = time.process_time()
+        began = time.perf_counter()
         work()
-        found.append(time.process_time() - began)
+        found.append(time.perf_counter() - began)
     return statistics.median(found)

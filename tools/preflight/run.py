@@ -92,8 +92,9 @@ def _roll_call(
     if meeting.rank == 0:
         here = meeting.hear("here", range(meeting.world_size), until_s)
         meeting.announce("came", {"ranks": here})
-    # Rank 0 may have begun later than this one by what it takes to start on another host.
-    came = meeting.listen("came", 2 * options.patience_s)["ranks"]
+    # Rank 0 may have begun later than this one by what it takes to start on another host, and may have waited
+    # for ranks to ask for this start's name.
+    came = meeting.listen("came", 3 * options.patience_s)["ranks"]
     if str(meeting.rank) not in came:
         raise RuntimeError(
             f"rank {meeting.rank} on {host_name()} came after rank 0 had stopped waiting; run it again, with "

@@ -283,7 +283,7 @@ def test_timm_weights_that_are_not_there_say_how_to_get_them(monkeypatch: pytest
     ("source", "error", "message"),
     [
         ("timm:resnet19", ValueError, "'resnet19' is no timm model; the nearest is"),
-        ("torchvision:resnet18", ValueError, "no such kind of source"),
+        ("hub:resnet18", ValueError, "no such kind of source"),
         ("nowhere", FileNotFoundError, "nowhere: neither a run"),
     ],
 )

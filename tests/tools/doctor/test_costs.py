@@ -3,7 +3,8 @@
 import math
 
 import pytest
-from viewmill.tools.doctor.costs import AUGMENT, DECODE, READ, Cost, Costs, charges, paths, step_s
+from viewmill.tools.doctor.beside import Slowdown
+from viewmill.tools.doctor.costs import AUGMENT, DECODE, READ, Cost, Costs, charges, own_paths, paths, step_s
 
 
 def costs(
@@ -48,3 +49,46 @@ def test_on_one_processor_loader_and_training_take_turns() -> None:
 
 def test_reading_is_shared_by_its_threads() -> None:
     assert paths(costs(read=0.8))["reading"] == {READ: pytest.approx(0.2)}
+
+
+def two(making_s: float, training_s: float, slowdown: Slowdown) -> Costs:
+    """Views that are decoded alone, and a training of a forward alone."""
+    return Costs({DECODE: Cost(making_s)}, {"forward": Cost(training_s)}, 2.0, slowdown)
+
+
+@pytest.mark.parametrize(
+    ("making_s", "training_s", "slowdown"),
+    [
+        (0.6, 0.1, Slowdown(1.5, 1.2)),
+        (0.1, 0.6, Slowdown(1.5, 1.2)),
+        (0.3, 0.3, Slowdown(2.0, 2.0)),
+        (0.3, 0.2, Slowdown(1.0, 3.0)),
+        (0.2, 0.3, Slowdown(2.5, 1.0)),
+    ],
+)
+def test_a_step_is_as_long_as_that_of_two_that_hold_each_other_up(
+    making_s: float, training_s: float, slowdown: Slowdown
+) -> None:
+    """Beside a simulation in small steps of time: both are at their slower pace until one is done."""
+    left = {"making": making_s, "training": training_s}
+    slow, time_s, tick_s = slowdown._asdict(), 0.0, 1e-5
+    while left:
+        for name in left:
+            left[name] -= tick_s / (slow[name] if len(left) == 2 else 1.0)
+        left = {name: seconds for name, seconds in left.items() if seconds > 0}
+        time_s += tick_s
+    longest = max(sum(path.values()) for path in paths(two(making_s, training_s, slowdown)).values())
+    assert longest == pytest.approx(time_s, abs=1e-4)
+
+
+@pytest.mark.parametrize("making_s", [0.0, 0.05, 0.2, 0.3, 1.0])
+def test_charges_add_up_where_stages_hold_each_other_up(making_s: float) -> None:
+    found = two(making_s, 0.2, Slowdown(1.3, 1.6))
+    assert math.fsum(charges(found).values()) == pytest.approx(step_s(found), rel=1e-12)
+    assert "processors" not in paths(found)
+
+
+def test_a_stages_own_pace_is_that_with_nothing_beside_it() -> None:
+    found = own_paths(two(0.3, 0.2, Slowdown(2.0, 2.0)))
+    assert found["making"] == {DECODE: 0.3}
+    assert found["training"] == {"forward": 0.2}

@@ -37,6 +37,7 @@ def rank(forward: float, sent: float) -> dict[str, Any]:
             "short 256": [0.25, 0.25],
             "decode short 256": [0.15, 0.15],
         },
+        "beside": {"": [1.25, 1.5]},
         "cores": 8.0,
         "other_work": 0.0,
         "torch_threads": 4,
@@ -132,5 +133,6 @@ def test_the_page_holds_everything_in_one_file_and_text_stays_text(found: dict[s
     assert not re.search(r"<(script|img|link)[^>]+(src|href)=", page)
     for kind in ("ceilings", "waterfall", "timeline", "map"):
         assert f'"kind": "{kind}"' in page
-    for text in (STATISTICS, AGREEMENT, "views.num_threads=2", "convert --resize short=256"):
+    texts = (STATISTICS, AGREEMENT, "views.num_threads=2", "convert --resize short=256")
+    for text in (*texts, "&times;1.25, &times;1.50"):
         assert text in page

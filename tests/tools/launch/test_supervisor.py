@@ -96,6 +96,17 @@ def test_a_lost_host_ends_the_others_without_grace(run: Path) -> None:
     assert "--resume" in line
 
 
+def test_ranks_that_a_lost_launcher_had_only_just_asked_for_are_ended_too(run: Path) -> None:
+    late = ["bash", "-c", f"touch {run}/asked; sleep 0.5; exec env VIEWMILL_RUN={run} sleep 600"]
+    lease = Command(["bash", str(run / "launch" / "lease.sh"), *late], leased=True)
+    with subprocess.Popen(lease.argv, stdin=subprocess.PIPE) as host:
+        until((run / "asked").exists)
+        assert host.stdin is not None
+        host.stdin.close()
+        assert host.wait(WAIT_S) == 128 + signal.SIGKILL
+    assert processes_of(run) == []
+
+
 def test_a_watch_over_a_host_ends_with_the_work_and_ends_what_is_left_there(run: Path) -> None:
     other = subprocess.Popen(ranks(run, "exec sleep 600"))
     until(lambda: processes_of(run))

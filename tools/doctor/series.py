@@ -1,0 +1,54 @@
+"""What the rounds of a measurement gave, and what is told of them: means of a block, medians over blocks."""
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from statistics import median
+
+from viewmill.engine.spans import Part
+from viewmill.tools.doctor.beside import Slowdown
+from viewmill.tools.doctor.costs import Cost
+from viewmill.tools.doctor.stopwatch import Lap
+
+# Parts that are no matter of every step: they are counted by themselves, and each as often as the run has it.
+_SELDOM = (Part.LOGGING.value, Part.CHECKPOINT.value)
+Parts = dict[str, float]  # seconds of a step
+
+
+@dataclass
+class Series:
+    """What the rounds gave: one entry a round, seconds of a step."""
+
+    together: list[Parts] = field(default_factory=list)
+    together_cpu: list[float] = field(default_factory=list)
+    logging: list[float] = field(default_factory=list)  # of a line
+    checkpoint: list[float] = field(default_factory=list)  # of a checkpoint
+    alone: dict[str, list[Parts]] = field(default_factory=lambda: defaultdict(list))  # by the trial
+    alone_cpu: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    loader: dict[str, list[Cost]] = field(default_factory=lambda: defaultdict(list))
+    beside: dict[str, list[Slowdown]] = field(default_factory=lambda: defaultdict(list))
+
+
+def mean_parts(laps: list[Lap]) -> Parts:
+    """Mean seconds of the parts of each step, without the seldom ones."""
+    found: Parts = defaultdict(float)
+    for lap in laps:
+        for part, seconds in lap.parts().items():
+            if part not in _SELDOM:
+                found[part] += seconds / len(laps)
+    return dict(found)
+
+
+def median_parts(rounds: list[Parts]) -> Parts:
+    """Median over the rounds of each part."""
+    names = {name: None for parts in rounds for name in parts}
+    return {name: median(parts.get(name, 0.0) for parts in rounds) for name in names}
+
+
+def median_cost(rounds: list[Cost]) -> Cost:
+    return Cost(median(cost.wall_s for cost in rounds), median(cost.cpu_s for cost in rounds))
+
+
+def median_slowdown(rounds: list[Slowdown]) -> Slowdown:
+    """Nothing is faster for having something beside it: what is below 1 is scatter."""
+    training, making = (median(ratios) for ratios in zip(*rounds, strict=True))
+    return Slowdown(max(1.0, training), max(1.0, making))
