@@ -124,8 +124,8 @@ def cam(scene: "Scene", seen: "Seen", captions: Captions, score: str = "own") ->
     what = (
         f"SmoothGrad-CAM++ on images of {captions.data(scene.dataset)}: bright places raise the score, "
         f"which is {told}. {SAMPLES} noisy copies of an image (standard deviation {NOISE} of normalised "
-        "pixels); `all` has at each place the largest heat of any stage. Each map runs from its own least "
-        "to its largest value; its size stands above it."
+        'pixels); the column "all" has at each place the largest heat of any stage. Each map runs from its '
+        "own least to its largest value; its size stands above it."
         + (f" Of one place, and left out: {left_out}." if left_out else "")
     )
     sizes = [" x ".join(map(str, stage.shape[1:])) for stage in stages.values()]
