@@ -129,13 +129,13 @@ def draw_plane(figure: "Figure", places: np.ndarray, labels: np.ndarray, names: 
 
 
 def class_colours(classes: int, page: str) -> np.ndarray:
-    """RGB from 0 to 1 for at most 20 classes, `(10 or 20, 3)`; on a dark page half way to white."""
+    """RGB from 0 to 1 for at most 20 classes, `(10 or 20, 3)`; on a dark page a quarter nearer to white."""
     import matplotlib as mpl
     from matplotlib.colors import to_rgb
 
     palette = mpl.colormaps["tab10" if classes <= 10 else "tab20"]
     colours = palette(np.arange(palette.N))[:, :3]
-    return colours if sum(to_rgb(page)) > 1.5 else (colours + 1) / 2
+    return colours if sum(to_rgb(page)) > 1.5 else 0.75 * colours + 0.25
 
 
 def draw_curves(
