@@ -133,6 +133,8 @@ def command(
                 "--foreground": foreground,
                 "--score": None if score == "own" else score,
                 "--order": None if order == "auto" else order,
+                "--wordnet": wordnet and wordnet.absolute().name,
+                "--synsets": synsets and synsets.absolute().name,
                 "--diagnosis": diagnosis and diagnosis.name,
                 "--image-size": image_size,
                 "--seed": seed or None,

@@ -38,6 +38,8 @@ CURVES = {
     "offdiagonal_entropy": ("Off-diagonal entropy", "nats", "IMSVD's w_OE OE"),
     "unit_usage": ("Unit usage", "share", "entropy of a variable's mean over its largest value"),
     "one_hot_90": ("One-hot variables", "share", "whose largest probability exceeds 0.9"),
+    "one_hot_99": ("One-hot variables", "share", "whose largest probability exceeds 0.99"),
+    "sharpness": ("Sharpness", "probability", "the largest of a variable's units, mean"),
     "prior_entropy": ("Entropy of cluster sizes", "nats", "log K where all are equally large"),
     "student_entropy": ("Entropy of the student's clusters", "nats", "of one view"),
     "target_entropy": ("Entropy of the targets", "nats", "of one view"),

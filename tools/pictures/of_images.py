@@ -8,6 +8,7 @@ from viewmill.tools.pictures.plate import Plate
 from viewmill.tools.pictures.sheet import Cell, Sheet, draw_sheet, enlarged, heated
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from viewmill.engine.evaluation.pictures.scene import Scene, Seen
 
 NEIGHBOURS = 8
@@ -107,44 +108,50 @@ def attention(scene: "Scene", seen: "Seen", captions: Captions) -> list[Plate]:
 
 def cam(scene: "Scene", seen: "Seen", captions: Captions, score: str = "own") -> list[Plate]:
     """A row an image: itself, SmoothGrad-CAM++ over all stages, and of each stage."""
-    from viewmill.engine.evaluation.pictures.cam import (
-        NOISE,
-        SAMPLES,
-        class_directions,
-        own_directions,
-        smooth_grad_cam,
-    )
+    from viewmill.engine.evaluation.pictures.cam import NOISE, SAMPLES, smooth_grad_cam
 
-    ids = seen.ids.tolist()
-    if score == "class":
-        labels = scene.dataset.labels(seen.ids).tolist()
-        if min(labels) < 0:
-            raise ValueError(
-                f"{scene.dataset.shown}: an image without a label has no class to score; leave out --score "
-                "class"
-            )
-        directions, told = (
-            class_directions(scene.probe, labels),
-            "the linear probe's logit of the image's class",
-        )
-    else:
-        directions = own_directions(scene.features, ids)
-        told = (
-            "how far the representation goes away from the data set's mean direction, towards the image's own"
-        )
-    maps = smooth_grad_cam(scene.backbone, scene.hypercolumns.stages, seen.inputs, directions, ids)
+    directions, told = score_of(scene, seen, score)
+    maps = smooth_grad_cam(
+        scene.backbone, scene.hypercolumns.stages, seen.inputs, directions, seen.ids.tolist()
+    )
+    # A stage of one place has no warmer one: its heat is 0, which would look like a stage that sees nothing.
+    stages = {name: stage for name, stage in maps.stages.items() if stage[0].numel() > 1}
     rows = []
     for row, pixels in enumerate(seen.pixels):
-        drawn = [maps.fused[row], *(stage[row] for stage in maps.stages.values())]
+        drawn = [maps.fused[row], *(stage[row] for stage in stages.values())]
         rows.append([Cell(pixels), *(Cell(heated(pixels, one.numpy())) for one in drawn)])
+    left_out = " and ".join(name for name in maps.stages if name not in stages)
     what = (
         f"SmoothGrad-CAM++ on images of {captions.data(scene.dataset)}: bright places raise the score, "
         f"which is {told}. {SAMPLES} noisy copies of an image (standard deviation {NOISE} of normalised "
-        "pixels); `all` has at each place the largest heat of any stage. Each map runs from its own least "
-        "to its largest value."
+        'pixels); the column "all" has at each place the largest heat of any stage. Each map runs from its '
+        "own least to its largest value; its size stands above it."
+        + (f" Of one place, and left out: {left_out}." if left_out else "")
     )
-    headings = ["image", "all", *maps.stages]
+    sizes = [" x ".join(map(str, stage.shape[1:])) for stage in stages.values()]
+    headings = ["image", "all", *(f"{name}, {size}" for name, size in zip(stages, sizes, strict=True))]
     return [plate_of("cam", "SmoothGrad-CAM++", captions.of(what), Sheet(rows, headings))]
+
+
+def score_of(scene: "Scene", seen: "Seen", score: str) -> tuple["Tensor", str]:
+    """Along which representation each image's score grows, (n, F), and what the caption says of it.
+
+    Raises:
+        ValueError: a score of classes, and an image has no label or there is no bank to learn them from.
+    """
+    from viewmill.engine.evaluation.pictures.cam import class_directions, own_directions
+
+    if score == "own":
+        told = (
+            "how far the representation goes away from the data set's mean direction, towards the image's own"
+        )
+        return own_directions(scene.features, seen.ids.tolist()), told
+    labels = scene.dataset.labels(seen.ids).tolist()
+    if min(labels) < 0:
+        raise ValueError(
+            f"{scene.dataset.shown}: an image without a label has no class to score; leave out --score class"
+        )
+    return class_directions(scene.probe, labels), "the linear probe's logit of the image's class"
 
 
 def plate_of(name: str, title: str, caption: str, sheet: Sheet) -> Plate:

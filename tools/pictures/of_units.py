@@ -63,8 +63,10 @@ def exemplars(scene: "Scene", captions: Captions, diagnosis: Path | None = None)
 
     subject = subject_in(scene)
     found = joint_of(scene, subject, diagnosis)
-    network, stage = Units(subject).eval(), scene.hypercolumns.stages[-1]
-    no_heat = lacks_heat(scene)
+    network, stages = Units(subject).eval(), scene.hypercolumns.stages
+    # The last that has several places: on a map of one, of small views, no place is warmer than another.
+    stage = next((one for one in reversed(stages) if max(one.size) > 1), stages[-1])
+    no_heat, places = lacks_heat(scene), " x ".join(map(str, stage.size))
     rows: dict[int, list[list[Cell]]] = {}
     for place in best_units(found, VARIABLES, UNITS):
         variable, unit = divmod(place, found.units)
@@ -87,7 +89,8 @@ def exemplars(scene: "Scene", captions: Captions, diagnosis: Path | None = None)
             "image its unit, probability and class, and "
             + (
                 no_heat
-                or f"Grad-CAM of the unit's logit in {stage.name}, each from its least to its largest value."
+                or f"Grad-CAM of the unit's logit in {stage.name} ({places} places), each from its least to "
+                "its largest value."
             )
         )
         title = f"Exemplars of variable {variable}"

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 WIDTH, DPI = 7.2, 150  # inches
+# Of plasma: all of them three to one or more against the page.
+SHADES = {"light": (0.0, 0.6), "dark": (0.45, 1.0)}
 MAX_NAMES = 60  # on an axis: more cannot be read
 NAME_LENGTH = 28  # characters
 MAX_COLOURS = 20  # classes that a plane tells apart by colour
@@ -110,7 +112,7 @@ def draw_plane(figure: "Figure", places: np.ndarray, labels: np.ndarray, names: 
 
     axes = figure.subplots()
     size = float(np.clip(9000 / len(places), 1.5, 22))
-    colours = mpl.colormaps["tab10" if len(names) <= 10 else "tab20"]
+    colours = class_colours(len(names), mpl.rcParams["axes.facecolor"])
     has_colours = len(names) <= MAX_COLOURS
     grey = labels < 0 if has_colours else np.ones(len(labels), dtype=bool)
     style: dict[str, Any] = {"s": size, "linewidths": 0, "alpha": 0.8}
@@ -118,12 +120,22 @@ def draw_plane(figure: "Figure", places: np.ndarray, labels: np.ndarray, names: 
     for number, name in enumerate(names if has_colours else ()):
         of_class = labels == number
         if of_class.any():
-            axes.scatter(*places[of_class].T, color=colours(number), label=short(name), **style)
+            axes.scatter(*places[of_class].T, color=colours[number], label=short(name), **style)
     axes.set_xticks([])
     axes.set_yticks([])
     axes.spines[["left", "bottom"]].set_visible(False)
     if has_colours and (labels >= 0).any():
         axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5), markerscale=2, fontsize=8)
+
+
+def class_colours(classes: int, page: str) -> np.ndarray:
+    """RGB from 0 to 1 for at most 20 classes, `(10 or 20, 3)`; on a dark page a quarter nearer to white."""
+    import matplotlib as mpl
+    from matplotlib.colors import to_rgb
+
+    palette = mpl.colormaps["tab10" if classes <= 10 else "tab20"]
+    colours = palette(np.arange(palette.N))[:, :3]
+    return colours if sum(to_rgb(page)) > 1.5 else 0.75 * colours + 0.25
 
 
 def draw_curves(
@@ -135,8 +147,9 @@ def draw_curves(
     ends = [curve.x[-1] for curve in curves.values()]
     has_zoom = min(len(curve.x) for curve in curves.values()) >= ZOOM_FROM
     panels = figure.subplots(2 if has_zoom else 1, 1, squeeze=False)[:, 0]
-    low, high = (0.05, 0.85) if theme.name == "light" else (0.25, 1.0)
+    low, high = SHADES[theme.name]
     shades = mpl.colormaps["plasma"](np.linspace(low, high, len(curves)))
+    is_whole = all((curve.x == np.round(curve.x)).all() for curve in curves.values())
     for panel, axes in enumerate(panels):
         for (name, curve), shade in zip(curves.items(), shades, strict=True):
             factor = 100 if percent else 1
@@ -149,6 +162,7 @@ def draw_curves(
                 axes.fill_between(x_shown, *band, color=shade, alpha=0.18, linewidth=0)
         axes.set_ylabel(y)
         axes.grid(True, axis="y")
+        axes.locator_params(axis="x", integer=is_whole)  # measured between epochs: no tick at 1.25
     panels[-1].set_xlabel(x)
     panels[0].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     if has_zoom:

@@ -188,7 +188,7 @@ def test_the_details_say_what_was_measured(run: Path, sets: Sets, entries: list[
     assert str(run.parent) not in (run / "evaluation" / "knn.json").read_text()
 
 
-def test_features_are_computed_once(
+def test_features_are_computed_once_for_the_tasks_of_later_calls_too(
     run: Path,
     sets: Sets,
     entries: list[dict[str, Any]],
@@ -198,7 +198,11 @@ def test_features_are_computed_once(
     copy = shutil.copytree(run, tmp_path / "run")
     for name in ("extract_all", "thumbnails"):
         monkeypatch.setattr(contenders, name, None)  # whoever calls it fails
-    assert evaluate(copy, *sets, TASKS[:2], world=ALONE, **SETTINGS) == entries[:2]
+    later = ("knn@12", "geometry")
+    assert not set(later) & set(TASKS)
+    again = evaluate(copy, *sets, TASKS[:2] + later, world=ALONE, **SETTINGS)
+    assert again[:2] == entries[:2]
+    assert [entry["task"] for entry in again[2:]] == list(later)
 
 
 def test_a_cached_file_with_a_flipped_bit_is_made_again(

@@ -73,6 +73,7 @@ def test_the_page_and_the_report_hold_both_themes_and_load_nothing(tmp_path: Pat
         assert decoded(str(shown[0]))[1].min() == 255
         (words,) = [attributes["alt"] for tag, attributes in page.tags if tag == "img"]
         assert words == f"Title of one: {EVIL}"
+        assert EVIL in page.text  # the caption once more, as text that a telephone can show
         addresses = [
             value
             for _, attributes in page.tags

@@ -85,6 +85,10 @@ def test_every_picture_is_there_in_both_themes_with_its_words(drawn: Path, run: 
             with Image.open(drawn / f"{entry['name']}{suffix}.png") as picture:
                 assert np.asarray(picture).std() > 5
     assert (drawn / "pictures.html").read_text(encoding="utf-8").count("<picture>") == len(entries)
+    if cam.is_installed():  # the last stage of 32 pixels is one place, which can have no heat
+        captions = {entry["name"]: entry["caption"] for entry in entries}
+        assert "Of one place, and left out: layer4." in captions["cam"]
+        assert "in layer3 (2 x 2 places)" in captions["exemplars-0"]
 
 
 def refuse(*_: Any, **__: Any) -> None:
@@ -140,6 +144,7 @@ def test_classes_stand_in_the_order_of_wordnet_where_it_has_them(
         "in the order of WordNet's clusters by average linkage of 1 - Wu-Palmer similarity"
         in entry["caption"]
     )
+    assert f"--wordnet {tmp_path.name} --synsets synsets.yaml" in entry["caption"]
 
 
 def test_images_are_seen_in_the_order_that_is_asked_for(scene: Scene) -> None:
