@@ -93,7 +93,7 @@ def test_turns_beside_other_work_are_left_out_whatever_they_gave() -> None:
 
 def test_the_runs_that_are_measured_are_ones_that_can_be() -> None:
     configs = {name: config_of(scenario, ["epochs=2"]) for name, scenario in SCENARIOS.items()}
-    assert {name: config.batch_size for name, config in configs.items()} == {"views": 32, "steps": 4}
+    assert {name: config.batch_size for name, config in configs.items()} == {"views": 64, "steps": 2}
     assert all(config.epochs == 2 and config.views.num_threads == 1 for config in configs.values())
     kinds = {kind for scenario in SCENARIOS.values() for kind in scenario.kinds}
     assert kinds == {"threads", "resolution", "batch"}

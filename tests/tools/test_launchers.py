@@ -135,5 +135,5 @@ def test_a_run_is_evaluated_and_reported(
     assert [entry["n"] for entry in entries] == [10, 10]
     assert run_app(app, ["report", str(run), "--data", str(dataset)]) == 0
     page = (run / "report.html").read_text()
-    assert all(f"<td>{entry['task']}</td>" in page for entry in entries)
+    assert all(f'<td class="whole">{entry["task"]}</td>' in page for entry in entries)
     assert "data:image/png;base64," in page
