@@ -6,6 +6,7 @@ from typing import NamedTuple
 from viewmill.engine.strict import ConfigError
 from viewmill.tools.planning.measured import from_datasheet
 from viewmill.tools.planning.predict import CACHED_FRACTION, Plan, Prediction, fits, predict
+from viewmill.tools.planning.step import is_crowded
 
 MAX_FACTOR = 64  # of a number that is doubled until the bottleneck is gone
 SIDES = (0.8, 0.64, 0.5)  # of images, when they are converted smaller
@@ -45,6 +46,8 @@ def advise(before: Prediction) -> Advice | None:
 
 def changes(before: Prediction) -> Iterator[tuple[str, Plan]]:
     """Changes that can speed up the resource that binds, the cheapest first."""
+    if before.step.most > before.step.least:
+        yield from fewer_threads(before.plan)
     yield from {
         "decode": decode_changes,
         "storage": storage_changes,
@@ -56,16 +59,25 @@ def changes(before: Prediction) -> Iterator[tuple[str, Plan]]:
         yield from more_nodes(before.plan)
 
 
+def fewer_threads(plan: Plan) -> Iterator[tuple[str, Plan]]:
+    """As many as leave each rank of a node a hardware thread for its own ones."""
+    number = plan.cluster.cpu_threads // plan.cluster.local_ranks - 1
+    if number >= 1:
+        yield f"views.num_threads={number}", with_threads(plan, number)
+
+
+def with_threads(plan: Plan, number: int) -> Plan:
+    views = plan.config.views.model_copy(update={"num_threads": number})
+    return plan._replace(config=plan.config.model_copy(update={"views": views}))
+
+
 def decode_changes(plan: Plan) -> Iterator[tuple[str, Plan]]:
     threads = plan.config.views.num_threads
     most = plan.cluster.physical_cores // plan.cluster.local_ranks
     for number in [*(threads * 2**power for power in range(1, 7) if threads * 2**power < most), most]:
-        if number > threads:
-            views = plan.config.views.model_copy(update={"num_threads": number})
-            yield (
-                f"views.num_threads={number}",
-                plan._replace(config=plan.config.model_copy(update={"views": views})),
-            )
+        changed = with_threads(plan, number)
+        if number > threads and not is_crowded(changed.config, plan.cluster):
+            yield f"views.num_threads={number}", changed
     yield from smaller_images(plan)
     yield from scaled(plan, "physical_cores", "cores a node")
 
@@ -142,10 +154,7 @@ def scaled(plan: Plan, name: str, what: str) -> Iterator[tuple[str, Plan]]:
         if name == "physical_cores":
             update["cpu_threads"] = plan.cluster.cpu_threads * factor
             threads = value // plan.cluster.local_ranks
-            views = plan.config.views.model_copy(
-                update={"num_threads": max(1, threads, plan.config.views.num_threads)}
-            )
-            plan = plan._replace(config=plan.config.model_copy(update={"views": views}))
+            plan = with_threads(plan, max(1, threads, plan.config.views.num_threads))
         yield f"{value:g} {what}", plan._replace(cluster=plan.cluster.model_copy(update=update))
 
 

@@ -11,10 +11,10 @@ from viewmill.tools.planning.images import Images
 from viewmill.tools.planning.loss_flops import loss_flops
 from viewmill.tools.planning.measured import Measured
 from viewmill.tools.planning.rank_memory import RankMemory, rank_memory
+from viewmill.tools.planning.step import Step, binding_of, step_of, view_threads
 from viewmill.tools.planning.traffic import Collective, collectives_of_step
 from viewmill.tools.planning.workload import Workload
 
-RESOURCES = ("compute", "loss", "decode", "storage", "network")
 CACHED_FRACTION = 0.7  # of the host's memory that the page cache may have, beside the ranks; assumption
 
 
@@ -33,7 +33,7 @@ class Prediction(NamedTuple):
 
     plan: Plan
     seconds: dict[str, float]  # of each of RESOURCES, as if alone
-    step_s: float
+    step: Step
     binding: str
     images_per_s: float
     steps_per_epoch: int
@@ -44,6 +44,10 @@ class Prediction(NamedTuple):
     cache_bytes: float  # that a node's page cache needs for no image to be read twice
     is_cached: bool
     formulas: list[Formula]
+
+    @property
+    def step_s(self) -> float:
+        return self.step.seconds
 
     @property
     def world_size(self) -> int:
@@ -64,11 +68,7 @@ def check_fits(config: RunConfig, images: Images, world_size: int) -> None:
 
 
 def predict(plan: Plan) -> Prediction:
-    """By formulas alone; nothing is trained.
-
-    On GPUs a step takes the longest of three that overlap: reading, making views, and the device's own work,
-    which is compute, loss and exposed traffic one after the other. Ranks that share their cores with the
-    making of views add that to their work; where a node has fewer cores than ranks, they take turns.
+    """By formulas alone; nothing is trained. `step_of` says how the resources make a step.
 
     Raises:
         ConfigError: batch, ranks and images do not fit each other.
@@ -85,14 +85,9 @@ def predict(plan: Plan) -> Prediction:
         "storage": storage_seconds(plan, book, is_cached),
         "network": network_seconds(plan, book, compute_s),
     }
-    rule = "compute + loss + network"
-    numbers = dict(seconds)
-    if plan.rates.shares_cores:
-        numbers["turns"] = max(1.0, cluster.local_ranks / cluster.physical_cores)
-        rule = f"max(storage, turns*(decode + {rule}))"
-    else:
-        rule = f"max(storage, decode, {rule})"
-    step_s = book.put("step_s", rule, numbers, "s")
+    shares_cores = plan.rates.shares_cores
+    step = step_of(seconds, config, cluster, book, shares_cores=shares_cores)
+    step_s = step.seconds
     images_per_s = book.put("images_per_s", "B/step_s", {"B": config.batch_size, "step_s": step_s}, "1/s")
     steps_per_epoch = images.count // config.batch_size
     total = config.max_steps or config.epochs * steps_per_epoch
@@ -104,8 +99,8 @@ def predict(plan: Plan) -> Prediction:
     return Prediction(
         plan=plan,
         seconds=seconds,
-        step_s=step_s,
-        binding=binding_of(seconds, shares_cores=plan.rates.shares_cores),
+        step=step,
+        binding=binding_of(seconds, shares_cores=shares_cores),
         images_per_s=images_per_s,
         steps_per_epoch=steps_per_epoch,
         hours=hours,
@@ -116,17 +111,6 @@ def predict(plan: Plan) -> Prediction:
         is_cached=is_cached,
         formulas=book.formulas,
     )
-
-
-def binding_of(seconds: dict[str, float], *, shares_cores: bool = False) -> str:
-    """The resource whose speed decides the step's: a stage that nothing hides, else the longest part."""
-    serial = ("compute", "loss", "network", *(("decode",) if shares_cores else ()))
-    device_s = sum(seconds[name] for name in serial)
-    hidden = {name: seconds[name] for name in RESOURCES if name not in serial}
-    longest = max(hidden, key=lambda name: hidden[name])
-    if hidden[longest] > device_s:
-        return longest
-    return max(serial, key=lambda name: seconds[name])
 
 
 def compute_seconds(plan: Plan, book: Book) -> float:
@@ -189,7 +173,7 @@ def decode_seconds(plan: Plan, book: Book) -> float:
     if rates.shares_cores:
         numbers = {"n": batch // cluster.world_size, "c": image_s}
         return book.put("decode", "n*c", numbers, "s", "on the rank's own core, not overlapped")
-    threads = min(cluster.local_ranks * plan.config.views.num_threads, cluster.cpu_threads)
+    threads = view_threads(plan.config, cluster)
     cores = min(threads, cluster.physical_cores)
     numbers = {"n": batch / cluster.nodes, "c": image_s, "cores": cores}
     if threads > cores:

@@ -76,6 +76,7 @@ def compare() -> list[dict[str, Any]]:
             made = prediction(row, config, work, views)
             figures[loader] = {
                 "hours": made.hours,
+                "bounds": [made.hours * bound / made.step_s for bound in (made.step.least, made.step.most)],
                 "error": made.hours / row.hours - 1,
                 "binding": made.binding,
                 "seconds": made.seconds,

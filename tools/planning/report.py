@@ -10,9 +10,10 @@ from viewmill.tools.planning.cluster import Cluster
 from viewmill.tools.planning.failures import LOGBOOKS
 from viewmill.tools.planning.images import Images
 from viewmill.tools.planning.measured import Measured, from_datasheet, read_measured
-from viewmill.tools.planning.predict import RESOURCES, Plan, Prediction, by_stage, fits, predict
+from viewmill.tools.planning.predict import Plan, Prediction, by_stage, fits, predict
 from viewmill.tools.planning.reliability import Reliable, as_dict, reliability_of, with_rate
 from viewmill.tools.planning.scaling import Point, strong, weak
+from viewmill.tools.planning.step import RESOURCES
 from viewmill.tools.planning.workload import count_workload
 
 Rows = list[tuple[str, ...]]
@@ -60,6 +61,7 @@ class Report(NamedTuple):
             "work": made.plan.work._asdict() | {"step_flops_per_image": made.plan.work.step_flops},
             "images_per_s": made.images_per_s,
             "step_s": made.step_s,
+            "step_bounds_s": [made.step.least, made.step.most],
             "seconds": made.seconds,
             "binding": made.binding,
             "steps_per_epoch": made.steps_per_epoch,
@@ -145,7 +147,7 @@ def summary_rows(report: Report) -> Rows:
     return [
         ("ranks", f"{made.world_size} = {plan.cluster.nodes} nodes x {plan.cluster.local_ranks}"),
         ("images/s", figure(made.images_per_s)),
-        ("step", f"{made.step_s:.4g} s of {plan.config.batch_size} images"),
+        ("step", f"{made.step_s:.4g} s of {plan.config.batch_size} images{bounds_of(made)}"),
         ("hours", f"{made.hours:,.4g} without failures"),
         ("cost", "no price: --set price_per_node_hour=..." if made.cost is None else figure(made.cost)),
         ("GFLOP an image", f"{plan.work.step_flops / 1e9:,.4g} forward and backward"),
@@ -154,6 +156,12 @@ def summary_rows(report: Report) -> Rows:
         ("sent by a rank, MB a step", sent or "nothing"),
         ("page cache", f"{made.cache_bytes / GB:,.4g} GB a node; {cache}"),
     ]
+
+
+def bounds_of(made: Prediction) -> str:
+    """Where nobody knows how far views and the device overlap: from all to nothing."""
+    least, _, most = sorted(made.step)
+    return f"; {least:.4g} if the device hides the views, {most:.4g} if nothing does" if most > least else ""
 
 
 def resource_rows(made: Prediction) -> Rows:

@@ -8,7 +8,8 @@ from viewmill.engine.strict import ConfigError
 from viewmill.tools.planning.advice import advise
 from viewmill.tools.planning.cluster import load_cluster
 from viewmill.tools.planning.images import Images
-from viewmill.tools.planning.predict import RESOURCES, by_stage, collective_seconds, predict
+from viewmill.tools.planning.predict import by_stage, collective_seconds, predict
+from viewmill.tools.planning.step import ON_DEVICE, RESOURCES
 from viewmill.tools.planning.traffic import Collective
 
 from tests.tools.planning.plans import RATES, WORK, cluster, config, plan
@@ -53,6 +54,25 @@ def test_the_step_is_the_longest_of_what_overlaps() -> None:
     assert made.step_s == max(device, made.seconds["decode"], made.seconds["storage"])
     assert made.images_per_s == pytest.approx(64 / made.step_s)
     assert made.hours == pytest.approx(10 * 100 * made.step_s / 3600)
+
+
+def test_where_views_take_every_thread_the_step_is_between_all_and_nothing_hidden() -> None:
+    roomy, full = (predict(plan(cluster=cluster(cpu_threads=threads))) for threads in (40, 39))
+    assert roomy.step.least == roomy.step.most == roomy.step_s
+    device = sum(full.seconds[name] for name in ON_DEVICE)
+    assert full.step.least == pytest.approx(max(device, full.seconds["decode"]))
+    assert full.step.most == pytest.approx(device + full.seconds["decode"])
+    assert full.step_s / full.step.least == pytest.approx(full.step.most / full.step_s)
+    assert full.step.most > full.step.least
+
+
+def test_leaving_the_ranks_a_thread_is_advised_where_views_take_every_one() -> None:
+    slow = RATES.model_copy(update={"views": RATES.views.model_copy(update={"image_s": 0.03})})
+    made = predict(plan(cluster=cluster(cpu_threads=39), rates=slow))
+    advice = advise(made)
+    assert advice is not None
+    assert advice.change == "views.num_threads=3"
+    assert advice.gain == pytest.approx(made.step_s / (32 * 0.03 / 24))
 
 
 def test_ranks_that_share_cores_do_one_after_the_other_and_take_turns() -> None:
