@@ -36,7 +36,7 @@ class Scenario(NamedTuple):
 SMALL_HEAD = ("method.projector.hidden=32", "method.projector.dim=16")
 SCENARIOS = {
     "views": Scenario(
-        ("model.backbone=test_vit", *SMALL_HEAD, "views.preset=dino_global@32", "batch_size=64"),
+        ("model.backbone=test_vit", *SMALL_HEAD, "views.preset=dino_global@16", "batch_size=64"),
         ("threads", "resolution"),
     ),
     "steps": Scenario(("model.backbone=test_resnet", "views.preset=hydes@32", "batch_size=2"), ("batch",)),

@@ -1,18 +1,18 @@
 """Views that are made while a training runs: how much each of the two holds up the other."""
 
-import itertools
 import threading
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from time import perf_counter
+from types import TracebackType
 from typing import NamedTuple
 
 import numpy as np
 from viewmill.pipelines.executors.executor import Executor
-from viewmill.pipelines.flow.batches import Batch, BatchMaker, Fetched, Planned
-from viewmill.pipelines.flow.flow import batches_of, new_stats
+from viewmill.pipelines.flow.batches import Batch, BatchMaker, Fetched
 from viewmill.pipelines.plans.planner import ViewPlanner
 from viewmill.pipelines.samples import Samples
+from viewmill.tools.doctor.feeding import Feeding
 
 MOST_STEPS = 96  # of a measurement; what is not made by then is far slower than the training
 
@@ -38,27 +38,14 @@ class TimedMaker(BatchMaker):
         return batch
 
 
-class Making:
-    """A loader that makes the same few batches over and over, and drops them; a context manager.
-
-    It reads, plans and makes them in the threads of a run's loader, and is never kept waiting.
-
-    Args:
-        ids: the samples of each batch.
-        prefetch, max_ahead_bytes: as in `batches_of`.
-    """
+class Making(Feeding):
+    """Makes its batches without a pause, and drops them; each as often as the others."""
 
     def __init__(
         self, maker: TimedMaker, ids: Sequence[np.ndarray], *, prefetch: int, max_ahead_bytes: int
     ) -> None:
-        self._maker, self.num_batches = maker, len(ids)
-        self._flow = batches_of(
-            maker,
-            _again_and_again(ids),
-            prefetch=prefetch,
-            max_ahead_bytes=max_ahead_bytes,
-            stats=new_stats(with_copy=False),
-        )
+        super().__init__(maker, ids, prefetch=prefetch, max_ahead_bytes=max_ahead_bytes)
+        self._maker = maker
         self._is_over = False
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._take, name="viewmill-take", daemon=True)
@@ -67,9 +54,14 @@ class Making:
         self._thread.start()
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         self._is_over = True
-        self._flow.close()
+        super().__exit__(kind, error, traceback)
         self._thread.join()
 
     def batch_s(self, began_s: float, ended_s: float) -> float | None:
@@ -89,16 +81,10 @@ class Making:
     def _take(self) -> None:
         while not self._is_over:
             try:
-                self._flow.next()
+                self.next()
             except BaseException as error:  # raised in the thread that asks
                 self._error = None if self._is_over else error
                 return
-
-
-def _again_and_again(ids: Sequence[np.ndarray]) -> Iterator[Planned]:
-    for step in itertools.count():
-        for number, batch in enumerate(ids):
-            yield Planned(0, 0, batch, step, number)
 
 
 def steps_for(num_batches: int, batch_s: float, step_s: float, least: int) -> int:

@@ -1,15 +1,16 @@
-"""What other settings would give: each change's own stages were measured alone, the rest is arithmetic."""
+"""What other settings would give: by steps that were tried, or by their stages and arithmetic."""
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from viewmill.engine.config import RunConfig
 from viewmill.engine.spans import Part
-from viewmill.tools.doctor.beside import Slowdown
 from viewmill.tools.doctor.costs import AUGMENT, DECODE, Cost, Costs, step_s
-from viewmill.tools.doctor.diagnosis import Intervals, costs_of, divided, slowdown_of, training_costs
+from viewmill.tools.doctor.diagnosis import Intervals, costs_of, divided, training_costs
 
 LEAST_GAIN = 0.03  # of images/s; less is within what a measurement leaves open
+NEIGHBOURS = "neighbours"  # the trial that reads samples which lie beside each other
 FEWER_LINES = 10
 FEWER_CHECKPOINTS = 4
 
@@ -31,8 +32,10 @@ def predicted(
 ) -> list[dict[str, Any]]:
     """All changes that were tried, the best one first.
 
-    T(new) = T(measured) x T(model of the changed stages) / T(model of the run's): what the model leaves
-    unexplained is taken to stay in proportion.
+    T(new) = T(measured) x the share of the run's step that one takes by other settings. That share was
+    measured where views are made on the host, by steps that wait for their views; else it is T(model of the
+    changed stages) / T(model of the run's), and what the model leaves unexplained is taken to stay in
+    proportion.
 
     Args:
         rank: figures of the rank that the others wait for.
@@ -40,60 +43,62 @@ def predicted(
     """
     now = costs_of(rank, every)
     now_s = step_s(now)
+    modelled = [*_modelled(rank, every, now), *_seldom(every, now)]
+    shares = {**rank["fed"], **{name: step_s(costs) / now_s for name, costs in modelled}}
     found = []
-    for name, setting, costs, images, note in candidates(rank, config, every, now):
-        factor = images * now_s / step_s(costs)
-        per_s = config.batch_size * factor / step_now_s
-        found.append(Change(name, setting, per_s, factor - 1, note, name in ("batch", "resolution")))
+    for name, share in shares.items():
+        kind, setting, images, note = described(name, config, every)
+        per_s = config.batch_size * images / (share * step_now_s)
+        found.append(Change(kind, setting, per_s, images / share - 1, note, kind in ("batch", "resolution")))
     return [asdict(change) for change in sorted(found, key=lambda change: -change.gain)]
 
 
-Candidate = tuple[str, str, Costs, int, str]
-
-
-def candidates(rank: dict[str, Any], config: RunConfig, every: Intervals, now: Costs) -> list[Candidate]:
-    """(kind, setting, costs of a step, how many times as many images it has, note)."""
-    found = _loader_candidates(rank, now)
-    for trial in rank["alone"]:
-        if trial.startswith("threads "):
-            threads = trial.removeprefix("threads ")
-            changed = now.with_training(training_costs(rank, every, trial))
-            changed = replace(changed, slowdown=slowdown_of(rank, f"torch {trial}"))
-            found.append(("torch threads", f"torch_threads={threads}", changed, 1, ""))
-    if "double" in rank["alone"]:
-        loader = {name: cost.times(2) for name, cost in now.loader.items()}
-        changed = replace(now, loader=loader, training=training_costs(rank, every, "double"))
+def described(name: str, config: RunConfig, every: Intervals) -> tuple[str, str, int, str]:
+    """Of a trial: the kind of change, how it is typed, how many times as many images it has, and a note."""
+    kind, _, value = name.rpartition(" ")
+    if kind == "threads":
+        return "threads", f"views.num_threads={value}", 1, ""
+    if kind == "torch threads":
+        return kind, f"torch_threads={value}", 1, ""
+    if kind == "short":
+        note = "a smaller copy of the data set: views of small crops are less sharp"
+        return "resolution", f"convert --resize short={value}", 1, note
+    if name == "double":
         note = "another batch is another training: the learning rate goes with it"
-        found.append(("batch", f"batch_size={2 * config.batch_size}", changed, 2, note))
-    return found + _seldom_candidates(config, every, now)
+        return "batch", f"batch_size={2 * config.batch_size}", 2, note
+    if name == NEIGHBOURS:
+        note = "blocks of neighbours: see viewmill inspect --shuffle; at most this, block by block"
+        return "reads", "views.block=64 views.window=4096", 1, note
+    if name == Part.LOGGING.value:
+        return name, f"log.every_steps={FEWER_LINES * every.log}", 1, ""
+    if name == Part.CHECKPOINT.value:
+        steps = max(2, round(FEWER_CHECKPOINTS * (every.checkpoint or 0.0)))
+        setting = f"checkpoint.every_epochs=null checkpoint.every_steps={steps}"
+        return name, setting, 1, "a run that is stopped loses more steps"
+    return "executor", f"views.executor={name}", 1, ""
 
 
-def _loader_candidates(rank: dict[str, Any], now: Costs) -> list[Candidate]:
+def _modelled(rank: dict[str, Any], every: Intervals, now: Costs) -> Iterator[tuple[str, Costs]]:
+    """The costs of a step by the settings whose own stages were measured alone."""
     measured = {name: Cost(*cost) for name, cost in rank["loader"].items()}
-    found: list[Candidate] = []
     for name, cost in measured.items():
-        kind, _, value = name.partition(" ")
-        slowdown = slowdown_of(rank, name)
-        if kind == "threads":
-            changed = _scaled(now, measured["make"], cost, slowdown)
-            found.append(("threads", f"views.num_threads={value}", changed, 1, ""))
+        kind, _, _ = name.partition(" ")
+        if kind in ("threads", "host", "dali"):
+            yield name, _scaled(now, measured["make"], cost)
         elif kind == "short":
             parts = divided(cost, measured[f"decode {name}"])
-            changed = now.with_loader(decode=parts[DECODE], augment=parts[AUGMENT])
-            changed = replace(changed, slowdown=slowdown)
-            note = "a smaller copy of the data set: views of small crops are less sharp"
-            found.append(("resolution", f"convert --resize short={value}", changed, 1, note))
-        elif kind == "neighbours":
-            changed = now.with_loader(storage_read=cost)
-            note = "blocks of neighbours: see viewmill inspect --shuffle; at most this, block by block"
-            found.append(("reads", "views.block=64 views.window=4096", changed, 1, note))
-        elif kind in ("host", "dali"):
-            changed = _scaled(now, measured["make"], cost, slowdown)
-            found.append(("executor", f"views.executor={kind}", changed, 1, ""))
-    return found
+            yield name, now.with_loader(decode=parts[DECODE], augment=parts[AUGMENT])
+        elif name == NEIGHBOURS:
+            yield name, now.with_loader(storage_read=cost)
+    for trial in rank["alone"]:
+        if trial.startswith("torch threads "):
+            yield trial, now.with_training(training_costs(rank, every, trial))
+        elif trial == "double":
+            loader = {name: cost.times(2) for name, cost in now.loader.items()}
+            yield trial, replace(now, loader=loader, training=training_costs(rank, every, trial))
 
 
-def _scaled(now: Costs, make: Cost, other: Cost, slowdown: Slowdown | None) -> Costs:
+def _scaled(now: Costs, make: Cost, other: Cost) -> Costs:
     """With another time for making views; decoding is the same share of it."""
     factors = Cost(other.wall_s / make.wall_s, other.cpu_s / max(make.cpu_s, 1e-9))
     loader = {
@@ -101,21 +106,15 @@ def _scaled(now: Costs, make: Cost, other: Cost, slowdown: Slowdown | None) -> C
         for name, cost in now.loader.items()
         if name in (DECODE, AUGMENT)
     }
-    return replace(now, loader={**now.loader, **loader}, slowdown=slowdown)
+    return replace(now, loader={**now.loader, **loader})
 
 
-def _seldom_candidates(config: RunConfig, every: Intervals, now: Costs) -> list[Candidate]:
-    def rarer(part: Part, times: int) -> Costs:
-        return now.with_training({part.value: now.training[part.value].times(1 / times)})
-
-    lines, found = FEWER_LINES * every.log, list[Candidate]()
-    found.append(("logging", f"log.every_steps={lines}", rarer(Part.LOGGING, FEWER_LINES), 1, ""))
-    if every.checkpoint is not None:
-        steps = max(2, round(FEWER_CHECKPOINTS * every.checkpoint))
-        setting = f"checkpoint.every_epochs=null checkpoint.every_steps={steps}"
-        note = "a run that is stopped loses more steps"
-        found.append(("checkpoint", setting, rarer(Part.CHECKPOINT, FEWER_CHECKPOINTS), 1, note))
-    return found
+def _seldom(every: Intervals, now: Costs) -> Iterator[tuple[str, Costs]]:
+    """Fewer lines of the log, and fewer checkpoints where there are some."""
+    rarer = [(Part.LOGGING, FEWER_LINES)]
+    rarer += [(Part.CHECKPOINT, FEWER_CHECKPOINTS)] if every.checkpoint is not None else []
+    for part, times in rarer:
+        yield part.value, now.with_training({part.value: now.training[part.value].times(1 / times)})
 
 
 def best(changes: list[dict[str, Any]]) -> dict[str, Any] | None:

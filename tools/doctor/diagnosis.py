@@ -103,13 +103,8 @@ def divided(make: Cost, decode: Cost) -> dict[str, Cost]:
 
 def costs_of(rank: dict[str, Any], every: Intervals) -> Costs:
     """All stages of a rank by themselves."""
-    return Costs(loader_costs(rank), training_costs(rank, every), rank["cores"], slowdown_of(rank, ""))
-
-
-def slowdown_of(rank: dict[str, Any], trial: str) -> Slowdown | None:
-    """Of making and training beside each other; `trial`: see `Rounds`."""
-    found = rank["beside"].get(trial)
-    return None if found is None else Slowdown(*found)
+    beside = None if rank["beside"] is None else Slowdown(*rank["beside"])
+    return Costs(loader_costs(rank), training_costs(rank, every), rank["cores"], beside)
 
 
 def straggler(ranks: list[dict[str, Any]], every: Intervals) -> dict[str, Any] | None:

@@ -31,8 +31,9 @@ from viewmill.tools.doctor.collectives import timed_collectives
 from viewmill.tools.doctor.cores import Elsewhere, cores_of_rank
 from viewmill.tools.doctor.diagnosis import Intervals, diagnose, intervals
 from viewmill.tools.doctor.loader_alone import LoaderAlone
-from viewmill.tools.doctor.rounds import Blocks, Rounds, Trials
+from viewmill.tools.doctor.rounds import Blocks, Rounds
 from viewmill.tools.doctor.stopwatch import Stopwatch
+from viewmill.tools.doctor.trials import Trials
 
 TRACED_STEPS = 2
 

@@ -17,18 +17,22 @@ from viewmill.pipelines.executors.executor import (
     resolved_name,
 )
 from viewmill.pipelines.executors.view_format import ViewFormat
+from viewmill.pipelines.flow.batches import BatchMaker
 from viewmill.pipelines.flow.device_copy import CudaCopy
 from viewmill.pipelines.orders.interface import Order
 from viewmill.pipelines.orders.positions import positions_of_micro_batch, steps_per_epoch
 from viewmill.pipelines.plans.planner import ViewPlanner
 from viewmill.pipelines.plans.spec import ViewSpec
+from viewmill.pipelines.samples import Samples
 from viewmill.pipelines.views import preset
 from viewmill.shards.errors import ShardError
 from viewmill.shards.images import decode_rgb
 from viewmill.shards.manifest import Dataset
 from viewmill.tools.doctor.beside import Making, TimedMaker
 from viewmill.tools.doctor.costs import Cost
+from viewmill.tools.doctor.feeding import Feeding
 from viewmill.tools.doctor.pictures import SEVERAL, PicturedSamples, Pictures, choose
+from viewmill.tools.doctor.trials import Trial
 
 LEAST_IMAGES = 48  # of a measurement, in batches of the run's size
 FED_BY_IDS = ("resident", "ffcv")  # executors that are given no bytes
@@ -110,16 +114,28 @@ class LoaderAlone:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def making(self, num_threads: int, *, executor: str | None = None, of: Pictures | None = None) -> Making:
-        """Makes the views of these pictures, or of the data set's, until it is left: see there."""
-        pictures, views = of or self.pictures, self._config.views
-        maker = TimedMaker(
-            self._dataset if of is None else PicturedSamples(self._dataset, of),
-            ViewPlanner(self._spec, self._config.seed),
-            self._executor(executor or self.executor, num_threads, self._spec),
-        )
-        ids = [part.ids for part in pictures.parts(self._micro)]
-        return Making(maker, ids, prefetch=views.prefetch, max_ahead_bytes=views.max_ahead_bytes)
+    def making(self) -> Making:
+        """Makes the views of the data set's pictures until it is left: see there."""
+        maker = TimedMaker(self._dataset, *self._maker_of(self.executor, self._config.views.num_threads))
+        return Making(maker, self._ids(self.pictures), **self._ahead())
+
+    def feeding(self, trial: Trial, small: Pictures | None = None) -> Feeding:
+        """As the run's loader would be by these settings; `small`: other bytes for what it reads."""
+        views = self._config.views
+        samples: Samples = self._dataset if small is None else PicturedSamples(self._dataset, small)
+        threads = trial.view_threads or views.num_threads
+        maker = BatchMaker(samples, *self._maker_of(trial.executor or self.executor, threads), None)
+        return Feeding(maker, self._ids(small or self.pictures), **self._ahead())
+
+    def _maker_of(self, executor: str, num_threads: int) -> tuple[ViewPlanner, Executor]:
+        return ViewPlanner(self._spec, self._config.seed), self._executor(executor, num_threads, self._spec)
+
+    def _ids(self, pictures: Pictures) -> list[np.ndarray]:
+        return [part.ids for part in pictures.parts(self._micro)]
+
+    def _ahead(self) -> dict[str, int]:
+        views = self._config.views
+        return {"prefetch": views.prefetch, "max_ahead_bytes": views.max_ahead_bytes}
 
     def _run(self, name: str, num_threads: int, spec: ViewSpec, pictures: Pictures) -> Cost:
         runner, planner = self._executor(name, num_threads, spec), ViewPlanner(spec, self._config.seed)

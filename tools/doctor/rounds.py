@@ -3,21 +3,16 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from statistics import median
 from typing import Any
 
-import torch
 from viewmill.engine.agreement import largest
 from viewmill.engine.faults.pulse import Phase
-from viewmill.engine.schedules import method_values
 from viewmill.engine.spans import Part
-from viewmill.engine.step import Step, train_step
 from viewmill.engine.trainer import Trainer
 from viewmill.pipelines.loader import Batch
 from viewmill.tools.bench.train_peers import settle
 from viewmill.tools.doctor.arithmetic import count_flops
-from viewmill.tools.doctor.beside import Making, Slowdown, steps_for
 from viewmill.tools.doctor.collectives import Traffic
 from viewmill.tools.doctor.costs import Cost
 from viewmill.tools.doctor.loader_alone import LoaderAlone
@@ -31,19 +26,10 @@ from viewmill.tools.doctor.series import (
     median_slowdown,
 )
 from viewmill.tools.doctor.stopwatch import Lap, Stopwatch
+from viewmill.tools.doctor.training_alone import TrainingAlone, torch_threads
+from viewmill.tools.doctor.trials import AS_SET, Trial, Trials
 
 SHOWN_STEPS = 6  # of the time line
-
-
-@dataclass(frozen=True)
-class Trials:
-    """What is measured beside the run's own settings: numbers of threads, and short sides in pixels."""
-
-    executor_threads: tuple[int, ...] = ()
-    torch_threads: tuple[int, ...] = ()
-    executors: tuple[str, ...] = ()
-    short_sides: tuple[int, ...] = ()
-    doubles_batch: bool = True
 
 
 @dataclass(frozen=True)
@@ -89,6 +75,8 @@ class Rounds:
         self._laps: list[Lap] = []
         self._counted_cpu = 0.0
         self._small = {short: resized(loader.pictures, short) for short in trials.short_sides}
+        self._training = TrainingAlone(stopwatch, loader)
+        self._feeds = loader.renders_bytes and loader.is_on_cpu
         self.series = Series()
         self.sent: dict[str, dict[str, float]] = {}
         self.shown: list[Lap] = []
@@ -119,7 +107,7 @@ class Rounds:
         self._tell(f"round {number} of {self._blocks.rounds}: stages alone")
         self._measure_alone(trainer, batches, counts=number > 0)
         if number == self._blocks.rounds:
-            self.flops = count_flops(self._step_of(trainer, batches))
+            self.flops = count_flops(self._training.step_of(trainer, batches))
         self._tell(f"round {number + 1} of {self._blocks.rounds}: together")
 
     def _keep_together(self, laps: list[Lap], trainer: Trainer) -> None:
@@ -142,14 +130,9 @@ class Rounds:
     def _measure_alone(self, trainer: Trainer, batches: list[Batch], *, counts: bool) -> None:
         steps = max(2, self._blocks.steps // 2) if counts else 0
         made = self._make_alone(trainer.config.views.num_threads)
-        found: list[tuple[str, Parts, float]] = [("", *self._train_alone(trainer, batches, steps))]
-        if self._trials.doubles_batch:
-            found.append(("double", *self._train_alone(trainer, batches, steps, copies=2)))
-        threads = torch.get_num_threads()
-        for trial in self._trials.torch_threads:
-            torch.set_num_threads(trial)
-            found.append((f"threads {trial}", *self._train_alone(trainer, batches, steps)))
-        torch.set_num_threads(threads)
+        found: list[tuple[str, Parts, float]] = [("", *self._training.train(trainer, batches, steps))]
+        if not self._feeds:
+            found += self._train_otherwise(trainer, batches, steps)
         if not counts:
             return
         for name, parts, cpu_s in found:
@@ -157,102 +140,44 @@ class Rounds:
             self.series.alone_cpu[name].append(cpu_s)
         for name, cost in made.items():
             self.series.loader[name].append(cost)
-        self._measure_beside(
-            trainer, batches, steps, {name: sum(parts.values()) for name, parts, _ in found}, made
-        )
+        if self._feeds:
+            train_s = sum(self.series.alone[""][-1].values())
+            self.series.beside.append(self._training.beside(trainer, batches, steps, train_s, made["make"]))
+            self._measure_fed(trainer, steps)
 
-    def _measure_beside(
-        self,
-        trainer: Trainer,
-        batches: list[Batch],
-        steps: int,
-        train_s: dict[str, float],
-        made: dict[str, Cost],
-    ) -> None:
-        """How views and training hold each other up, as the run is set and as it is tried.
+    def _train_otherwise(
+        self, trainer: Trainer, batches: list[Batch], steps: int
+    ) -> list[tuple[str, Parts, float]]:
+        """The training alone by the settings that are tried and change it."""
+        found = []
+        if self._trials.doubles_batch:
+            found.append(("double", *self._training.train(trainer, batches, steps, copies=2)))
+        for number in self._trials.torch_threads:
+            with torch_threads(number):
+                parts, cpu_s = self._training.train(trainer, batches, steps)
+            found.append((f"torch threads {number}", parts, cpu_s))
+        return found
+
+    def _measure_fed(self, trainer: Trainer, least: int) -> None:
+        """Steps that wait for the views that are made meanwhile: as the run is set, by every other setting,
+        and as it is set again, for a machine's speed drifts.
 
         Only where views are made on the host: on the training's own device both wait in the same queue.
-
-        Args:
-            train_s: of a step alone, by the trial. made: of the views of a step alone, likewise.
         """
-        loader, trials, views = self._loader, self._trials, trainer.config.views.num_threads
-        if not (loader.renders_bytes and loader.is_on_cpu):
+        trials = [trial for trial in self._trials.each() if self._can(trainer, trial)]
+        if not trials:
             return
-        beside = partial(self._beside, trainer, batches, steps)
-        found = {"": beside(loader.making(views), train_s[""], made["make"])}
-        for trial in trials.executor_threads:
-            name = f"threads {trial}"
-            found[name] = beside(loader.making(trial), train_s[""], made[name])
-        for name in trials.executors:
-            found[name] = beside(loader.making(views, executor=name), train_s[""], made[name])
-        for short, pictures in self._small.items():
-            if pictures is not None:
-                name = f"short {short}"
-                found[name] = beside(loader.making(views, of=pictures), train_s[""], made[name])
-        threads = torch.get_num_threads()
-        for trial in trials.torch_threads:
-            torch.set_num_threads(trial)
-            name = f"threads {trial}"
-            found[f"torch {name}"] = beside(loader.making(views), train_s[name], made["make"])
-        torch.set_num_threads(threads)
-        for name, slowdown in found.items():
-            self.series.beside[name].append(slowdown)
+        before_s = self._training.fed(trainer, AS_SET, None, least)
+        small = {trial: self._small.get(trial.short_side or 0) for trial in trials}
+        found = {trial.name: self._training.fed(trainer, trial, small[trial], least) for trial in trials}
+        as_set_s = (before_s + self._training.fed(trainer, AS_SET, None, least)) / 2
+        for name, step_s in found.items():
+            self.series.fed[name].append(step_s / as_set_s)
 
-    def _beside(
-        self,
-        trainer: Trainer,
-        batches: list[Batch],
-        steps: int,
-        making: Making,
-        train_s: float,
-        made: Cost,
-    ) -> Slowdown:
-        """Trains while these views are made, long enough for each batch of them."""
-        batch_s = made.wall_s / trainer.config.accumulation
-        (steps,) = largest(trainer.world, [steps_for(making.num_batches, batch_s, train_s, steps)])
-        with making:
-            began_s = time.perf_counter()
-            parts, _ = self._train_alone(trainer, batches, steps)
-            beside_s = making.batch_s(began_s, time.perf_counter())
-        # Where not one batch was made in all these steps, they hardly hold up what makes it.
-        slower = 1.0 if beside_s is None else beside_s / batch_s
-        return Slowdown(sum(parts.values()) / train_s, slower)
-
-    def _train_alone(
-        self, trainer: Trainer, batches: list[Batch], steps: int, copies: int = 1
-    ) -> tuple[Parts, float]:
-        """The training of a step on batches that are there: its parts, and its processor seconds; means over
-        `steps`, after one that does not count.
-        """
-        laps, cpu_s = [], 0.0
-        step = self._step_of(trainer, batches, copies)
-        for number in range(1 + steps):
-            self._stopwatch.begin()
-            began_s = time.process_time()
-            step()
-            lap = self._stopwatch.lap()
-            if number:  # the first one allocates, and waits for the other ranks to get there
-                laps.append(lap)
-                cpu_s += time.process_time() - began_s
-        return mean_parts(laps), cpu_s / max(1, steps)
-
-    def _step_of(self, trainer: Trainer, batches: list[Batch], copies: int = 1) -> Callable[[], Step]:
-        """A step on these batches, as often as it is called; `copies`: each image so many times."""
-        config, device = trainer.config, trainer.world.device
-        views = [[view.to(device) for view in batch.views] for batch in batches]
-        if copies > 1:
-            views = [[torch.cat([view] * copies) for view in micro] for micro in views]
-        return partial(
-            train_step,
-            trainer.engine,
-            trainer.teacher,
-            views,
-            method_values(trainer.step - 1, config, trainer.steps_per_epoch),
-            labels=torch.cat([batch.labels for batch in batches for _ in range(copies)]),
-            loss_in_float32=config.loss_precision == "float32",
-            spans=self._stopwatch,
-        )
+    def _can(self, trainer: Trainer, trial: Trial) -> bool:
+        """Whether every rank has images that a smaller copy would change."""
+        lacks = trial.short_side is not None and self._small[trial.short_side] is None
+        return not any(largest(trainer.world, [lacks]))
 
     def _make_alone(self, num_threads: int) -> dict[str, Cost]:
         """The loader's stages, and what they would cost otherwise."""
@@ -267,6 +192,8 @@ class Rounds:
         }
         copy = loader.copy()
         found |= {} if copy is None else {"copy": copy}
+        if self._feeds:
+            return found
         found |= {f"threads {trial}": loader.make(trial) for trial in trials.executor_threads}
         found |= {name: loader.make(num_threads, executor=name) for name in trials.executors}
         for short, pictures in self._small.items():
@@ -290,7 +217,8 @@ class Rounds:
             "alone": {name: median_parts(parts) for name, parts in series.alone.items()},
             "alone_cpu_s": {name: median(found) for name, found in series.alone_cpu.items()},
             "loader": {name: median_cost(found) for name, found in series.loader.items()},
-            "beside": {name: median_slowdown(found) for name, found in series.beside.items()},
+            "beside": median_slowdown(series.beside) if series.beside else None,
+            "fed": {name: median(found) for name, found in series.fed.items()},
             "flops": self.flops,
             "sent": self.sent,
             "timeline": [[list(segment) for segment in lap.segments] for lap in self.shown],

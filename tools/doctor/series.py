@@ -25,7 +25,8 @@ class Series:
     alone: dict[str, list[Parts]] = field(default_factory=lambda: defaultdict(list))  # by the trial
     alone_cpu: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     loader: dict[str, list[Cost]] = field(default_factory=lambda: defaultdict(list))
-    beside: dict[str, list[Slowdown]] = field(default_factory=lambda: defaultdict(list))
+    beside: list[Slowdown] = field(default_factory=list)
+    fed: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))  # a share of the run's
 
 
 def mean_parts(laps: list[Lap]) -> Parts:

@@ -25,7 +25,8 @@ def rank(*, wait: float = 0.0, forward: float = 0.1, sent: float = 0.0, **change
         "alone": {"": alone},
         "alone_cpu_s": {"": 0.3},
         "loader": {"read": [0.01, 0.01], "make": [0.5, 0.5], "decode": [0.4, 0.4]},
-        "beside": {},
+        "beside": None,
+        "fed": {},
         "cores": 8.0,
     }
     return figures | changes
@@ -68,24 +69,31 @@ def test_threads_that_halve_the_views_are_predicted_by_the_longest_path_that_is_
     assert gains["log.every_steps=100"] == pytest.approx(0.0, abs=1e-3)  # hidden behind the loader
 
 
-def test_what_holds_a_changed_loader_up_is_what_was_measured_of_that_change() -> None:
-    loader = rank()["loader"] | {
-        "threads 2": [0.26, 0.52],
-        "short 64": [0.05, 0.05],
-        "decode short 64": [0.02, 0.02],
-    }
-    beside = {"": [1.5, 1.2], "threads 2": [2.0, 1.5], "short 64": [4.0, 1.0]}
-    found = predicted(rank(wait=0.25, loader=loader, beside=beside), config(), EVERY, 0.56)
-    gains = {change["setting"]: change["gain"] for change in found}
-    diagnosis = diagnose([rank(beside=beside)], EVERY, images=8)
-    assert held_up(diagnosis["slowdown"]) == [
+def test_what_views_and_training_hold_each_other_up_is_in_the_step_and_told() -> None:
+    found = diagnose([rank(beside=[1.5, 1.2])], EVERY, images=8)
+    assert held_up(found["slowdown"]) == [
         ("beside each other", "training takes 1.50 times as long, views 1.20 times")
     ]
-    now_s = 0.5 + 0.302 * 1.5 * (1 - 1 / 1.2)  # the views, and what they fall behind during the training
-    threads_s = 0.302 + 0.26 * 1.5 * (1 - 1 / 2.0)  # the training, and what it falls behind meanwhile
-    assert gains["views.num_threads=2"] == pytest.approx(now_s / threads_s - 1, rel=0.02)
-    smaller_s = 0.302 + 0.05 * (1 - 1 / 4.0)
-    assert gains["convert --resize short=64"] == pytest.approx(now_s / smaller_s - 1, rel=0.02)
+    # The views, and what they fall behind during the training.
+    assert found["model_step_s"] == pytest.approx(0.5 + 0.302 * 1.5 * (1 - 1 / 1.2), rel=0.02)
+
+
+def test_settings_that_were_tried_with_a_loader_are_predicted_by_their_steps_alone() -> None:
+    fed = {"threads 4": 0.5, "torch threads 2": 1.25, "short 64": 0.4, "double": 1.6, "host": 0.8}
+    found = predicted(rank(wait=0.2, fed=fed), config(), EVERY, 0.5)
+    gains = {change["setting"]: change["gain"] for change in found}
+    assert gains.pop("log.every_steps=100") == pytest.approx(0.0, abs=1e-3)
+    assert gains == {
+        "convert --resize short=64": pytest.approx(1.5),
+        "views.num_threads=4": pytest.approx(1.0),
+        "views.executor=host": pytest.approx(0.25),
+        "batch_size=16": pytest.approx(0.25),
+        "torch_threads=2": pytest.approx(-0.2),
+    }
+    assert [change["name"] for change in found if change["changes_training"]] == ["resolution", "batch"]
+    per_s = {change["setting"]: change["images_per_s"] for change in found}
+    assert per_s["batch_size=16"] == pytest.approx(16 / 0.8)
+    assert per_s["views.num_threads=4"] == pytest.approx(8 / 0.25)
 
 
 def test_a_batch_twice_as_large_has_twice_the_images() -> None:
