@@ -7,7 +7,17 @@ from typing import Any
 from viewmill.engine.config import RunConfig
 from viewmill.engine.spans import Part
 from viewmill.tools.doctor.costs import AUGMENT, DECODE, Cost, Costs, step_s
-from viewmill.tools.doctor.diagnosis import Intervals, costs_of, divided, training_costs
+from viewmill.tools.doctor.diagnosis import (
+    COMMUNICATION,
+    SENT,
+    Intervals,
+    costs_of,
+    divided,
+    seldom_parts,
+    training_costs,
+)
+from viewmill.tools.doctor.series import Fed
+from viewmill.tools.doctor.stopwatch import LOOP
 
 LEAST_GAIN = 0.03  # of images/s; less is within what a measurement leaves open
 NEIGHBOURS = "neighbours"  # the trial that reads samples which lie beside each other
@@ -44,13 +54,36 @@ def predicted(
     now = costs_of(rank, every)
     now_s = step_s(now)
     modelled = [*_modelled(rank, every, now), *_seldom(every, now)]
-    shares = {**rank["fed"], **{name: step_s(costs) / now_s for name, costs in modelled}}
+    shares = tried_shares(rank, every) | {name: step_s(costs) / now_s for name, costs in modelled}
     found = []
     for name, share in shares.items():
         kind, setting, images, note = described(name, config, every)
         per_s = config.batch_size * images / (share * step_now_s)
         found.append(Change(kind, setting, per_s, images / share - 1, note, kind in ("batch", "resolution")))
     return [asdict(change) for change in sorted(found, key=lambda change: -change.gain)]
+
+
+def tried_shares(rank: dict[str, Any], every: Intervals) -> dict[str, float]:
+    """Of the run's step, what one takes by the settings that were tried.
+
+    A tried step has no loop around it, no agreement of ranks and no lines of a log. What those take is hidden
+    as far as the step waits for its views, and is added where it does not.
+    """
+    fed = {name: Fed(*found) for name, found in rank["fed"].items()}
+    if not fed:
+        return {}
+    around = around_s(rank, every) / rank["fed_s"]
+    shares = {name: one.step_s + max(0.0, around - one.wait_s) for name, one in fed.items()}
+    as_set = shares.pop("")
+    return {name: share / as_set for name, share in shares.items()}
+
+
+def around_s(rank: dict[str, Any], every: Intervals) -> float:
+    """Seconds of the training thread at each step that are no part of the step itself."""
+    costs = training_costs(rank, every)
+    agreed_s = costs[COMMUNICATION].wall_s - sum(rank["alone"][""].get(name, 0.0) for name in SENT)
+    own_s = costs[LOOP].wall_s - rank["alone"][""].get(LOOP, 0.0)
+    return own_s + max(0.0, agreed_s) + sum(seldom_parts(rank, every).values())
 
 
 def described(name: str, config: RunConfig, every: Intervals) -> tuple[str, str, int, str]:

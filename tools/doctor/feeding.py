@@ -40,6 +40,11 @@ class Feeding:
     ) -> None:
         self._flow.close()
 
+    @property
+    def wait_s(self) -> float:
+        """Seconds that callers of `next` have waited in total."""
+        return self._flow.wait_s
+
     def next(self) -> Batch:
         """The next batch; waits for it. Raises what making it has raised."""
         return self._flow.next()

@@ -62,7 +62,7 @@ class LoaderAlone:
         self.renders_bytes = self.executor not in FED_BY_IDS
         self.is_on_cpu = device_of_executor(self.executor, self._device) == "cpu"
         self._format = ViewFormat(VIEW_DTYPES[config.precision], config.model.channels_last)
-        self._executors: dict[tuple[str, int, str], Executor] = {}
+        self._executors: dict[tuple[str, int, str, int], Executor] = {}
         self._micro = config.batch_size // world.world_size // config.accumulation
         self._batches = -(-LEAST_IMAGES // self._micro)
         self._share = config.accumulation / self._batches  # of a measurement: a step
@@ -116,22 +116,23 @@ class LoaderAlone:
 
     def making(self) -> Making:
         """Makes the views of the data set's pictures until it is left: see there."""
-        maker = TimedMaker(self._dataset, *self._maker_of(self.executor, self._config.views.num_threads))
-        return Making(maker, self._ids(self.pictures), **self._ahead())
+        executor = self._executor(self.executor, self._config.views.num_threads, self._spec)
+        maker = TimedMaker(self._dataset, ViewPlanner(self._spec, self._config.seed), executor)
+        return Making(maker, [part.ids for part in self.pictures.parts(self._micro)], **self._ahead())
 
     def feeding(self, trial: Trial, small: Pictures | None = None) -> Feeding:
         """As the run's loader would be by these settings; `small`: other bytes for what it reads."""
-        views = self._config.views
         samples: Samples = self._dataset if small is None else PicturedSamples(self._dataset, small)
-        threads = trial.view_threads or views.num_threads
-        maker = BatchMaker(samples, *self._maker_of(trial.executor or self.executor, threads), None)
-        return Feeding(maker, self._ids(small or self.pictures), **self._ahead())
+        threads, size = trial.view_threads or self._config.views.num_threads, trial.copies * self._micro
+        executor = self._executor(trial.executor or self.executor, threads, self._spec, size)
+        maker = BatchMaker(samples, ViewPlanner(self._spec, self._config.seed), executor, None)
+        parts = (small or self.pictures).parts(size)
+        ids = [part.ids for part in parts if len(part.ids) == size] or [self._repeated(size)]
+        return Feeding(maker, ids, **self._ahead())
 
-    def _maker_of(self, executor: str, num_threads: int) -> tuple[ViewPlanner, Executor]:
-        return ViewPlanner(self._spec, self._config.seed), self._executor(executor, num_threads, self._spec)
-
-    def _ids(self, pictures: Pictures) -> list[np.ndarray]:
-        return [part.ids for part in pictures.parts(self._micro)]
+    def _repeated(self, size: int) -> np.ndarray:
+        """The samples of the pictures, again and again up to so many."""
+        return np.resize(self.pictures.ids, size)
 
     def _ahead(self) -> dict[str, int]:
         views = self._config.views
@@ -148,13 +149,17 @@ class LoaderAlone:
 
         return timed(work).times(self._share)
 
-    def _executor(self, name: str, num_threads: int, spec: ViewSpec) -> Executor:
-        key = (name, num_threads, spec.name)
+    def _executor(
+        self, name: str, num_threads: int, spec: ViewSpec, max_batch: int | None = None
+    ) -> Executor:
+        """Made once; max_batch: None: a micro-batch of the run."""
+        most = max_batch or self._micro
+        key = (name, num_threads, spec.name, most)
         if key not in self._executors:
             made = make_executor(
                 name,
                 spec,
-                max_batch=self._micro,
+                max_batch=most,
                 num_threads=num_threads,
                 device=device_of_executor(name, self._device),
                 view_format=self._format,

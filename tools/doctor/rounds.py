@@ -18,10 +18,12 @@ from viewmill.tools.doctor.costs import Cost
 from viewmill.tools.doctor.loader_alone import LoaderAlone
 from viewmill.tools.doctor.pictures import resized
 from viewmill.tools.doctor.series import (
+    Fed,
     Parts,
     Series,
     mean_parts,
     median_cost,
+    median_fed,
     median_parts,
     median_slowdown,
 )
@@ -167,12 +169,13 @@ class Rounds:
         trials = [trial for trial in self._trials.each() if self._can(trainer, trial)]
         if not trials:
             return
-        before_s = self._training.fed(trainer, AS_SET, None, least)
         small = {trial: self._small.get(trial.short_side or 0) for trial in trials}
-        found = {trial.name: self._training.fed(trainer, trial, small[trial], least) for trial in trials}
-        as_set_s = (before_s + self._training.fed(trainer, AS_SET, None, least)) / 2
-        for name, step_s in found.items():
-            self.series.fed[name].append(step_s / as_set_s)
+        turns = [AS_SET, *trials, AS_SET]
+        found = [self._training.fed(trainer, trial, small.get(trial), least) for trial in turns]
+        as_set_s = (found[0].step_s + found[-1].step_s) / 2
+        self.series.fed_s.append(as_set_s)
+        for trial, fed in zip(turns, found, strict=True):
+            self.series.fed[trial.name].append(Fed(fed.step_s / as_set_s, fed.wait_s / as_set_s))
 
     def _can(self, trainer: Trainer, trial: Trial) -> bool:
         """Whether every rank has images that a smaller copy would change."""
@@ -218,7 +221,8 @@ class Rounds:
             "alone_cpu_s": {name: median(found) for name, found in series.alone_cpu.items()},
             "loader": {name: median_cost(found) for name, found in series.loader.items()},
             "beside": median_slowdown(series.beside) if series.beside else None,
-            "fed": {name: median(found) for name, found in series.fed.items()},
+            "fed": {name: median_fed(found) for name, found in series.fed.items()},
+            "fed_s": median(series.fed_s) if series.fed_s else None,
             "flops": self.flops,
             "sent": self.sent,
             "timeline": [[list(segment) for segment in lap.segments] for lap in self.shown],

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from dataclasses import dataclass, field
 from statistics import median
+from typing import NamedTuple
 
 from viewmill.engine.spans import Part
 from viewmill.tools.doctor.beside import Slowdown
@@ -12,6 +13,13 @@ from viewmill.tools.doctor.stopwatch import Lap
 # Parts that are no matter of every step: they are counted by themselves, and each as often as the run has it.
 _SELDOM = (Part.LOGGING.value, Part.CHECKPOINT.value)
 Parts = dict[str, float]  # seconds of a step
+
+
+class Fed(NamedTuple):
+    """A step whose views are made meanwhile, and what it waits for them; seconds, or shares of the run's."""
+
+    step_s: float
+    wait_s: float
 
 
 @dataclass
@@ -26,7 +34,8 @@ class Series:
     alone_cpu: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     loader: dict[str, list[Cost]] = field(default_factory=lambda: defaultdict(list))
     beside: list[Slowdown] = field(default_factory=list)
-    fed: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))  # a share of the run's
+    fed: dict[str, list[Fed]] = field(default_factory=lambda: defaultdict(list))  # by the trial
+    fed_s: list[float] = field(default_factory=list)  # of the run's settings
 
 
 def mean_parts(laps: list[Lap]) -> Parts:
@@ -53,3 +62,7 @@ def median_slowdown(rounds: list[Slowdown]) -> Slowdown:
     """Nothing is faster for having something beside it: what is below 1 is scatter."""
     training, making = (median(ratios) for ratios in zip(*rounds, strict=True))
     return Slowdown(max(1.0, training), max(1.0, making))
+
+
+def median_fed(rounds: list[Fed]) -> Fed:
+    return Fed(median(fed.step_s for fed in rounds), median(fed.wait_s for fed in rounds))

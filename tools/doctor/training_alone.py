@@ -16,7 +16,7 @@ from viewmill.tools.doctor.costs import Cost
 from viewmill.tools.doctor.feeding import Feeding
 from viewmill.tools.doctor.loader_alone import LoaderAlone
 from viewmill.tools.doctor.pictures import Pictures
-from viewmill.tools.doctor.series import Parts, mean_parts
+from viewmill.tools.doctor.series import Fed, Parts, mean_parts
 from viewmill.tools.doctor.stopwatch import Stopwatch
 from viewmill.tools.doctor.trials import Trial
 
@@ -52,25 +52,17 @@ class TrainingAlone:
 
     def step_of(self, trainer: Trainer, batches: list[Batch], copies: int = 1) -> Callable[[], Step]:
         """A step on these batches, as often as it is called; `copies`: each image so many times."""
-        device = trainer.world.device
+        config, device = trainer.config, trainer.world.device
         views = [[view.to(device) for view in batch.views] for batch in batches]
         if copies > 1:
             views = [[torch.cat([view] * copies) for view in micro] for micro in views]
-        labels = torch.cat([batch.labels for batch in batches for _ in range(copies)])
-        return self._trained(trainer, views, labels)
-
-    def _trained(
-        self, trainer: Trainer, views: list[list[torch.Tensor]], labels: torch.Tensor
-    ) -> Callable[[], Step]:
-        """A step on these views, micro-batch by micro-batch."""
-        config = trainer.config
         return partial(
             train_step,
             trainer.engine,
             trainer.teacher,
             views,
             method_values(trainer.step - 1, config, trainer.steps_per_epoch),
-            labels=labels,
+            labels=torch.cat([batch.labels for batch in batches for _ in range(copies)]),
             loss_in_float32=config.loss_precision == "float32",
             spans=self._stopwatch,
         )
@@ -91,40 +83,28 @@ class TrainingAlone:
         slower = 1.0 if beside_s is None else beside_s / batch_s
         return Slowdown(sum(parts.values()) / train_s, slower)
 
-    def fed(self, trainer: Trainer, trial: Trial, small: Pictures | None, least: int) -> float:
-        """Seconds of a step on views that are made meanwhile, each batch of them as often as the others.
+    def fed(self, trainer: Trainer, trial: Trial, small: Pictures | None, least: int) -> Fed:
+        """Steps on views that are made meanwhile, each batch of them as often as the others.
 
-        Steps in which the loader begins are left out.
+        Those steps in which the loader begins are left out.
         """
-        needed = trainer.config.accumulation * trial.copies
+        accumulation = trainer.config.accumulation
         with self._loader.feeding(trial, small) as feeding, torch_threads(trial.torch_threads):
-            cycle = -(-feeding.num_batches // needed)
+            cycle = -(-feeding.num_batches // accumulation)
             steps = min(MOST_STEPS, cycle * -(-least // cycle))
-            self._fed_steps(trainer, feeding, trial.copies, 1 + -(-(feeding.prefetch + 2) // needed))
-            began_s = time.perf_counter()
-            self._fed_steps(trainer, feeding, trial.copies, steps)
-            return (time.perf_counter() - began_s) / steps
+            self._fed_steps(trainer, feeding, 1 + -(-(feeding.prefetch + 2) // accumulation))
+            began_s, waited_s = time.perf_counter(), feeding.wait_s
+            self._fed_steps(trainer, feeding, steps)
+            return Fed((time.perf_counter() - began_s) / steps, (feeding.wait_s - waited_s) / steps)
 
-    def _fed_steps(self, trainer: Trainer, feeding: Feeding, copies: int, count: int) -> None:
+    def _fed_steps(self, trainer: Trainer, feeding: Feeding, count: int) -> None:
+        device = trainer.world.device
         for _ in range(count):
-            self._fed_step(trainer, feeding, copies)
-        if trainer.world.device.type == "cuda":
-            torch.cuda.synchronize(trainer.world.device)
-
-    def _fed_step(self, trainer: Trainer, feeding: Feeding, copies: int) -> None:
-        self._stopwatch.begin()
-        micros = [[feeding.next() for _ in range(copies)] for _ in range(trainer.config.accumulation)]
-        labels = torch.cat([batch.labels for batches in micros for batch in batches])
-        views = (
-            [
-                [torch.cat(same) for same in zip(*(batch.views for batch in batches), strict=True)]
-                for batches in micros
-            ]
-            if copies > 1
-            else [batches[0].views for batches in micros]
-        )
-        views = [[view.to(trainer.world.device) for view in micro] for micro in views]
-        self._trained(trainer, views, labels)()
+            self._stopwatch.begin()
+            batches = [feeding.next() for _ in range(trainer.config.accumulation)]
+            self.step_of(trainer, batches)()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
 
 
 @contextmanager

@@ -27,6 +27,7 @@ def rank(*, wait: float = 0.0, forward: float = 0.1, sent: float = 0.0, **change
         "loader": {"read": [0.01, 0.01], "make": [0.5, 0.5], "decode": [0.4, 0.4]},
         "beside": None,
         "fed": {},
+        "fed_s": None,
         "cores": 8.0,
     }
     return figures | changes
@@ -79,8 +80,9 @@ def test_what_views_and_training_hold_each_other_up_is_in_the_step_and_told() ->
 
 
 def test_settings_that_were_tried_with_a_loader_are_predicted_by_their_steps_alone() -> None:
-    fed = {"threads 4": 0.5, "torch threads 2": 1.25, "short 64": 0.4, "double": 1.6, "host": 0.8}
-    found = predicted(rank(wait=0.2, fed=fed), config(), EVERY, 0.5)
+    shares = {"": 1.0, "threads 4": 0.5, "torch threads 2": 1.25, "short 64": 0.4, "double": 1.6, "host": 0.8}
+    fed = {name: [share, 0.1] for name, share in shares.items()}
+    found = predicted(rank(wait=0.2, fed=fed, fed_s=0.5), config(), EVERY, 0.5)
     gains = {change["setting"]: change["gain"] for change in found}
     assert gains.pop("log.every_steps=100") == pytest.approx(0.0, abs=1e-3)
     assert gains == {
@@ -94,6 +96,13 @@ def test_settings_that_were_tried_with_a_loader_are_predicted_by_their_steps_alo
     per_s = {change["setting"]: change["images_per_s"] for change in found}
     assert per_s["batch_size=16"] == pytest.approx(16 / 0.8)
     assert per_s["views.num_threads=4"] == pytest.approx(8 / 0.25)
+
+
+def test_what_is_around_a_step_counts_where_no_wait_for_views_hides_it() -> None:
+    figures = rank(wait=0.2, fed={"": [1.0, 0.4], "threads 4": [0.5, 0.02]}, fed_s=0.5, logging_s=0.5)
+    (change,) = [one for one in predicted(figures, config(), EVERY, 0.5) if one["name"] == "threads"]
+    # A line of the log is 0.05 s a step, a tenth of the run's; 0.02 of that tenth are waited anyway.
+    assert change["gain"] == pytest.approx(1 / (0.5 + 0.1 - 0.02) - 1)
 
 
 def test_a_batch_twice_as_large_has_twice_the_images() -> None:
