@@ -35,6 +35,7 @@ from viewmill.tools.doctor.pictures import SEVERAL, PicturedSamples, Pictures, c
 from viewmill.tools.doctor.trials import Trial
 
 LEAST_IMAGES = 48  # of a measurement, in batches of the run's size
+LEAST_S = 0.4  # of a measurement: a machine that others share changes its speed from one tenth to the next
 FED_BY_IDS = ("resident", "ffcv")  # executors that are given no bytes
 
 
@@ -100,7 +101,7 @@ class LoaderAlone:
         shapes = [(self._micro, 3, size, size) for size in self._spec.sizes]
         views = [torch.zeros(shape, dtype=self._format.torch_dtype) for shape in shapes]
         copy(views)  # allocates
-        return timed(lambda: copy(views)).times(self._config.accumulation)
+        return timed(lambda: copy(views), LEAST_S).times(self._config.accumulation)
 
     def close(self) -> None:
         """Ends the executors."""
@@ -147,7 +148,7 @@ class LoaderAlone:
             if self._world.device.type == "cuda":
                 torch.cuda.synchronize(self._world.device)
 
-        return timed(work).times(self._share)
+        return timed(work, LEAST_S).times(self._share)
 
     def _executor(
         self, name: str, num_threads: int, spec: ViewSpec, max_batch: int | None = None
@@ -180,7 +181,7 @@ class LoaderAlone:
                     left = iter(part.images)  # next() is atomic under the GIL
                     list(pool.map(lambda decode, left=left: [decode(one) for one in left], decoders))
 
-            return timed(work).times(self._share)
+            return timed(work, LEAST_S).times(self._share)
 
     def _decoder(self) -> Callable[[bytes], np.ndarray]:
         if self.executor == "reference":
@@ -208,8 +209,13 @@ class LoaderAlone:
         return np.arange(first, first + len(ids))
 
 
-def timed(work: Callable[[], object]) -> Cost:
-    """What it takes; processor time is the process's, so nothing else may run."""
-    began_s, cpu_s = time.perf_counter(), time.process_time()
-    work()
-    return Cost(time.perf_counter() - began_s, time.process_time() - cpu_s)
+def timed(work: Callable[[], object], least_s: float = 0.0) -> Cost:
+    """What it takes once, the mean over as many times as take `least_s` together.
+
+    Processor time is the process's, so nothing else may run.
+    """
+    began_s, cpu_s, times = time.perf_counter(), time.process_time(), 0
+    while not times or time.perf_counter() - began_s < least_s:
+        work()
+        times += 1
+    return Cost((time.perf_counter() - began_s) / times, (time.process_time() - cpu_s) / times)

@@ -14,10 +14,10 @@ from viewmill.pipelines.loader import Batch
 from viewmill.tools.doctor.beside import MOST_STEPS, Slowdown, steps_for
 from viewmill.tools.doctor.costs import Cost
 from viewmill.tools.doctor.feeding import Feeding
-from viewmill.tools.doctor.loader_alone import LoaderAlone
+from viewmill.tools.doctor.loader_alone import LEAST_S, LoaderAlone
 from viewmill.tools.doctor.pictures import Pictures
 from viewmill.tools.doctor.series import Fed, Parts, mean_parts
-from viewmill.tools.doctor.stopwatch import Stopwatch
+from viewmill.tools.doctor.stopwatch import Lap, Stopwatch
 from viewmill.tools.doctor.trials import Trial
 
 
@@ -35,20 +35,28 @@ class TrainingAlone:
     def train(
         self, trainer: Trainer, batches: list[Batch], steps: int, copies: int = 1
     ) -> tuple[Parts, float]:
-        """The training of a step on batches that are there: its parts, and its processor seconds; means over
-        `steps`, after one that does not count.
+        """The training of a step on batches that are there: its parts, and its processor seconds.
+
+        Means over `steps` or more, after one that does not count.
         """
-        laps, cpu_s = [], 0.0
         step = self.step_of(trainer, batches, copies)
-        for number in range(1 + steps):
-            self._stopwatch.begin()
-            began_s = time.process_time()
-            step()
-            lap = self._stopwatch.lap()
-            if number:  # the first one allocates, and waits for the other ranks to get there
-                laps.append(lap)
-                cpu_s += time.process_time() - began_s
-        return mean_parts(laps), cpu_s / max(1, steps)
+        first, _ = self._lap(step)  # allocates, and waits for the other ranks to get there
+        if not steps:
+            return mean_parts([]), 0.0
+        laps, cpu_s = zip(*(self._lap(step) for _ in range(self._enough(trainer, steps, first))), strict=True)
+        return mean_parts(list(laps)), sum(cpu_s) / len(cpu_s)
+
+    def _lap(self, step: Callable[[], Step]) -> tuple[Lap, float]:
+        """What the parts of a step take, and its processor seconds."""
+        self._stopwatch.begin()
+        began_s = time.process_time()
+        step()
+        return self._stopwatch.lap(), time.process_time() - began_s
+
+    def _enough(self, trainer: Trainer, steps: int, lap: Lap) -> int:
+        """So many steps like this one, and more where they are short; the same number on all ranks."""
+        step_s = sum(lap.parts().values())
+        return largest(trainer.world, [max(steps, min(MOST_STEPS, round(LEAST_S / step_s)))])[0]
 
     def step_of(self, trainer: Trainer, batches: list[Batch], copies: int = 1) -> Callable[[], Step]:
         """A step on these batches, as often as it is called; `copies`: each image so many times."""
@@ -90,21 +98,23 @@ class TrainingAlone:
         """
         accumulation = trainer.config.accumulation
         with self._loader.feeding(trial, small) as feeding, torch_threads(trial.torch_threads):
+            begun = 1 + -(-(feeding.prefetch + 2) // accumulation)
+            step_s = self._fed_steps(trainer, feeding, begun).step_s
             cycle = -(-feeding.num_batches // accumulation)
-            steps = min(MOST_STEPS, cycle * -(-least // cycle))
-            self._fed_steps(trainer, feeding, 1 + -(-(feeding.prefetch + 2) // accumulation))
-            began_s, waited_s = time.perf_counter(), feeding.wait_s
-            self._fed_steps(trainer, feeding, steps)
-            return Fed((time.perf_counter() - began_s) / steps, (feeding.wait_s - waited_s) / steps)
+            enough = max(least, round(LEAST_S / step_s))
+            (steps,) = largest(trainer.world, [min(MOST_STEPS, cycle * -(-enough // cycle))])
+            return self._fed_steps(trainer, feeding, steps)
 
-    def _fed_steps(self, trainer: Trainer, feeding: Feeding, count: int) -> None:
-        device = trainer.world.device
+    def _fed_steps(self, trainer: Trainer, feeding: Feeding, count: int) -> Fed:
+        """Of one of these steps."""
+        began_s, waited_s = time.perf_counter(), feeding.wait_s
         for _ in range(count):
             self._stopwatch.begin()
             batches = [feeding.next() for _ in range(trainer.config.accumulation)]
             self.step_of(trainer, batches)()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        if trainer.world.device.type == "cuda":
+            torch.cuda.synchronize(trainer.world.device)
+        return Fed((time.perf_counter() - began_s) / count, (feeding.wait_s - waited_s) / count)
 
 
 @contextmanager

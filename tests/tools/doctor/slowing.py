@@ -18,7 +18,7 @@ from viewmill.methods.families.hydes import HyDeS
 from viewmill.pipelines.executors.host import executor as host
 from viewmill.pipelines.executors.host.decoding import Decoder
 from viewmill.shards.manifest import Dataset
-from viewmill.tools.doctor import loader_alone
+from viewmill.tools.doctor import loader_alone, training_alone
 from viewmill.tools.doctor.examination import examine
 
 from tests.engine.tiny import tiny_config
@@ -64,6 +64,8 @@ def undone() -> Iterator[None]:
         for name, value in JOB.items():
             patch.setenv(name, value)
         patch.setattr(loader_alone, "LEAST_IMAGES", BATCH)
+        patch.setattr(loader_alone, "LEAST_S", 0.0)
+        patch.setattr(training_alone, "LEAST_S", 0.0)
         yield
     torch.set_num_threads(threads)
 

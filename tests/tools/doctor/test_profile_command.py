@@ -33,6 +33,8 @@ def profiled(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict
         for name, value in zip(JOB, ("0", "1", "0", "127.0.0.1", "29500"), strict=True):
             patch.setenv(name, value)  # a command that runs in this process leaves no variable behind
         patch.setattr("viewmill.tools.doctor.loader_alone.LEAST_IMAGES", 4)
+        patch.setattr("viewmill.tools.doctor.loader_alone.LEAST_S", 0.0)
+        patch.setattr("viewmill.tools.doctor.training_alone.LEAST_S", 0.0)
         printed: list[dict[str, Any]] = []
         patch.setattr("viewmill.tools.profile_command.print_json", printed.append)
         assert run_app(app, ["profile", *words]) == 0
