@@ -1,6 +1,7 @@
 """From what the ranks measured to a verdict: the stage that holds the run up, and the change worth most."""
 
 from dataclasses import dataclass, replace
+from statistics import median
 from typing import Any
 
 from viewmill.engine.config import RunConfig
@@ -151,7 +152,9 @@ def diagnose(ranks: list[dict[str, Any]], every: Intervals, images: int) -> dict
     number = slowest(ranks, every)
     rank = ranks[number]
     observed, costs = observed_parts(rank, every), costs_of(rank, every)
-    measured_s, model_s, charged = sum(observed.values()), step_s(costs), charges(costs)
+    measured_s = sum(observed.values())
+    model_s = measured_s * explained(rank, every)
+    charged = {name: model_s * seconds / step_s(costs) for name, seconds in charges(costs).items()}
     alone = {**costs.loader, **costs.training}
     stages = [
         {
@@ -162,7 +165,7 @@ def diagnose(ranks: list[dict[str, Any]], every: Intervals, images: int) -> dict
             "charged_s": seconds,
             "share": seconds / model_s,
             "ceiling": ceiling(costs, name, images),
-            "without_it": images / (measured_s * without(costs, name) / model_s),
+            "without_it": images / (measured_s * without(costs, name) / step_s(costs)),
         }
         for name, seconds in charged.items()
     ]
@@ -180,6 +183,15 @@ def diagnose(ranks: list[dict[str, Any]], every: Intervals, images: int) -> dict
         "binding": max((name for name in charged if name != LOOP), key=lambda name: charged[name]),
         "straggler": straggler(ranks, every),
     }
+
+
+def explained(rank: dict[str, Any], every: Intervals) -> float:
+    """The step of the stages alone as a share of the measured one, the median over the rounds.
+
+    Each round's step is held against the stages of that round: a machine's speed drifts, and a round takes seconds.
+    """
+    rounds = [{**rank, **one} for one in rank["rounds"]]
+    return median(step_s(costs_of(one, every)) / sum(observed_parts(one, every).values()) for one in rounds)
 
 
 def ceiling(costs: Costs, name: str, images: int) -> float | None:

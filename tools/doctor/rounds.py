@@ -219,6 +219,7 @@ class Rounds:
             "checkpoint_s": median(series.checkpoint),
             "alone": {name: median_parts(parts) for name, parts in series.alone.items()},
             "alone_cpu_s": {name: median(found) for name, found in series.alone_cpu.items()},
+            "rounds": series.by_round(),
             "loader": {name: median_cost(found) for name, found in series.loader.items()},
             "beside": median_slowdown(series.beside) if series.beside else None,
             "fed": {name: median_fed(found) for name, found in series.fed.items()},

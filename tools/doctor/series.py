@@ -3,7 +3,7 @@
 from collections import defaultdict
 from dataclasses import dataclass, field
 from statistics import median
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from viewmill.engine.spans import Part
 from viewmill.tools.doctor.beside import Slowdown
@@ -36,6 +36,20 @@ class Series:
     beside: list[Slowdown] = field(default_factory=list)
     fed: dict[str, list[Fed]] = field(default_factory=lambda: defaultdict(list))  # by the trial
     fed_s: list[float] = field(default_factory=list)  # of the run's settings
+
+    def by_round(self) -> list[dict[str, Any]]:
+        """What each round gave by the run's own settings, under the names of what is told of all rounds."""
+        names = [name for name, found in self.loader.items() if len(found) == len(self.together)]
+        return [
+            {
+                "together": parts,
+                "alone": {"": self.alone[""][number]},
+                "alone_cpu_s": {"": self.alone_cpu[""][number]},
+                "loader": {name: self.loader[name][number] for name in names},
+                "beside": self.beside[number] if self.beside else None,
+            }
+            for number, parts in enumerate(self.together)
+        ]
 
 
 def mean_parts(laps: list[Lap]) -> Parts:

@@ -40,6 +40,7 @@ def rank(forward: float, sent: float) -> dict[str, Any]:
         "beside": [1.25, 1.5],
         "fed": {},
         "fed_s": None,
+        "rounds": [{}],
         "cores": 8.0,
         "other_work": 0.0,
         "torch_threads": 4,
