@@ -188,7 +188,7 @@ def diagnose(ranks: list[dict[str, Any]], every: Intervals, images: int) -> dict
 def explained(rank: dict[str, Any], every: Intervals) -> float:
     """The step of the stages alone as a share of the measured one, the median over the rounds.
 
-    Each round's step is held against the stages of that round: a machine's speed drifts, and a round takes seconds.
+    Each round's step is held against the stages of that round, which takes seconds: a machine's speed drifts.
     """
     rounds = [{**rank, **one} for one in rank["rounds"]]
     return median(step_s(costs_of(one, every)) / sum(observed_parts(one, every).values()) for one in rounds)
