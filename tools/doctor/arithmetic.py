@@ -39,11 +39,9 @@ class Peak(NamedTuple):
 
 def peak_of(device: torch.device, precision: str) -> Peak:
     """A datasheet's number for a GPU that is known, else what a large matrix product reaches here."""
-    if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
-        for known, peaks in DATASHEETS.items():
-            if re.search(rf"\b{known}\b", name) and precision in peaks:
-                return Peak(1e12 * peaks[precision], f"datasheet of {known}, {precision}, dense")
+    known = known_gpu(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
+    if known is not None and precision in DATASHEETS[known]:
+        return Peak(1e12 * DATASHEETS[known][precision], f"datasheet of {known}, {precision}, dense")
     side = 8192 if device.type == "cuda" else 1024
     count = torch.get_num_threads()
     threads = "" if device.type == "cuda" else f" on {count} thread{'s' if count > 1 else ''}"
@@ -51,6 +49,11 @@ def peak_of(device: torch.device, precision: str) -> Peak:
         _matmul_flops_per_s(device, _DTYPES[precision], side),
         f"measured: {side} x {side} {precision}{threads}",
     )
+
+
+def known_gpu(name: str) -> str | None:
+    """Which of DATASHEETS a GPU of this name is; None: none of them."""
+    return next((known for known in DATASHEETS if re.search(rf"\b{known}\b", name)), None)
 
 
 def _matmul_flops_per_s(device: torch.device, dtype: torch.dtype, side: int, repeats: int = 5) -> float:

@@ -34,6 +34,7 @@ from viewmill.tools.doctor.loader_alone import LoaderAlone
 from viewmill.tools.doctor.rounds import Blocks, Rounds
 from viewmill.tools.doctor.stopwatch import Stopwatch
 from viewmill.tools.doctor.trials import Trials
+from viewmill.tools.planning.images import images_in
 
 TRACED_STEPS = 2
 
@@ -63,9 +64,9 @@ def examine(
         tell: hears what is measured.
 
     Returns:
-        JSON-able, equal on all ranks: settings, world_size, device, images (of a step), diagnosis (see
-        `diagnose`), changes (see `predicted`), best, arithmetic, ranks (see `Rounds.figures`), stragglers,
-        environment.
+        JSON-able, equal on all ranks: settings, world_size, device, images (of a step), data (count and means
+        of the data set's images, see `Images`), diagnosis (see `diagnose`), changes (see `predicted`), best,
+        arithmetic, ranks (see `Rounds.figures`), stragglers, environment.
 
     Raises:
         As `train`.
@@ -74,7 +75,7 @@ def examine(
         raise ValueError(f"{rounds} rounds of {steps} steps: both must be >= 1")
     spec, cores = resolve_views(config), cores_of_rank(world)
     with Dataset.open(data) as dataset, scratch_run(world, scratch) as run:
-        order = order_of_run(config, dataset)
+        order, of_data_set = order_of_run(config, dataset), images_in(dataset)
         check_batch(config, order.num_samples, world.world_size)
         blocks = blocks_of(config, rounds, steps)
         end = blocks.last_step + (TRACED_STEPS if traces else 0)
@@ -97,6 +98,7 @@ def examine(
         "world_size": world.world_size,
         "device": world.device.type,
         "images": config.batch_size,
+        "data": of_data_set.model_dump(),
         "blocks": {"rounds": rounds, "steps": steps},
         **concluded(config, gather_json(world, mine), intervals(config, per_epoch), trials),
         "stragglers": straggler_table(lines),
