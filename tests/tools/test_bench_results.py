@@ -106,6 +106,26 @@ def test_a_goal_is_met_at_its_bound_and_missed_beyond() -> None:
         assert [goal.met for goal in goals] == [met, True]
 
 
+def test_what_a_plan_misses_is_told_row_by_row(stored: list[Stored]) -> None:
+    (one,) = [one for one in stored if one.name == "plan/cpu"]
+    met = {goal.name: goal.met for goal in one.goals}
+    assert len(met) == len(one.goals)
+    rows = [row for row in one.result.figures["rows"] if not row["fitted"]]
+    assert len(met) == len(rows) + 2 * len(one.result.figures["published"])
+    assert met["views of 96, batch 16, ranks: 2: error of images/s"]
+    assert met["IMSVD, loader ffcv_ssl: error of published hours"]
+    assert not met["Barlow Twins, loader pillow: error of published hours"]
+    page = html.unescape(render([one], "x"))
+    assert "Barlow Twins, loader pillow: error of published hours" in page
+
+
+def test_a_peak_beyond_what_a_plan_leaves_free_is_missed(stored: list[Stored]) -> None:
+    (one,) = [one for one in stored if one.name == "memory/vit_small"]
+    met = {goal.name: goal.met for goal in one.goals}
+    assert met["stage 1, ranks: 4, micro-batches: 1: peak over the formula"]
+    assert not met["stage 0, ranks: 1, micro-batches: 16: peak over the formula"]
+
+
 def test_goals_of_a_size_are_not_asked_of_another() -> None:
     figures = {"ratios": {"speed": 1.0, "memory": 1.0}}
     assert not goals_of("loss hydes", figures, {"device": "cpu", "vectors": 64, "dim": 8})
