@@ -9,7 +9,6 @@ import torch
 import torch.distributed as dist
 from viewmill.engine.spans import Part
 from viewmill.tools.doctor.collectives import GRADIENT, STATISTICS, timed_collectives
-from viewmill.tools.doctor.cores import quota_of
 from viewmill.tools.doctor.stopwatch import LOOP, Stopwatch
 
 from tests.support import run_ranks
@@ -73,8 +72,3 @@ def test_collectives_are_parts_of_their_own_by_their_caller() -> None:
         assert (traffic[GRADIENT]["calls"], traffic[GRADIENT]["bytes"]) == (1, 16)
         assert traffic[STATISTICS]["hidden_s"] >= 0.05
         assert parts["backward"] >= 0.05
-
-
-def test_a_containers_quota_is_read() -> None:
-    assert quota_of("max 100000\n") is None
-    assert quota_of("250000 100000\n") == 2.5
