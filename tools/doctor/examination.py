@@ -25,7 +25,7 @@ from viewmill.pipelines.flow.flow import READ_AHEAD
 from viewmill.pipelines.orders.positions import steps_per_epoch
 from viewmill.pipelines.plans.spec import ViewSpec
 from viewmill.shards.manifest import Dataset
-from viewmill.tools.doctor.arithmetic import peak_of
+from viewmill.tools.doctor.arithmetic import model_flops, peak_of
 from viewmill.tools.doctor.changes import best, predicted
 from viewmill.tools.doctor.collectives import timed_collectives
 from viewmill.tools.doctor.cores import Elsewhere, cores_of_rank
@@ -91,6 +91,8 @@ def examine(
         lines = from_rank_zero(world, lambda: read_lines(run / "ranks.jsonl"))
         if traces is not None and world.rank == 0:
             keep_traces(run, traces)
+    on_device = config.model_copy(update={"device": world.device.type})
+    needed = from_rank_zero(world, lambda: model_flops(on_device, world.world_size))
     mine = {**watch.figures(), "cores": cores, "other_work": others(), **limits_of_rank(config, world)}
     return {
         "settings": config.model_dump(mode="json"),
@@ -100,7 +102,7 @@ def examine(
         "images": config.batch_size,
         "data": of_data_set.model_dump(),
         "blocks": {"rounds": rounds, "steps": steps},
-        **concluded(config, gather_json(world, mine), intervals(config, per_epoch), trials),
+        **concluded(config, gather_json(world, mine), intervals(config, per_epoch), needed, trials),
         "stragglers": straggler_table(lines),
         "environment": environment(world),
     }
@@ -152,15 +154,17 @@ def limits_of_rank(config: RunConfig, world: World) -> dict[str, Any]:
 
 
 def concluded(
-    config: RunConfig, ranks: list[dict[str, Any]], every: Intervals, trials: bool
+    config: RunConfig, ranks: list[dict[str, Any]], every: Intervals, needed: float, trials: bool
 ) -> dict[str, Any]:
-    """What the figures of all ranks say: the diagnosis, what changes would give, the share of the peak.
+    """What the figures of all ranks say: the diagnosis, what changes would give, the shares of the peak.
 
     Args:
         ranks: of each rank what `Rounds.figures` and `limits_of_rank` tell.
+        needed: operations of a rank's step, see `model_flops`.
     """
     diagnosis = diagnose(ranks, every, config.batch_size)
     rank = ranks[diagnosis["rank"]]
+    at_best = diagnosis["step_s"] * rank["peak_flops_per_s"]
     changes = predicted(rank, config, every, diagnosis["step_s"]) if trials else []
     return {
         "intervals": asdict(every),
@@ -169,7 +173,9 @@ def concluded(
         "best": best(changes),
         "arithmetic": {
             **{name: rank[name] for name in ("flops", "peak_flops_per_s", "peak")},
-            "utilisation": rank["flops"] / (diagnosis["step_s"] * rank["peak_flops_per_s"]),
+            "model_flops": needed,
+            "mfu": needed / at_best,
+            "hfu": rank["flops"] / at_best,
         },
         "ranks": ranks,
     }

@@ -100,14 +100,20 @@ def tables(found: dict[str, Any]) -> "Group":
         ]
         headings = ("rank", *(part.value for part in SHOWN), "communication", "and hidden")
         parts.append(new_table("ranks, ms of a step in the loop", headings, rows))
-    rate = arithmetic["flops"] / diagnosis["step_s"]
     rows = [
         ("waits for data", f"{diagnosis['data_wait_s'] / diagnosis['step_s']:.1%} of the step"),
         *held_up(diagnosis["slowdown"]),
-        ("operations of a step", f"{arithmetic['flops'] / 1e9:,.4g} GFLOP a rank"),
-        ("utilisation", f"{arithmetic['utilisation']:.1%}: {rate / 1e9:,.4g} GFLOP/s ({arithmetic['peak']})"),
+        ("MFU, what the model needs", utilised(arithmetic, "model_flops", "mfu", diagnosis["step_s"])),
+        ("HFU, what was computed", utilised(arithmetic, "flops", "hfu", diagnosis["step_s"])),
+        ("peak", f"{arithmetic['peak_flops_per_s'] / 1e9:,.4g} GFLOP/s ({arithmetic['peak']})"),
     ]
     return Group(*parts, new_table("", ("", ""), rows))
+
+
+def utilised(arithmetic: dict[str, Any], flops: str, share: str, step_s: float) -> str:
+    """A share of the peak, with the operations of a rank's step."""
+    count = arithmetic[flops]
+    return f"{arithmetic[share]:.1%}: {count / 1e9:,.4g} GFLOP a step, {count / step_s / 1e9:,.4g} GFLOP/s"
 
 
 def held_up(slowdown: dict[str, float] | None) -> list[tuple[str, str]]:

@@ -68,7 +68,8 @@ def found() -> dict[str, Any]:
         "diagnosis": diagnosis,
         "changes": changes,
         "best": best(changes),
-        "arithmetic": {"flops": 4e9, "peak_flops_per_s": 1e11, "peak": "measured", "utilisation": 0.1},
+        "arithmetic": {"flops": 4e9, "peak_flops_per_s": 1e11, "peak": "measured"}
+        | {"model_flops": 3e9, "mfu": 0.0725, "hfu": 0.0975},
         "ranks": ranks,
     }
     return made | {"verdict": verdict(made)}

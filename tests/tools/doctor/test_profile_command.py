@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from viewmill.tools.cli import app
 from viewmill.tools.console import run_app
 from viewmill.tools.doctor.costs import LOADER
@@ -55,7 +56,18 @@ def test_the_figures_name_a_stage_and_what_other_settings_would_give(
     )
     settings = {change["setting"] for change in found["changes"]}
     assert {"batch_size=8", "views.executor=host", "log.every_steps=10"} <= settings
-    assert found["arithmetic"]["flops"] > 1e6
+    arithmetic = found["arithmetic"]
+    assert arithmetic["flops"] > 1e6
+    # Nothing is computed twice here; a first layer has no gradient of its inputs, which counts as needed.
+    needed_of_counted = arithmetic["model_flops"] / arithmetic["flops"]
+    assert 1.0 <= needed_of_counted < 1.25
+    assert arithmetic["mfu"] / arithmetic["hfu"] == pytest.approx(needed_of_counted)
+    console = Console(width=200)
+    with console.capture() as capture:
+        console.print(tables(found))
+    for name, share in (("MFU, what the model needs", "mfu"), ("HFU, what was computed", "hfu")):
+        (line,) = [line for line in capture.get().splitlines() if name in line]
+        assert f" {arithmetic[share]:.1%}: " in line
     assert found["verdict"][0].count("images/s") == 1
 
 
