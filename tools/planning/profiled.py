@@ -227,7 +227,9 @@ def constants_of(profile: Profile, ran: RunConfig, cluster: Cluster) -> Measured
     flops, loss_s = products_of(ran, work, profile, cluster), held_up * seconds.get(Part.LOSS.value, 0.0)
     loss_per_s = max(base.loss_flops_per_s, flops / loss_s if loss_s else 0.0)
     moved = work.weights / (profile.world_size if ran.zero.stage else 1)
-    rest_s = sum(s for name, s in seconds.items() if name not in (*LOADER, *COUNTED))
+    # Ranks that agree with nobody but themselves take a little time too.
+    counted = COUNTED if profile.world_size > 1 else tuple(set(COUNTED) - {COMMUNICATION})
+    rest_s = sum(s for name, s in seconds.items() if name not in (*LOADER, *counted))
     sent = network_of(profile, ran, work)
     rates = base.model_copy(
         update={

@@ -30,7 +30,7 @@ def test_what_is_computed_again_is_executed_and_not_needed() -> None:
     # A first layer has no gradient of its inputs, which counts as needed and does not run.
     ran = counted(plain)
     assert 1.0 <= network / ran < 1.2
-    assert counted(again) > ran + 0.2 * network
+    assert counted(again) > ran + 0.15 * network  # not all of a forward is made again
 
 
 def test_ranks_share_what_a_step_needs() -> None:
