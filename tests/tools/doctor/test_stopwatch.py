@@ -43,6 +43,61 @@ def test_a_lap_begins_where_the_one_before_it_ended() -> None:
     assert "forward" not in watch.lap().parts()
 
 
+class Stream:
+    """Of a GPU that is not there; work in it takes the time that `passes` says."""
+
+    device = torch.device("cuda", 0)
+
+    def __init__(self) -> None:
+        self.now_ms = 0.0
+
+    def passes(self, ms: float) -> None:
+        self.now_ms += ms
+
+
+class Event:
+    """As torch's: of the stream that it is recorded in, or of the current one."""
+
+    current: Stream
+
+    def __init__(self, *, enable_timing: bool) -> None:
+        assert enable_timing
+
+    def record(self, stream: Stream | None = None) -> None:
+        self.at_ms = (stream or Event.current).now_ms
+
+    def elapsed_time(self, then: "Event") -> float:
+        return then.at_ms - self.at_ms
+
+
+@pytest.fixture
+def streams(monkeypatch: pytest.MonkeyPatch) -> tuple[Stream, Stream]:
+    """That of the training, and another one."""
+    training, other = Stream(), Stream()
+    Event.current = training
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device=None: Event.current)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device=None: None)
+    return training, other
+
+
+def test_a_gpus_parts_are_those_of_the_trainings_stream_whatever_is_current(
+    streams: tuple[Stream, Stream],
+) -> None:
+    training, other = streams
+    watch = Stopwatch(torch.device("cuda", 0))
+    other.passes(5000)  # its clock is no matter
+    watch.begin()
+    with watch(Part.BACKWARD):
+        training.passes(20)
+        Event.current = other  # as around the gradient sums of ZeRO 3
+        with watch(GRADIENT):
+            other.passes(70)
+        Event.current = training
+        training.passes(10)
+    assert watch.lap().parts() == pytest.approx({LOOP: 0.0, "backward": 0.03, GRADIENT: 0.0})
+
+
 def _broadcast() -> None:
     dist.broadcast(torch.zeros(4), src=0)
 
