@@ -27,7 +27,7 @@ from viewmill.pipelines.plans.spec import ViewSpec
 from viewmill.shards.manifest import Dataset
 from viewmill.tools.doctor.arithmetic import model_flops, peak_of
 from viewmill.tools.doctor.changes import best, predicted
-from viewmill.tools.doctor.collectives import timed_collectives
+from viewmill.tools.doctor.collectives import on_stream, timed_collectives
 from viewmill.tools.doctor.cores import Elsewhere, cores_of_rank
 from viewmill.tools.doctor.diagnosis import Intervals, diagnose, intervals
 from viewmill.tools.doctor.loader_alone import LoaderAlone
@@ -94,6 +94,8 @@ def examine(
     on_device = config.model_copy(update={"device": world.device.type})
     needed = from_rank_zero(world, lambda: model_flops(on_device, world.world_size))
     mine = {**watch.figures(), "cores": cores, "other_work": others(), **limits_of_rank(config, world)}
+    if stopwatch.on_gpu:
+        mine["sent"] = on_stream(mine["sent"], mine["together"])
     return {
         "settings": config.model_dump(mode="json"),
         "executor": loader.executor,

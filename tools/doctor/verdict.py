@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 # So much of the step that the stages alone do not explain, and its parts do not add up to, is told.
 LARGE = 0.1
+UNKNOWN = "not known"  # on a GPU, of communication behind computing: --traces show it
 OTHER_WORK = 0.25  # processors of other programs that are told
 WORDS = {
     READ: "storage-bound",
@@ -141,7 +142,9 @@ def stage_row(stage: dict[str, Any]) -> tuple[str, ...]:
 
 def _sent(rank: dict[str, Any]) -> tuple[str, str]:
     kinds = rank["sent"].values()
-    return _ms(sum(kind["exposed_s"] for kind in kinds)), _ms(sum(kind["hidden_s"] for kind in kinds))
+    hidden = [kind["hidden_s"] for kind in kinds]
+    told = UNKNOWN if None in hidden else _ms(sum(hidden))
+    return _ms(sum(kind["exposed_s"] for kind in kinds)), told
 
 
 def _ms(seconds: float) -> str:

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from viewmill.engine.spans import Part
-from viewmill.tools.doctor.collectives import GRADIENT, STATISTICS, timed_collectives
+from viewmill.tools.doctor.collectives import GRADIENT, STATISTICS, on_stream, timed_collectives
 from viewmill.tools.doctor.stopwatch import LOOP, Stopwatch
 
 from tests.support import run_ranks
@@ -96,6 +96,34 @@ def test_a_gpus_parts_are_those_of_the_trainings_stream_whatever_is_current(
         Event.current = training
         training.passes(10)
     assert watch.lap().parts() == pytest.approx({LOOP: 0.0, "backward": 0.03, GRADIENT: 0.0})
+
+
+def test_on_a_gpu_the_stream_says_what_is_waited_and_nobody_what_is_hidden(
+    streams: tuple[Stream, Stream], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training, _ = streams
+
+    class Work:
+        def wait(self) -> None:
+            training.passes(30)  # the stream waits; the host goes on
+
+    def all_reduce(tensor: torch.Tensor, async_op: bool = False) -> Work | None:
+        if async_op:
+            return Work()
+        training.passes(40)
+        return None
+
+    monkeypatch.setattr(dist, "all_reduce", all_reduce)
+    watch = Stopwatch(torch.device("cuda", 0))
+    with timed_collectives(watch) as traffic:
+        watch.begin()
+        dist.all_reduce(torch.ones(4))
+        work = dist.all_reduce(torch.ones(4), async_op=True)
+        training.passes(500)
+        work.wait()
+        found = on_stream(traffic.as_dict(), watch.lap().parts())
+    assert found[STATISTICS] == {"calls": 2, "bytes": 32, "exposed_s": pytest.approx(0.07), "hidden_s": None}
+    assert found[GRADIENT]["exposed_s"] == 0.0
 
 
 def _broadcast() -> None:
