@@ -8,6 +8,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ EXTRAS = {"lightly": "baselines", "nvidia": "dali-cuda13"}
 MAX_LINE = 2000  # characters of an error: a library's message may hold a page
 _PROTOCOL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")  # how a URL begins as a path
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_typed: ContextVar[tuple[str, ...]] = ContextVar("typed", default=())
 # First match counts. ImageError is a ValueError, but of bytes and not of a setting.
 EXIT_CODES: tuple[tuple[tuple[type[BaseException], ...], int], ...] = (
     ((Requeue,), REQUEUE_EXIT_CODE),
@@ -36,6 +38,7 @@ def run_app(app: typer.Typer, arguments: list[str] | None = None) -> int:
     `--debug`, anywhere on the line, or VIEWMILL_DEBUG=1 shows the traceback instead of the line.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    _typed.set(tuple(arguments))
     debug = "--debug" in arguments or os.environ.get("VIEWMILL_DEBUG", "0") not in ("", "0")
     try:
         code = app([word for word in arguments if word != "--debug"], standalone_mode=False)
@@ -48,6 +51,11 @@ def run_app(app: typer.Typer, arguments: list[str] | None = None) -> int:
         code, line = describe(error)
         print(rank_prefix() + line, file=sys.stderr)
         return code
+
+
+def typed_words() -> tuple[str, ...]:
+    """What stands on the command's line behind the program's name."""
+    return _typed.get()
 
 
 def describe(error: BaseException) -> tuple[int, str]:

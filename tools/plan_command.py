@@ -39,7 +39,7 @@ def command(
         typer.Option("--set", metavar="KEY=VALUE", help="A setting of the cluster; several times."),
     ] = None,
     measured: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Constants that --calibrate wrote, as JSON.")
+        Path | None, typer.Option(metavar="FILE", help="What --calibrate wrote, or profile --json printed.")
     ] = None,
     calibrate: Annotated[
         Path | None,
@@ -78,6 +78,11 @@ def command(
     config = load_config(recipe, overrides)
     changes = [*(cluster_set or []), *([f"nodes={nodes}"] if nodes is not None else [])]
     found = load_cluster(cluster, changes)
+    if calibrate is not None and found.gpu is not None:
+        raise ValueError(
+            f"--calibrate measures this machine's cores, and {cluster} has GPUs: on one of them run viewmill "
+            "profile RECIPE --json, and give that as --measured FILE"
+        )
     told = images_told(data, images, mean_bytes, mean_pixels)
     if calibrate is not None:
         write_measured(config, data or "", calibrate)

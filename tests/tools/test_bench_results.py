@@ -2,6 +2,7 @@
 
 import html
 import json
+import subprocess
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,8 +10,9 @@ import pytest
 import typer
 from rich.table import Table
 from viewmill.tools.bench.charts import PLOTS, charts_of
-from viewmill.tools.bench.comparison import Moved, compare
+from viewmill.tools.bench.comparison import Moved, compare, notes
 from viewmill.tools.bench.goals import JUDGES, goals_of
+from viewmill.tools.bench.provenance import commit_of, provenance, without_folders
 from viewmill.tools.bench.result import Result, read_result, result_of
 from viewmill.tools.bench.results_page import escaped, markdown, render
 from viewmill.tools.bench.sections import ASKED, sections
@@ -80,7 +82,8 @@ def test_a_result_stays_the_same_when_it_is_stored_and_read(tmp_path: Path) -> N
     made = result_of(OLD)
     assert made.settings == {"rows": 1000, "repeats": 3}
     assert set(made.figures) == {"seconds", "seconds_range", "resident_mib", "resident_mib_range"}
-    for name, tree in (("old", OLD), ("new", made.tree())):
+    second = {name: value for name, value in made.tree().items() if name != "made"} | {"format": 2}
+    for name, tree in (("old", OLD), ("second", second), ("new", made.tree())):
         (tmp_path / name).write_text(json.dumps(tree))
         assert read_result(tmp_path / name) == made
 
@@ -90,7 +93,7 @@ def test_a_result_stays_the_same_when_it_is_stored_and_read(tmp_path: Path) -> N
     [
         ("[1]", "no result of a benchmark"),
         ("{", "not JSON"),
-        (json.dumps({**result_of(OLD).tree(), "format": 3}), "format 3, this version reads 1 and 2"),
+        (json.dumps({**result_of(OLD).tree(), "format": 4}), "format 4, this version reads 1 to 3"),
         (json.dumps({"format": 2, "bench": "x", "fingerprint": {}}), "not all that a result holds"),
     ],
 )
@@ -104,6 +107,26 @@ def test_a_goal_is_met_at_its_bound_and_missed_beyond() -> None:
     for seconds, met in ((0.2, True), (0.2001, False)):
         goals = goals_of("manifest", {"seconds": seconds, "resident_mib": 1.0}, {})
         assert [goal.met for goal in goals] == [met, True]
+
+
+def test_what_a_plan_misses_is_told_row_by_row(stored: list[Stored]) -> None:
+    (one,) = [one for one in stored if one.name == "plan/cpu"]
+    met = {goal.name: goal.met for goal in one.goals}
+    assert len(met) == len(one.goals)
+    rows = [row for row in one.result.figures["rows"] if not row["fitted"]]
+    assert len(met) == len(rows) + 2 * len(one.result.figures["published"])
+    assert met["views of 96, batch 16, ranks: 2: error of images/s"]
+    assert met["IMSVD, loader ffcv_ssl: error of published hours"]
+    assert not met["Barlow Twins, loader pillow: error of published hours"]
+    page = html.unescape(render([one], "x"))
+    assert "Barlow Twins, loader pillow: error of published hours" in page
+
+
+def test_a_peak_beyond_what_a_plan_leaves_free_is_missed(stored: list[Stored]) -> None:
+    (one,) = [one for one in stored if one.name == "memory/vit_small"]
+    met = {goal.name: goal.met for goal in one.goals}
+    assert met["stage 1, ranks: 4, micro-batches: 1: peak over the formula"]
+    assert not met["stage 0, ranks: 1, micro-batches: 16: peak over the formula"]
 
 
 def test_goals_of_a_size_are_not_asked_of_another() -> None:
@@ -123,8 +146,20 @@ def test_a_comparison_tells_what_moved_and_what_else_differs() -> None:
     assert found.figures[0].change == pytest.approx(2)
     assert found.settings == {"repeats": [3, 5]}
     assert found.fingerprint == {"cpu": ["one", "two"]}
+    assert found.not_comparable == "cpu was one, is two"
+    assert found.tree()["not_comparable"] == "cpu was one, is two"
+    assert notes(found)[0] == "not comparable: cpu was one, is two"
     assert (found.only_new, found.only_old) == (["extra"], [])
     assert found.goals == {"seconds to open and find a batch": [True, False]}
+
+
+def test_results_of_the_same_hardware_are_comparable_whatever_an_older_one_has_not_looked_at() -> None:
+    now = {"cpu": "one", "packages": {"torch": "3"}, "cpus_allowed": 2, "cpu_quota": None}
+    found = compare(result_of(OLD), result_of({**OLD, "fingerprint": now}))
+    assert found.tree()["not_comparable"] is None
+    assert notes(found) == ["other machine or packages: packages.torch was 2.14, is 3"]
+    found = compare(result_of({**OLD, "fingerprint": now}), changed(fingerprint=now | {"cpu_quota": 1.5}))
+    assert found.not_comparable == "cpu_quota was none, is 1.5"
 
 
 def test_spreads_that_do_not_meet_are_told_apart() -> None:
@@ -175,6 +210,12 @@ def test_a_command_stores_and_compares_also_with_the_file_that_it_writes(
     printed = json.loads(capsys.readouterr().out)
     assert printed["comparison"]["figures"][0]["name"] == "seconds"
     assert read_result(out).figures["seconds"] == 0.3
+    made = read_result(out).made
+    assert made is not None
+    assert made["command"] == "viewmill --out out.json --compare out.json --json"
+    assert str(tmp_path) not in out.read_text()
+    assert made["date"].endswith("+00:00")
+    assert made["commit"] == commit_of(Path(provenance.__code__.co_filename).resolve())
     assert "comparison" not in json.loads(out.read_text())
     (tmp_path / "old.json").write_text(json.dumps(OLD))
     assert run_app(bench(), ["--out", str(out), "--compare", str(tmp_path / "old.json")]) == 0
@@ -195,6 +236,47 @@ def test_what_cannot_be_compared_is_refused_before_the_work(
     assert run_app(bench(fails=True), ["--out", str(tmp_path / "x.json"), "--compare", str(old)]) == 2
     assert told in capsys.readouterr().err
     assert not (tmp_path / "x.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("word", "kept"),
+    [
+        ("--data=/home/me/DATA/", "--data=DATA"),
+        ("s3://bucket/shards", "shards"),
+        ("--images", "--images"),
+        ("optimizer.lr=1e-3", "optimizer.lr=1e-3"),
+        ("model.weights=/x/y.safetensors", "model.weights=y.safetensors"),
+        ("/x/a=b/c", "c"),
+        ("512", "512"),
+    ],
+)
+def test_no_folder_of_a_machine_is_stored(word: str, kept: str) -> None:
+    assert without_folders(word) == kept
+
+
+def test_the_commit_is_that_of_the_file_and_of_nothing_around_it(tmp_path: Path) -> None:
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=x", "-c", "user.email=x@example.com"]
+    file = tmp_path / "tracked.py"
+    file.write_text("1")
+    assert commit_of(file) is None  # no repository
+    for words in (["init", "-q"], ["add", "tracked.py"], ["commit", "-q", "-m", "one"]):
+        subprocess.run([*git, *words], check=True)
+    head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout
+    (tmp_path / "beside.py").write_text("1")
+    assert commit_of(file) == head.strip()
+    assert commit_of(tmp_path / "beside.py") is None  # an installed package inside another repository
+    file.write_text("longer than before")
+    assert commit_of(file) == f"{head.strip()}-dirty"
+
+
+def test_how_a_result_was_made_stands_on_the_page() -> None:
+    made = {"command": "viewmill bench order --out <b>.json", "date": "2020-01-01", "commit": "0123abc"}
+    machine = {"cpu_count": 16, "cpus_allowed": 2, "cpu_quota": 1.5}
+    one = Stored("x", result_of({**OLD, "made": made, "fingerprint": machine}), None)
+    page, text = render([one], "x"), markdown([one])
+    assert "made by viewmill bench order --out &lt;b&gt;.json; 2020-01-01, at commit 0123abc" in page
+    assert "2020-01-01, at commit 0123abc" in text
+    assert "2 of them allowed, a quota of 1.5" in page
 
 
 def test_plots_are_written(tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 SPREADS = ("_range", "_quartiles")
 BESIDE = (*SPREADS, "_worst")
 SHOWN = 40  # figures in a terminal
+# Of a fingerprint: where one of these differs, so would the figures of one commit.
+HARDWARE = ("cpu", "cpu_count", "cpus_allowed", "cpu_quota", "gpus")
 
 
 @dataclass(frozen=True)
@@ -43,9 +45,19 @@ class Comparison:
     only_new: list[str]
     goals: dict[str, list[bool]]
 
+    @property
+    def not_comparable(self) -> str:
+        """Why no change says anything of the code: the hardware that differs; empty where none does."""
+        told = [f"{name} was {_words(old)}, is {_words(new)}" for name, (old, new) in self.hardware.items()]
+        return "; ".join(told)
+
+    @property
+    def hardware(self) -> dict[str, list[Any]]:
+        return {name: self.fingerprint[name] for name in HARDWARE if name in self.fingerprint}
+
     def tree(self) -> dict[str, Any]:
         """JSON-able."""
-        return asdict(self)
+        return {"not_comparable": self.not_comparable or None, **asdict(self)}
 
 
 def compare(old: Result, new: Result) -> Comparison:
@@ -68,12 +80,25 @@ def compare(old: Result, new: Result) -> Comparison:
     met = [_met(old), _met(new)]
     return Comparison(
         differences(old.settings, new.settings),
-        differences(old.fingerprint, new.fingerprint),
+        differences(*_known(old.fingerprint, new.fingerprint)),
         sorted(figures, key=_size, reverse=True),
         [name for name in before if name not in now],
         [name for name in now if name not in before],
         {name: [was, met[1][name]] for name, was in met[0].items() if met[1].get(name, was) != was},
     )
+
+
+def _known(old: dict[str, Any], new: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Both without what an older version has not looked at."""
+    both = [name for name in old if name in new]
+    return {name: old[name] for name in both}, {name: new[name] for name in both}
+
+
+def _words(value: Any) -> str:
+    """Of hardware: a list as its members."""
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    return "none" if value is None else str(value)
 
 
 def _met(result: Result) -> dict[str, bool]:
@@ -148,15 +173,19 @@ def shown(found: Comparison, *, old: str) -> "RenderableType":
     ]
     left = f", the {SHOWN} that moved most of {len(found.figures)}" if len(found.figures) > SHOWN else ""
     headings = ("figure", "before", "now", "change", "")
-    return Group(*(Text(line) for line in notes(found)), new_table(f"beside {old}{left}", headings, rows))
+    lines = [Text(line) for line in notes(found)]
+    head = "not comparable: " if found.hardware else ""
+    return Group(*lines, new_table(f"{head}beside {old}{left}", headings, rows))
 
 
 def notes(found: Comparison) -> list[str]:
     """Lines that say why figures may differ, whatever the code does."""
-    lines = [f"other setting: {name} was {old}, is {new}" for name, (old, new) in found.settings.items()]
+    lines = [f"not comparable: {found.not_comparable}"] if found.hardware else []
+    lines += [f"other setting: {name} was {old}, is {new}" for name, (old, new) in found.settings.items()]
     lines += [
         f"other machine or packages: {name} was {old}, is {new}"
         for name, (old, new) in found.fingerprint.items()
+        if name not in found.hardware
     ]
     lines += [f"not in the other result: {name}" for name in found.only_new[:SHOWN]]
     lines += [f"no longer in the result: {name}" for name in found.only_old[:SHOWN]]

@@ -24,6 +24,10 @@ PRIOR = {"goal": 0.10, "moonshot": 0.05}  # of a training epoch
 TRAIN = {"goal": 0.05, "moonshot": 0.01}  # over the bare steps
 # Of a prediction, by images/s and by what they gain; of a step that its stages alone do not explain.
 DOCTOR = {"images_per_s": 0.2, "gain": 0.2, "unexplained": 0.1}
+# Of a prediction of a training here, by images/s, and of published hours; by either of two loaders' rates.
+PLAN = {"trained": 0.15, "published": 0.25}
+PLAN_LOADERS = ("pillow", "ffcv_ssl")
+MEMORY = 1.1  # peak over the formula's: a plan leaves a tenth of the memory free for what it does not count
 SENTINELS = 0.01  # of a step's CPU time
 KNN = {
     "extra_mib": 1024.0,
@@ -145,6 +149,24 @@ def _doctor(figures: Figures, settings: Figures) -> Iterator[Goal]:
         yield _at_most(f"{name}: unexplained, of the step", abs(row["unexplained"]), DOCTOR["unexplained"])
 
 
+def _plan(figures: Figures, settings: Figures) -> Iterator[Goal]:
+    for row in figures["rows"]:
+        if not row["fitted"]:
+            name = f"views of {row['size']}, batch {row['batch_size']}, ranks: {row['ranks']}"
+            yield _at_most(f"{name}: error of images/s", abs(row["error"]), PLAN["trained"])
+    for row in figures["published"]:
+        for loader in PLAN_LOADERS:
+            name = f"{row['name']}, loader {loader}: error of published hours"
+            yield _at_most(name, abs(row[loader]["error"]), PLAN["published"])
+
+
+def _memory(figures: Figures, settings: Figures) -> Iterator[Goal]:
+    for row in figures["rows"]:
+        name = f"stage {row['stage']}, ranks: {row['world_size']}, micro-batches: {row['accumulation']}"
+        peak = max(rank["step_peak"] for rank in row["ranks_mib"])
+        yield _at_most(f"{name}: peak over the formula", peak / row["formula_mib"]["step_peak"], MEMORY)
+
+
 def _sentinels(figures: Figures, settings: Figures) -> Iterator[Goal]:
     for name, row in figures["recipes"].items():
         yield _at_most(f"{name}: of a step's CPU time", row["share"], SENTINELS)
@@ -186,6 +208,8 @@ JUDGES: dict[str, Callable[[Figures, Figures], Iterator[Goal]]] = {
     "prior": _prior,
     "train": _train,
     "doctor": _doctor,
+    "plan": _plan,
+    "memory": _memory,
     "sentinels": _sentinels,
     "knn": _knn,
     "methods": _methods,

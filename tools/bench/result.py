@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-FORMAT = 2  # 1: the figures as `run` returns them, settings among them
+FORMAT = 3  # 1: the figures as `run` returns them, settings among them; 2: nothing says how it was made
 MAX_BYTES = 64 << 20
 # What `run` states beside its settings, of some benchmarks: sizes and counts that were given to it.
 SETTINGS = (
@@ -27,13 +27,16 @@ NUMBERS = ("rows", "images", "bytes")
 
 @dataclass(frozen=True)
 class Result:
-    """bench: its name; load_average: {before, after} over 1, 5 and 15 minutes, where it was measured."""
+    """bench: its name; load_average: {before, after} over 1, 5 and 15 minutes, where it was measured; made:
+    how, see `provenance`, where that is known.
+    """
 
     bench: str
     settings: dict[str, Any]
     figures: dict[str, Any]
     fingerprint: dict[str, Any]
     load_average: dict[str, Any] | None = None
+    made: dict[str, Any] | None = None
 
     def tree(self) -> dict[str, Any]:
         """JSON-able, as it is stored."""
@@ -48,9 +51,9 @@ def result_of(tree: dict[str, Any]) -> Result:
     """
     rest = dict(tree)
     bench, fingerprint = rest.pop("bench"), rest.pop("fingerprint")
-    load = rest.pop("load_average", None)
+    load, made = rest.pop("load_average", None), rest.pop("made", None)
     given = {name: rest.pop(name) for name in list(rest) if _is_setting(name, rest[name])}
-    return Result(bench, rest.pop("settings", {}) | given, rest, fingerprint, load)
+    return Result(bench, rest.pop("settings", {}) | given, rest, fingerprint, load, made)
 
 
 def _is_setting(name: str, value: Any) -> bool:
@@ -70,8 +73,8 @@ def read_result(path: Path) -> Result:
     number = tree.get("format", 1)
     if number == 1:
         return result_of(tree)
-    if number != FORMAT:
-        raise ValueError(f"{path}: format {number!r}, this version reads 1 and {FORMAT}; install a newer one")
+    if number not in (2, FORMAT):
+        raise ValueError(f"{path}: format {number!r}, this version reads 1 to {FORMAT}; install a newer one")
     try:
         return Result(**{name: value for name, value in tree.items() if name != "format"})
     except TypeError as error:

@@ -42,6 +42,7 @@ def entry_of(one: Stored) -> dict[str, Any]:
         "packages": {name: str(version) for name, version in result.fingerprint.get("packages", {}).items()},
         "settings": {name: shown(text_of(value), 400) for name, value in _flat(result.settings).items()},
         "load": load_text(result.load_average),
+        "made": made_text(result.made),
         "goals": [
             {"name": goal.name, "found": f"{goal.found:.4g}", "asked": goal.asked, "met": goal.met}
             for goal in one.goals
@@ -64,10 +65,21 @@ def ran_on(fingerprint: dict[str, Any]) -> str:
     gpus = fingerprint.get("gpus") or []
     memory = fingerprint.get("memory_bytes")
     words = [f"{fingerprint.get('cpu_count', '?')} x {fingerprint.get('cpu', '?')}"]
+    allowed, quota = fingerprint.get("cpus_allowed"), fingerprint.get("cpu_quota")
+    words += [f"{allowed} of them allowed"] if allowed not in (None, fingerprint.get("cpu_count")) else []
+    words += [f"a quota of {quota:g}"] if quota is not None else []
     words += [f"{memory / 2**30:.0f} GiB"] if memory is not None else []
     words += [f"{gpus.count(name)} x {name}" for name in dict.fromkeys(gpus)] or ["no GPU"]
     words += [f"torch threads: {fingerprint.get('torch_threads', '?')}", str(fingerprint.get("system", ""))]
     return ", ".join([*words, f"Python {fingerprint.get('python', '?')}"])
+
+
+def made_text(made: dict[str, Any] | None) -> str:
+    """Command, date and commit in a line."""
+    if made is None:
+        return ""
+    commit = "" if made.get("commit") is None else f", at commit {made['commit']}"
+    return shown(f"{made.get('command', '?')}; {made.get('date', '?')}{commit}", 400)
 
 
 def load_text(load: dict[str, Any] | None) -> str:
@@ -94,6 +106,7 @@ def _entry_lines(entry: dict[str, Any]) -> list[str]:
         "",
         f"{entry['bench']}, on {escaped(entry['ran_on'])}{given}.",
     ]
+    lines += [f"Made by {escaped(entry['made'])}."] if entry["made"] else []
     if entry["goals"]:
         met = {True: "met", False: "missed"}
         rows = [(goal["name"], goal["found"], goal["asked"], met[goal["met"]]) for goal in entry["goals"]]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
-from viewmill.tools.console import print_json, print_line
+from viewmill.tools.console import print_json, print_line, typed_words
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -82,9 +82,10 @@ def keep(
     """
     from rich.console import Console
     from viewmill.tools.bench.comparison import compare, shown
+    from viewmill.tools.bench.provenance import provenance
     from viewmill.tools.bench.result import result_of
 
-    result, wanted = result_of(figures), _wanted.get()
+    result, wanted = result_of(figures | {"made": provenance(typed_words())}), _wanted.get()
     out.write_text(json_text.dumps(result.tree(), indent=2) + "\n", encoding="utf-8")
     found = None if wanted.old is None else compare(wanted.old, result)
     if wanted.plots is not None:

@@ -7,6 +7,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
+from viewmill.engine.config import RunConfig
+from viewmill.tools.planning.loss_flops import loss_flops
+from viewmill.tools.planning.workload import count_workload
 
 # Dense tera-operations a second by precision, from the makers' datasheets, sparsity and TF32 left aside; the
 # first name that stands as a word in the device's own one is it.
@@ -39,11 +42,9 @@ class Peak(NamedTuple):
 
 def peak_of(device: torch.device, precision: str) -> Peak:
     """A datasheet's number for a GPU that is known, else what a large matrix product reaches here."""
-    if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
-        for known, peaks in DATASHEETS.items():
-            if re.search(rf"\b{known}\b", name) and precision in peaks:
-                return Peak(1e12 * peaks[precision], f"datasheet of {known}, {precision}, dense")
+    known = known_gpu(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
+    if known is not None and precision in DATASHEETS[known]:
+        return Peak(1e12 * DATASHEETS[known][precision], f"datasheet of {known}, {precision}, dense")
     side = 8192 if device.type == "cuda" else 1024
     count = torch.get_num_threads()
     threads = "" if device.type == "cuda" else f" on {count} thread{'s' if count > 1 else ''}"
@@ -51,6 +52,11 @@ def peak_of(device: torch.device, precision: str) -> Peak:
         _matmul_flops_per_s(device, _DTYPES[precision], side),
         f"measured: {side} x {side} {precision}{threads}",
     )
+
+
+def known_gpu(name: str) -> str | None:
+    """Which of DATASHEETS a GPU of this name is; None: none of them."""
+    return next((known for known in DATASHEETS if re.search(rf"\b{known}\b", name)), None)
 
 
 def _matmul_flops_per_s(device: torch.device, dtype: torch.dtype, side: int, repeats: int = 5) -> float:
@@ -66,11 +72,23 @@ def _matmul_flops_per_s(device: torch.device, dtype: torch.dtype, side: int, rep
     return 2 * side**3 / best_s
 
 
+def model_flops(config: RunConfig, world_size: int) -> float:
+    """Operations that a step of a rank needs: what a model FLOPs utilisation counts (Chowdhery et al. 2022,
+    arXiv 2204.02311, appendix B).
+
+    Forward and twice as many backward, and the teacher's forward, however often they are computed again; the
+    products of the loss as `loss_flops` has them.
+    """
+    work = count_workload(config)
+    images = config.batch_size // world_size
+    return images * work.step_flops + loss_flops(config, work, world_size)
+
+
 def count_flops(work: Callable[[], Any]) -> int:
     """Operations of convolutions and matrix products, a multiplication and an addition being two.
 
-    By torch's counter: element-wise work is left out, and so are Triton's kernels. What is computed again in
-    a backward is counted again.
+    By torch's counter: element-wise work is left out, and so are Triton's kernels. What is computed again, by
+    checkpointed activations or in the second forward of micro-batches, is counted again.
     """
     counter = FlopCounterMode(display=False)
     with counter:

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -34,8 +34,8 @@ class Kind:
 
     calls: int = 0
     bytes: int = 0  # of the larger side: what is gathered, or reduced
-    exposed_s: float = 0.0  # in which the training thread did nothing else, by the host's clock
-    hidden_s: float = 0.0  # from the call to the wait for it, in which it computed
+    exposed_s: float = 0.0  # in which the training thread did nothing else; on a GPU see `on_stream`
+    hidden_s: float = 0.0  # from the call to the wait for it, in which it computed; on a GPU not known
 
 
 @dataclass
@@ -57,7 +57,8 @@ def timed_collectives(stopwatch: Stopwatch) -> Iterator[Traffic]:
     """While inside, collectives of torch.distributed are parts of the stopwatch's laps, and counted.
 
     A collective whose caller goes on at once counts where it is waited for; from the call to that wait it is
-    hidden, which is the most that it can have taken.
+    hidden, which is the most that it can have taken. On a GPU a call and its wait only put work into queues,
+    so that the host's clock says nothing of either: `on_stream` has what the laps say.
     """
     traffic = Traffic()
     originals = {name: getattr(dist, name) for name in _FUNCTIONS}
@@ -70,6 +71,22 @@ def timed_collectives(stopwatch: Stopwatch) -> Iterator[Traffic]:
             setattr(dist, name, original)
 
 
+def on_stream(
+    sent: Mapping[str, Mapping[str, float]], together: Mapping[str, float]
+) -> dict[str, dict[str, float | None]]:
+    """What `Traffic.as_dict` has of a GPU, with the seconds that the training's stream stood still for it.
+
+    What of a collective ran beside the computing no event of the training's stream tells: hidden_s is None.
+
+    Args:
+        together: seconds of each part of a step, see `Lap.parts`.
+    """
+    return {
+        kind: {**counts, "exposed_s": together.get(kind, 0.0), "hidden_s": None}
+        for kind, counts in sent.items()
+    }
+
+
 def _timed(original: Callable[..., Any], stopwatch: Stopwatch, traffic: Traffic) -> Callable[..., Any]:
     def collective(*args: Any, **named: Any) -> Any:
         kind = _kind_of(sys._getframe(1).f_globals.get("__name__", ""))
@@ -78,7 +95,8 @@ def _timed(original: Callable[..., Any], stopwatch: Stopwatch, traffic: Traffic)
             work = original(*args, **named)
         counts.calls += 1
         counts.bytes += _bytes_of([*args, *named.values()])
-        counts.exposed_s += time.perf_counter() - began_s
+        if not stopwatch.on_gpu:
+            counts.exposed_s += time.perf_counter() - began_s
         if work is None or not named.get("async_op"):
             return work
         return _Waited(work, kind, stopwatch, traffic)
@@ -97,8 +115,9 @@ class _Waited:
         began_s, counts = time.perf_counter(), self._traffic.kinds[self._kind]
         with self._stopwatch(self._kind):
             result = self._work.wait(*args, **named)
-        counts.hidden_s += began_s - self._issued_s
-        counts.exposed_s += time.perf_counter() - began_s
+        if not self._stopwatch.on_gpu:
+            counts.hidden_s += began_s - self._issued_s
+            counts.exposed_s += time.perf_counter() - began_s
         return result
 
     def __getattr__(self, name: str) -> Any:

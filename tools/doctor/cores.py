@@ -3,13 +3,11 @@
 import os
 import socket
 import time
-from pathlib import Path
 
 import psutil
 from viewmill.engine.agreement import gather_json
 from viewmill.engine.world import World
-
-_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a container: "200000 100000" is two processors, "max 100000" all
+from viewmill.tools.preflight.processors import own_quota
 
 
 def cores_of_rank(world: World) -> float:
@@ -21,8 +19,7 @@ def cores_of_rank(world: World) -> float:
     place = [socket.gethostname(), mine]
     sharing = gather_json(world, place).count(place)
     count = len(mine) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = quota_of(_QUOTA.read_text(encoding="utf-8")) if _QUOTA.is_file() else None
-    return min(float(count), quota or float(count)) / sharing
+    return min(float(count), own_quota() or float(count)) / sharing
 
 
 class Elsewhere:
@@ -47,9 +44,3 @@ def _busy_s() -> float:
     times = psutil.cpu_times(percpu=True)
     chosen = [one for number, one in enumerate(times) if mine is None or number in mine]
     return sum(sum(one) - one.idle - getattr(one, "iowait", 0.0) for one in chosen)
-
-
-def quota_of(text: str) -> float | None:
-    """Processors by the text of cpu.max; None: as many as there are."""
-    allowed, _, period = text.strip().partition(" ")
-    return None if allowed == "max" else int(allowed) / int(period or 100_000)

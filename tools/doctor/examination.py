@@ -25,15 +25,16 @@ from viewmill.pipelines.flow.flow import READ_AHEAD
 from viewmill.pipelines.orders.positions import steps_per_epoch
 from viewmill.pipelines.plans.spec import ViewSpec
 from viewmill.shards.manifest import Dataset
-from viewmill.tools.doctor.arithmetic import peak_of
+from viewmill.tools.doctor.arithmetic import model_flops, peak_of
 from viewmill.tools.doctor.changes import best, predicted
-from viewmill.tools.doctor.collectives import timed_collectives
+from viewmill.tools.doctor.collectives import on_stream, timed_collectives
 from viewmill.tools.doctor.cores import Elsewhere, cores_of_rank
 from viewmill.tools.doctor.diagnosis import Intervals, diagnose, intervals
 from viewmill.tools.doctor.loader_alone import LoaderAlone
 from viewmill.tools.doctor.rounds import Blocks, Rounds
 from viewmill.tools.doctor.stopwatch import Stopwatch
 from viewmill.tools.doctor.trials import Trials
+from viewmill.tools.planning.images import images_in
 
 TRACED_STEPS = 2
 
@@ -63,9 +64,9 @@ def examine(
         tell: hears what is measured.
 
     Returns:
-        JSON-able, equal on all ranks: settings, world_size, device, images (of a step), diagnosis (see
-        `diagnose`), changes (see `predicted`), best, arithmetic, ranks (see `Rounds.figures`), stragglers,
-        environment.
+        JSON-able, equal on all ranks: settings, world_size, device, images (of a step), data (count and means
+        of the data set's images, see `Images`), diagnosis (see `diagnose`), changes (see `predicted`), best,
+        arithmetic, ranks (see `Rounds.figures`), stragglers, environment.
 
     Raises:
         As `train`.
@@ -74,7 +75,7 @@ def examine(
         raise ValueError(f"{rounds} rounds of {steps} steps: both must be >= 1")
     spec, cores = resolve_views(config), cores_of_rank(world)
     with Dataset.open(data) as dataset, scratch_run(world, scratch) as run:
-        order = order_of_run(config, dataset)
+        order, of_data_set = order_of_run(config, dataset), images_in(dataset)
         check_batch(config, order.num_samples, world.world_size)
         blocks = blocks_of(config, rounds, steps)
         end = blocks.last_step + (TRACED_STEPS if traces else 0)
@@ -90,15 +91,20 @@ def examine(
         lines = from_rank_zero(world, lambda: read_lines(run / "ranks.jsonl"))
         if traces is not None and world.rank == 0:
             keep_traces(run, traces)
+    on_device = config.model_copy(update={"device": world.device.type})
+    needed = from_rank_zero(world, lambda: model_flops(on_device, world.world_size))
     mine = {**watch.figures(), "cores": cores, "other_work": others(), **limits_of_rank(config, world)}
+    if stopwatch.on_gpu:
+        mine["sent"] = on_stream(mine["sent"], mine["together"])
     return {
         "settings": config.model_dump(mode="json"),
         "executor": loader.executor,
         "world_size": world.world_size,
         "device": world.device.type,
         "images": config.batch_size,
+        "data": of_data_set.model_dump(),
         "blocks": {"rounds": rounds, "steps": steps},
-        **concluded(config, gather_json(world, mine), intervals(config, per_epoch), trials),
+        **concluded(config, gather_json(world, mine), intervals(config, per_epoch), needed, trials),
         "stragglers": straggler_table(lines),
         "environment": environment(world),
     }
@@ -150,15 +156,17 @@ def limits_of_rank(config: RunConfig, world: World) -> dict[str, Any]:
 
 
 def concluded(
-    config: RunConfig, ranks: list[dict[str, Any]], every: Intervals, trials: bool
+    config: RunConfig, ranks: list[dict[str, Any]], every: Intervals, needed: float, trials: bool
 ) -> dict[str, Any]:
-    """What the figures of all ranks say: the diagnosis, what changes would give, the share of the peak.
+    """What the figures of all ranks say: the diagnosis, what changes would give, the shares of the peak.
 
     Args:
         ranks: of each rank what `Rounds.figures` and `limits_of_rank` tell.
+        needed: operations of a rank's step, see `model_flops`.
     """
     diagnosis = diagnose(ranks, every, config.batch_size)
     rank = ranks[diagnosis["rank"]]
+    at_best = diagnosis["step_s"] * rank["peak_flops_per_s"]
     changes = predicted(rank, config, every, diagnosis["step_s"]) if trials else []
     return {
         "intervals": asdict(every),
@@ -167,7 +175,9 @@ def concluded(
         "best": best(changes),
         "arithmetic": {
             **{name: rank[name] for name in ("flops", "peak_flops_per_s", "peak")},
-            "utilisation": rank["flops"] / (diagnosis["step_s"] * rank["peak_flops_per_s"]),
+            "model_flops": needed,
+            "mfu": needed / at_best,
+            "hfu": rank["flops"] / at_best,
         },
         "ranks": ranks,
     }

@@ -38,16 +38,18 @@ class Lap(NamedTuple):
 class Stopwatch:
     """The spans of a measured run: give it to `train`, and ask for laps.
 
-    A part inside another one takes its time from it. On a GPU the times are those of its current stream, by
-    events: host work that the device does not wait for takes none, and what the stream waits for takes all of
-    it. Names also stand in torch's traces.
+    A part inside another one takes its time from it. On a GPU the times are those of one stream, that of the
+    training, by events: host work that the device does not wait for takes none, and what the stream waits for
+    takes all of it. What runs on another stream meanwhile takes none of it either, as the gradient sums of
+    ZeRO 3 do until the training waits for them. Names also stand in torch's traces.
 
     Args:
-        device: of the training.
+        device: of the training. Its current stream, when this is made, is the training's.
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._on_gpu = device.type == "cuda"
+        self.on_gpu = device.type == "cuda"
+        self._stream = torch.cuda.current_stream(device) if self.on_gpu else None
         self._inside: list[str] = []
         self._marks: list[tuple[str, float | torch.cuda.Event]] = []  # what was going on until then
 
@@ -77,8 +79,8 @@ class Stopwatch:
     def lap(self) -> Lap:
         """What has passed since the last lap or `begin`; waits for the GPU. The next lap begins."""
         self._mark()
-        if self._on_gpu:
-            torch.cuda.synchronize()
+        if self._stream is not None:
+            torch.cuda.synchronize(self._stream.device)
         times = [_passed(self._marks[0][1], stamp) for _, stamp in self._marks]
         segments = [
             Segment(name, begin_s, end_s)
@@ -88,11 +90,11 @@ class Stopwatch:
         return Lap(times[-1], segments)
 
     def _mark(self) -> None:
-        if not self._on_gpu:
+        if self._stream is None:
             self._marks.append((self.inside, time.perf_counter()))
             return
         event = torch.cuda.Event(enable_timing=True)
-        event.record()
+        event.record(self._stream)  # the current one may be another, around a call of ZeRO 3
         self._marks.append((self.inside, event))
 
 

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 # So much of the step that the stages alone do not explain, and its parts do not add up to, is told.
 LARGE = 0.1
+UNKNOWN = "not known"  # on a GPU, of communication behind computing: --traces show it
 OTHER_WORK = 0.25  # processors of other programs that are told
 WORDS = {
     READ: "storage-bound",
@@ -100,14 +101,20 @@ def tables(found: dict[str, Any]) -> "Group":
         ]
         headings = ("rank", *(part.value for part in SHOWN), "communication", "and hidden")
         parts.append(new_table("ranks, ms of a step in the loop", headings, rows))
-    rate = arithmetic["flops"] / diagnosis["step_s"]
     rows = [
         ("waits for data", f"{diagnosis['data_wait_s'] / diagnosis['step_s']:.1%} of the step"),
         *held_up(diagnosis["slowdown"]),
-        ("operations of a step", f"{arithmetic['flops'] / 1e9:,.4g} GFLOP a rank"),
-        ("utilisation", f"{arithmetic['utilisation']:.1%}: {rate / 1e9:,.4g} GFLOP/s ({arithmetic['peak']})"),
+        ("MFU, what the model needs", utilised(arithmetic, "model_flops", "mfu", diagnosis["step_s"])),
+        ("HFU, what was computed", utilised(arithmetic, "flops", "hfu", diagnosis["step_s"])),
+        ("peak", f"{arithmetic['peak_flops_per_s'] / 1e9:,.4g} GFLOP/s ({arithmetic['peak']})"),
     ]
     return Group(*parts, new_table("", ("", ""), rows))
+
+
+def utilised(arithmetic: dict[str, Any], flops: str, share: str, step_s: float) -> str:
+    """A share of the peak, with the operations of a rank's step."""
+    count = arithmetic[flops]
+    return f"{arithmetic[share]:.1%}: {count / 1e9:,.4g} GFLOP a step, {count / step_s / 1e9:,.4g} GFLOP/s"
 
 
 def held_up(slowdown: dict[str, float] | None) -> list[tuple[str, str]]:
@@ -135,7 +142,9 @@ def stage_row(stage: dict[str, Any]) -> tuple[str, ...]:
 
 def _sent(rank: dict[str, Any]) -> tuple[str, str]:
     kinds = rank["sent"].values()
-    return _ms(sum(kind["exposed_s"] for kind in kinds)), _ms(sum(kind["hidden_s"] for kind in kinds))
+    hidden = [kind["hidden_s"] for kind in kinds]
+    told = UNKNOWN if None in hidden else _ms(sum(hidden))
+    return _ms(sum(kind["exposed_s"] for kind in kinds)), told
 
 
 def _ms(seconds: float) -> str:

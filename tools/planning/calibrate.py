@@ -7,9 +7,10 @@ import numpy as np
 import torch
 from viewmill.engine.checks import resolve_views
 from viewmill.engine.config import RunConfig
+from viewmill.pipelines.executors.executor import resolved_name
 from viewmill.tools.planning.images import Images, images_of
 from viewmill.tools.planning.loss_flops import loss_flops
-from viewmill.tools.planning.measured import Measured, ViewCosts, host_views
+from viewmill.tools.planning.measured import Measured, Origin, ViewCosts, host_views
 from viewmill.tools.planning.parts import (
     loss_flops_per_s,
     two_ranks,
@@ -80,6 +81,14 @@ def measure_parts(config: RunConfig, data: str, sides: Sequence[int], images: Im
     try:
         return Measured(
             source=f"viewmill plan --calibrate: {config.model.backbone}, {config.method.name}, one core",
+            of=Origin(
+                device="cpu",
+                precision=config.precision,
+                backbone=config.model.backbone,
+                compiled=config.model.compile,
+                method=config.method.name,
+                executor=resolved_name(config.views.executor, "cpu"),
+            ),
             shares_cores=True,
             conv_flops_per_s=1.0,
             matmul_flops_per_s=1.0,

@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import numpy as np
 from pydantic import Field
 from viewmill.engine.strict import StrictModel
+from viewmill.shards.manifest import Dataset
 
 
 class Images(StrictModel):
@@ -29,14 +31,16 @@ def images_of(data: str) -> Images:
     Raises:
         FileNotFoundError, ShardError: there is none, or it is damaged.
     """
-    import numpy as np
-    from viewmill.shards.manifest import Dataset
-
     with Dataset.open(data if "://" in data else Path(data)) as dataset:
-        rows = dataset.manifest
-        pixels = rows["width"].astype(np.int64) * rows["height"].astype(np.int64)
-        return Images(
-            count=dataset.num_samples,
-            mean_bytes=float(rows["size"].mean()),
-            mean_pixels=float(pixels.mean()),
-        )
+        return images_in(dataset)
+
+
+def images_in(dataset: Dataset) -> Images:
+    """Of a data set that is open."""
+    rows = dataset.manifest
+    pixels = rows["width"].astype(np.int64) * rows["height"].astype(np.int64)
+    return Images(
+        count=dataset.num_samples,
+        mean_bytes=float(rows["size"].mean()),
+        mean_pixels=float(pixels.mean()),
+    )

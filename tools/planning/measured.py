@@ -3,6 +3,7 @@
 import json
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field, ValidationError
 from viewmill.engine.config import RunConfig
@@ -25,10 +26,27 @@ class ViewCosts(StrictModel):
         return self.image_s + self.source_pixel_s * source_pixels + self.view_pixel_s * view_pixels
 
 
+class Origin(StrictModel):
+    """What constants were measured on: they say nothing of anything else."""
+
+    device: str  # "cpu", or a GPU by the name that CUDA gives it
+    precision: str
+    backbone: str
+    compiled: bool = False
+    method: str
+    executor: str | None = None  # that made the views; None: what views cost was not measured
+    cores: float = Field(default=1.0, gt=0)  # processors that a rank had for itself, on the CPU
+    torch_threads: int | None = Field(default=None, ge=1)  # of a rank, on the CPU; None: one a rank
+
+
 class Measured(StrictModel):
-    """The constants of one rank; a profile file, `--measured FILE`, is one of these as JSON."""
+    """The constants of one rank; a file for `--measured` is one of these as JSON, or a profile.
+
+    See `planning.profiled`.
+    """
 
     source: str  # what was measured where, or which datasheet
+    of: Origin | None = None  # None: nothing was measured
     # A rank's own cores make its views too, so that they add to its step instead of overlapping it.
     shares_cores: bool
     conv_flops_per_s: float = Field(gt=0)  # forward and backward, reached
@@ -50,21 +68,46 @@ class Measured(StrictModel):
 
 
 def read_measured(path: Path) -> Measured:
-    """A file that `viewmill plan --calibrate` wrote.
+    """A file that `viewmill plan --calibrate` wrote, or the constants of a plan by one.
 
     Raises:
         FileNotFoundError: it is not there. ConfigError: it is no such JSON; names the field.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"--measured {path}: no such file; make one with: viewmill plan --calibrate")
+    tree = read_tree(path)
     try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
-        return Measured.model_validate(tree.get("measured", tree) if isinstance(tree, dict) else tree)
+        found = Measured.model_validate(tree.get("measured", tree))
     except ValidationError as error:
         lines = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
         raise ConfigError(f"--measured {path}: {lines}") from None
+    if found.of is None:
+        raise ConfigError(
+            f"--measured {path}: of: not there, so nobody knows what was measured; measure again, with "
+            "viewmill plan --calibrate, or viewmill profile --json"
+        )
+    return found
+
+
+def read_tree(path: Path) -> dict[str, Any]:
+    """The JSON object of a file that `--measured` names.
+
+    Raises:
+        FileNotFoundError: it is not there. ConfigError: it is no JSON object.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"--measured {path}: no such file; make one with: viewmill plan --calibrate, or viewmill profile "
+            "--json"
+        )
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ConfigError(f"--measured {path}: not JSON: {error}") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(
+            f"--measured {path}: holds a {type(tree).__name__}; give what viewmill plan --calibrate wrote, "
+            "or viewmill profile --json printed"
+        )
+    return tree
 
 
 def from_datasheet(cluster: Cluster, config: RunConfig) -> Measured:

@@ -9,8 +9,9 @@ from viewmill.tools.planning.advice import Advice, advise
 from viewmill.tools.planning.cluster import Cluster
 from viewmill.tools.planning.failures import LOGBOOKS
 from viewmill.tools.planning.images import Images
-from viewmill.tools.planning.measured import Measured, from_datasheet, read_measured
+from viewmill.tools.planning.measured import Measured, from_datasheet
 from viewmill.tools.planning.predict import Plan, Prediction, by_stage, fits, predict
+from viewmill.tools.planning.profiled import measured_for
 from viewmill.tools.planning.reliability import Reliable, as_dict, reliability_of, with_rate
 from viewmill.tools.planning.scaling import Point, strong, weak
 from viewmill.tools.planning.step import RESOURCES
@@ -95,7 +96,9 @@ def make_report(
             f"precision=fp16: {cluster.name} has no GPU, and no CPU trains in it; take fp32 or bf16"
         )
     config = config.model_copy(update={"device": "cpu" if cluster.gpu is None else "cuda"})
-    rates: Measured = from_datasheet(cluster, config) if measured is None else read_measured(measured)
+    rates: Measured = (
+        from_datasheet(cluster, config) if measured is None else measured_for(measured, cluster, config)
+    )
     plan = Plan(config, count_workload(config), images, cluster, rates)
     made = predict(plan)
     return Report(

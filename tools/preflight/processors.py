@@ -16,10 +16,9 @@ WARN_THREADS_PER_CORE, FAIL_THREADS_PER_CORE = 1.0, 4.0
 
 def gather(options: Options, root: Path = Path("/")) -> dict[str, Any]:
     """Cores that this rank may run on, those that its control group pays for (None: all), threads wanted."""
-    text = (root / "proc/self/cgroup").read_text(encoding="utf-8")
     return {
         "cores": sorted(os.sched_getaffinity(0)),
-        "quota": quota(text, root / "sys/fs/cgroup"),
+        "quota": own_quota(root),
         "threads": options.threads,
     }
 
@@ -50,6 +49,15 @@ def status_of(threads_per_core: float) -> str:
     if threads_per_core > FAIL_THREADS_PER_CORE:
         return FAIL
     return WARN if threads_per_core > WARN_THREADS_PER_CORE else PASS
+
+
+def own_quota(root: Path = Path("/")) -> float | None:
+    """Cores that this process's control groups grant it; None: as many as there are, or no such groups."""
+    try:
+        text = (root / "proc/self/cgroup").read_text(encoding="utf-8")
+    except OSError:
+        return None
+    return quota(text, root / "sys/fs/cgroup")
 
 
 def quota(groups: str, mount: Path) -> float | None:

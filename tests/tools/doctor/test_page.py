@@ -6,14 +6,15 @@ import re
 from typing import Any
 
 import pytest
+from rich.console import Console
 from viewmill.engine.config import RunConfig
 from viewmill.engine.spans import Part
 from viewmill.tools.doctor.changes import best, predicted
-from viewmill.tools.doctor.collectives import AGREEMENT, GRADIENT, KINDS, STATISTICS
+from viewmill.tools.doctor.collectives import AGREEMENT, GRADIENT, KINDS, STATISTICS, on_stream
 from viewmill.tools.doctor.costs import DECODE
 from viewmill.tools.doctor.diagnosis import COMMUNICATION, Intervals, diagnose
 from viewmill.tools.doctor.page import ceilings, rank_map, render, timeline, told_apart, waterfall
-from viewmill.tools.doctor.verdict import verdict
+from viewmill.tools.doctor.verdict import tables, verdict
 
 EVERY = Intervals(log=10, checkpoint=50.0)
 NESTED = [["backward", 0.2, 0.3], [GRADIENT, 0.3, 0.36], ["backward", 0.36, 0.4]]
@@ -69,7 +70,8 @@ def found() -> dict[str, Any]:
         "diagnosis": diagnosis,
         "changes": changes,
         "best": best(changes),
-        "arithmetic": {"flops": 4e9, "peak_flops_per_s": 1e11, "peak": "measured", "utilisation": 0.1},
+        "arithmetic": {"flops": 4e9, "peak_flops_per_s": 1e11, "peak": "measured"}
+        | {"model_flops": 3e9, "mfu": 0.0725, "hfu": 0.0975},
         "ranks": ranks,
     }
     return made | {"verdict": verdict(made)}
@@ -85,6 +87,19 @@ def test_the_waterfall_adds_up_to_the_measured_step(found: dict[str, Any]) -> No
     assert first == 0.0
     ends = [start + length for start, length in zip(starts, lengths, strict=True)]
     assert [0.0, *ends[:-1]] == pytest.approx(starts)
+
+
+def test_what_is_hidden_on_a_gpu_is_told_as_not_known(found: dict[str, Any]) -> None:
+    ranks = [one | {"sent": on_stream(one["sent"], one["together"])} for one in found["ranks"]]
+    of_gpu = found | {"device": "cuda", "ranks": ranks}
+    page = render(of_gpu)
+    assert page.count("not known</td>") == len(KINDS)
+    assert "Waited: by the training" in page
+    assert "not known" not in render(found)
+    console = Console(width=200)
+    with console.capture() as capture:
+        console.print(tables(of_gpu))
+    assert capture.get().count("not known") == 2  # ranks
 
 
 def test_a_ceiling_is_what_a_stage_would_reach_alone(found: dict[str, Any]) -> None:

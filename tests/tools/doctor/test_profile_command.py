@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from viewmill.tools.cli import app
 from viewmill.tools.console import run_app
+from viewmill.tools.doctor.costs import LOADER
 from viewmill.tools.doctor.loader_alone import LoaderAlone
 from viewmill.tools.doctor.verdict import tables
 
@@ -56,8 +58,52 @@ def test_the_figures_name_a_stage_and_what_other_settings_would_give(
     )
     settings = {change["setting"] for change in found["changes"]}
     assert {"batch_size=8", "views.executor=host", "log.every_steps=10"} <= settings
-    assert found["arithmetic"]["flops"] > 1e6
+    arithmetic = found["arithmetic"]
+    assert arithmetic["flops"] > 1e6
+    # Nothing is computed twice here; a first layer has no gradient of its inputs, which counts as needed.
+    needed_of_counted = arithmetic["model_flops"] / arithmetic["flops"]
+    assert 1.0 <= needed_of_counted < 1.25
+    assert arithmetic["mfu"] / arithmetic["hfu"] == pytest.approx(needed_of_counted)
+    console = Console(width=200)
+    with console.capture() as capture:
+        console.print(tables(found))
+    for name, share in (("MFU, what the model needs", "mfu"), ("HFU, what was computed", "hfu")):
+        (line,) = [line for line in capture.get().splitlines() if name in line]
+        assert f" {arithmetic[share]:.1%}: " in line
     assert found["verdict"][0].count("images/s") == 1
+
+
+@pytest.mark.slow
+def test_a_plan_by_the_profile_takes_the_steps_of_its_stages(
+    profiled: tuple[dict[str, Any], Path],
+    data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    found, _ = profiled
+    file = tmp_path / "profile.json"
+    file.write_text(json.dumps(found))
+    words = ["plan", "hydes_tiny", "--data", str(data), *SETTINGS, "--measured", str(file), "--runs", "1"]
+    words += ["--cluster", "cpu", "--set", "ranks_per_node=1", "--set", "cpu_threads=4096"]
+    words += ["--set", "physical_cores=4096", "--set", "storage_gb_s=1e9"]
+    assert run_app(app, [*words, "--json"]) == 0
+    made = json.loads(capsys.readouterr().out)
+    assert made["measured"]["source"].startswith("viewmill profile of 1 x cpu, test_resnet, hydes, fp32")
+    diagnosis = found["diagnosis"]
+    longest = max(diagnosis["paths"].values())
+    (checkpoint_s,) = [one["alone_s"] for one in diagnosis["stages"] if one["name"] == "checkpoint"]
+    # A plan counts checkpoints under failures; what holds the training up stretches one too.
+    stretched = max(1.0, diagnosis["paths"]["training"] / training_s(diagnosis))
+    others = [diagnosis["paths"][name] for name in ("reading", "processors") if name in diagnosis["paths"]]
+    assert max(longest, *others) - stretched * checkpoint_s <= 1.0001 * max(made["step_s"], *others)
+    assert made["step_s"] <= 1.0001 * longest
+    assert run_app(app, [*words, "model.backbone=resnet18"]) == 2
+    assert "model.backbone: measured with test_resnet" in capsys.readouterr().err
+
+
+def training_s(diagnosis: dict[str, Any]) -> float:
+    """Of its stages alone."""
+    return sum(one["alone_s"] for one in diagnosis["stages"] if one["name"] not in LOADER)
 
 
 @pytest.mark.slow

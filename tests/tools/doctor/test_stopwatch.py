@@ -8,8 +8,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from viewmill.engine.spans import Part
-from viewmill.tools.doctor.collectives import GRADIENT, STATISTICS, timed_collectives
-from viewmill.tools.doctor.cores import quota_of
+from viewmill.tools.doctor.collectives import GRADIENT, STATISTICS, on_stream, timed_collectives
 from viewmill.tools.doctor.stopwatch import LOOP, Stopwatch
 
 from tests.support import run_ranks
@@ -44,6 +43,89 @@ def test_a_lap_begins_where_the_one_before_it_ended() -> None:
     assert "forward" not in watch.lap().parts()
 
 
+class Stream:
+    """Of a GPU that is not there; work in it takes the time that `passes` says."""
+
+    device = torch.device("cuda", 0)
+
+    def __init__(self) -> None:
+        self.now_ms = 0.0
+
+    def passes(self, ms: float) -> None:
+        self.now_ms += ms
+
+
+class Event:
+    """As torch's: of the stream that it is recorded in, or of the current one."""
+
+    current: Stream
+
+    def __init__(self, *, enable_timing: bool) -> None:
+        assert enable_timing
+
+    def record(self, stream: Stream | None = None) -> None:
+        self.at_ms = (stream or Event.current).now_ms
+
+    def elapsed_time(self, then: "Event") -> float:
+        return then.at_ms - self.at_ms
+
+
+@pytest.fixture
+def streams(monkeypatch: pytest.MonkeyPatch) -> tuple[Stream, Stream]:
+    """That of the training, and another one."""
+    training, other = Stream(), Stream()
+    Event.current = training
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device=None: Event.current)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device=None: None)
+    return training, other
+
+
+def test_a_gpus_parts_are_those_of_the_trainings_stream_whatever_is_current(
+    streams: tuple[Stream, Stream],
+) -> None:
+    training, other = streams
+    watch = Stopwatch(torch.device("cuda", 0))
+    other.passes(5000)  # its clock is no matter
+    watch.begin()
+    with watch(Part.BACKWARD):
+        training.passes(20)
+        Event.current = other  # as around the gradient sums of ZeRO 3
+        with watch(GRADIENT):
+            other.passes(70)
+        Event.current = training
+        training.passes(10)
+    assert watch.lap().parts() == pytest.approx({LOOP: 0.0, "backward": 0.03, GRADIENT: 0.0})
+
+
+def test_on_a_gpu_the_stream_says_what_is_waited_and_nobody_what_is_hidden(
+    streams: tuple[Stream, Stream], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training, _ = streams
+
+    class Work:
+        def wait(self) -> None:
+            training.passes(30)  # the stream waits; the host goes on
+
+    def all_reduce(tensor: torch.Tensor, async_op: bool = False) -> Work | None:
+        if async_op:
+            return Work()
+        training.passes(40)
+        return None
+
+    monkeypatch.setattr(dist, "all_reduce", all_reduce)
+    watch = Stopwatch(torch.device("cuda", 0))
+    with timed_collectives(watch) as traffic:
+        watch.begin()
+        dist.all_reduce(torch.ones(4))
+        work = dist.all_reduce(torch.ones(4), async_op=True)
+        training.passes(500)
+        work.wait()
+        found = on_stream(traffic.as_dict(), watch.lap().parts())
+    assert found[STATISTICS] == {"calls": 2, "bytes": 32, "exposed_s": pytest.approx(0.07), "hidden_s": None}
+    assert found[GRADIENT]["exposed_s"] == 0.0
+
+
 def _broadcast() -> None:
     dist.broadcast(torch.zeros(4), src=0)
 
@@ -73,8 +155,3 @@ def test_collectives_are_parts_of_their_own_by_their_caller() -> None:
         assert (traffic[GRADIENT]["calls"], traffic[GRADIENT]["bytes"]) == (1, 16)
         assert traffic[STATISTICS]["hidden_s"] >= 0.05
         assert parts["backward"] >= 0.05
-
-
-def test_a_containers_quota_is_read() -> None:
-    assert quota_of("max 100000\n") is None
-    assert quota_of("250000 100000\n") == 2.5

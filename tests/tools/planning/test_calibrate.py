@@ -8,7 +8,7 @@ from viewmill.engine.config import ConfigError
 from viewmill.tools.bench.plan import cores, run
 from viewmill.tools.planning.calibrate import Sample, fit_steps, fit_views, variant
 from viewmill.tools.planning.images import Images
-from viewmill.tools.planning.measured import Measured, read_measured
+from viewmill.tools.planning.measured import Measured, Origin, read_measured
 from viewmill.tools.planning.predict import Plan, predict
 from viewmill.tools.planning.trained_steps import as_measured, measure_steps
 from viewmill.tools.planning.workload import count_workload
@@ -19,6 +19,7 @@ from tests.tools.planning.plans import RATES
 IMAGES = Images(count=100, mean_bytes=1e4, mean_pixels=5e4)
 TRUE = RATES.model_copy(
     update={
+        "of": Origin(device="cpu", precision="fp32", backbone="test_resnet", method="hydes"),
         "shares_cores": True,
         "conv_flops_per_s": 4e10,
         "matmul_flops_per_s": 4e10,
@@ -70,9 +71,14 @@ def test_a_measured_file_comes_back_as_it_was_and_is_checked(tmp_path: Path) -> 
     path.write_text(TRUE.model_dump_json().replace("conv_flops_per_s", "conv_flops"))
     with pytest.raises(ConfigError, match="conv_flops"):
         read_measured(path)
-    path.write_text("{")
-    with pytest.raises(ConfigError, match="not JSON"):
-        read_measured(path)
+    for text, told in (
+        ("{", "not JSON"),
+        ("[1]", "holds a list"),
+        (RATES.model_dump_json(), "of: not there"),
+    ):
+        path.write_text(text)
+        with pytest.raises(ConfigError, match=told):
+            read_measured(path)
     with pytest.raises(FileNotFoundError, match="viewmill plan --calibrate"):
         read_measured(tmp_path / "none.json")
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from viewmill.tools.cli import app
 from viewmill.tools.console import run_app
+from viewmill.tools.planning.measured import Origin
 
 from tests.tools.planning.plans import RATES
 
@@ -52,9 +53,12 @@ def test_measured_constants_take_the_place_of_the_datasheets(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "measured.json"
-    path.write_text(RATES.model_dump_json())
+    of = Origin(device="NVIDIA A100-SXM4-80GB", precision="bf16", backbone="resnet18", method="hydes")
+    path.write_text(RATES.model_copy(update={"of": of}).model_dump_json())
     assert run_app(app, [*RECIPE, "--measured", str(path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["measured"]["source"] == "round numbers"
+    assert run_app(app, [*RECIPE, "--measured", str(path), "--cluster", "h100"]) == 2
+    assert "device: measured on NVIDIA A100-SXM4-80GB" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -66,6 +70,7 @@ def test_measured_constants_take_the_place_of_the_datasheets(
         (["--nodes", "7"], "batch_size=512 is not a multiple of 56 ranks"),
         (["--measured", "/nowhere.json"], "no such file"),
         (["--calibrate", "x.json"], "give --data"),
+        (["--calibrate", "x.json", "--data", "x"], "measures this machine's cores, and a100 has GPUs"),
         (["optimizer.lrr=1"], "the nearest is optimizer.lr"),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else "",
