@@ -63,9 +63,9 @@ class Batch:
         """How srun was called last."""
         return json.loads(self.seen.read_text())
 
-    def requeued(self) -> bool:
+    def requeued(self, job: str = "7042") -> bool:
         asked = self.folder / "scontrol"
-        return asked.exists() and asked.read_text() == "requeue 7042\n"
+        return asked.exists() and asked.read_text() == f"requeue {job}\n"
 
 
 @pytest.fixture
@@ -163,10 +163,19 @@ def test_each_task_of_an_array_is_one_run(batch: Batch, tmp_path: Path) -> None:
     written = write_array(runs, Options(parallel=1), str(tmp_path))
     text = written.files["slurm.sh"]
     assert "#SBATCH --array=0-1%1\n" in text
-    assert batch.run(text, SLURM_ARRAY_TASK_ID="1").returncode == 0
+    assert batch.run(text, SLURM_ARRAY_JOB_ID="7040", SLURM_ARRAY_TASK_ID="1").returncode == 0
     assert sorted(trained(batch.srun()["argv"])) == sorted(runs[1].train_arguments())
-    assert batch.run(text, SLURM_ARRAY_TASK_ID="2").returncode == 2
+    assert batch.run(text, SLURM_ARRAY_JOB_ID="7040", SLURM_ARRAY_TASK_ID="2").returncode == 2
     assert written.commands[0].argv == ["sbatch", f"{tmp_path}/launch/slurm.sh"]
+
+
+def test_a_task_of_an_array_requeues_itself_and_no_other(batch: Batch, tmp_path: Path) -> None:
+    """The task that starts last has the number of the whole array as its SLURM_JOB_ID."""
+    runs = [job(tmp_path / f"lr={lr}", resume=True) for lr in (1, 2)]
+    text = write_array(runs, Options(), str(tmp_path)).files["slurm.sh"]
+    left = {"ENDS": "1", "LEAVES": "requeue.json checkpoints/step_00000008/COMMIT"}
+    done = batch.run(text, SLURM_ARRAY_JOB_ID="7042", SLURM_ARRAY_TASK_ID="1", **left)
+    assert (done.returncode, batch.requeued("7042_1")) == (85, True)
 
 
 def test_a_single_run_has_nothing_beside_it(tmp_path: Path) -> None:
