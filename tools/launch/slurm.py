@@ -93,7 +93,8 @@ def _written(jobs: Sequence[Job], options: Options, folder: str, is_array: bool)
         options=options,
         script=path,
         directives=directives(jobs, options, folder, is_array),
-        srun=[f"--ntasks={first.nodes}", "--ntasks-per-node=1", *options.srun],
+        # The last is said since a site may have KillOnBadExit=1.
+        srun=[f"--ntasks={first.nodes}", "--ntasks-per-node=1", "--kill-on-bad-exit=0", *options.srun],
         torchrun=before_rendezvous(first),
         module=TRAIN_MODULE,
     )

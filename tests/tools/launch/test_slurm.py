@@ -23,8 +23,18 @@ time.sleep(0.05)  # so that what it writes is newer than the start
 for name in os.environ.get("LEAVES", "").split():
     os.makedirs(os.path.dirname(f"{{run}}/{{name}}"), exist_ok=True)
     open(f"{{run}}/{{name}}", "w").close()
+import signal
+if "WAITS" in os.environ:
+    heard = []
+    signal.signal(signal.SIGUSR1, lambda *_: heard.append(1))
+    open({signals!r}, "w").close()
+    until = time.monotonic() + 60
+    while not heard and time.monotonic() < until:
+        time.sleep(0.05)
+    time.sleep(0.3)
+    open({signals!r}, "w").write(str(len(heard)))
+    sys.exit(1)
 if "TELLS" in os.environ:
-    import signal
     signal.signal(signal.SIGUSR1, lambda *_: sys.exit(1))
     os.kill(os.getppid(), signal.SIGUSR1)
     time.sleep(60)
@@ -44,7 +54,8 @@ class Batch:
     def __init__(self, folder: Path) -> None:
         self.folder, self.seen = folder, folder / "srun.json"
         (folder / "bin").mkdir()
-        self._command("srun", SRUN.format(python=sys.executable, seen=str(self.seen)))
+        paths = {"python": sys.executable, "seen": str(self.seen), "signals": str(folder / "srun.signals")}
+        self._command("srun", SRUN.format(**paths))
         self._command("scontrol", f'#!/bin/sh\necho "$@" >>{folder}/scontrol\n')
 
     def _command(self, name: str, text: str) -> None:
@@ -96,7 +107,7 @@ def test_nodes_meet_on_the_node_of_the_script(batch: Batch, tmp_path: Path) -> N
     assert batch.run(script(given), SLURM_CPUS_PER_TASK="96").returncode == 0
     seen = batch.srun()
     host = os.uname().nodename
-    assert {"--ntasks=4", "--cpus-per-task=96"} <= set(seen["argv"])
+    assert {"--ntasks=4", "--cpus-per-task=96", "--kill-on-bad-exit=0"} <= set(seen["argv"])
     words = " ".join(seen["argv"])
     for option in ("nnodes 4", "nproc-per-node 8", "max-restarts 2", "rdzv-id 7042-0"):
         assert f" --{option} " in words
@@ -156,6 +167,26 @@ def test_a_start_that_brought_no_checkpoint_is_the_last_one(batch: Batch, tmp_pa
     done = batch.run(script(job(tmp_path / "run")), TELLS="1")
     assert (done.returncode, batch.requeued()) == (85, False)
     assert "ask for more --time" in done.stderr
+
+
+def test_a_signal_in_the_setup_ends_the_start_before_its_ranks(batch: Batch, tmp_path: Path) -> None:
+    text = script(job(tmp_path / "run"), setup=["kill -USR1 $$", "touch loaded"])
+    done = batch.run(text)
+    assert (done.returncode, batch.requeued()) == (85, False)
+    assert (tmp_path / "loaded").exists()
+    assert not batch.seen.exists()
+    assert "ask for more --time" in done.stderr
+    assert (tmp_path / "run" / "launch" / "exit_code").read_text() == "85\n"
+
+
+def test_a_signal_before_srun_is_known_is_passed_on_once(batch: Batch, tmp_path: Path) -> None:
+    """bash runs its DEBUG trap before the line that notes srun's number: the signal comes exactly there."""
+    ready = "until [ -e srun.signals ]; do sleep 0.05; done"
+    early = f"""trap 'if [ "$BASH_COMMAND" = "srun=\\$!" ]; then {ready}; kill -USR1 $$; fi' DEBUG"""
+    text = script(job(tmp_path / "run"), setup=[early])
+    done = batch.run(text, WAITS="1", LEAVES="checkpoints/step_00000008/COMMIT")
+    assert (done.returncode, batch.requeued()) == (85, True), done.stderr
+    assert (tmp_path / "srun.signals").read_text() == "1"
 
 
 def test_each_task_of_an_array_is_one_run(batch: Batch, tmp_path: Path) -> None:
