@@ -14,7 +14,14 @@ from viewmill.tools.launch.job import Job
 from viewmill.tools.launch.start import run, write_files
 from viewmill.tools.launch.sweep import Combination, combinations, jobs_of, parse_sweep
 from viewmill.tools.launch.sweep_results import FAILED as RUN_FAILED
-from viewmill.tools.launch.sweep_results import is_finished, note_exit_code, results, table, write_results
+from viewmill.tools.launch.sweep_results import (
+    forget_exit_code,
+    is_finished,
+    note_exit_code,
+    results,
+    table,
+    write_results,
+)
 from viewmill.tools.launch.targets import Target
 from viewmill.tools.launch.written import Written
 
@@ -82,10 +89,13 @@ class Sweep:
         worst = SUCCESS
         for job, written in self.launches():
             folder = Path(written.folder or job.out)
+            is_noted = written.is_over and self.target.write_array is None  # else its script does so
+            if is_noted:
+                forget_exit_code(Path(job.out))
             write_files(written, folder, sys.executable)
             code, line = run(written, folder, stdout=stdout)
             print(line, file=sys.stderr)
-            if written.is_over and self.target.write_array is None:
+            if is_noted:
                 note_exit_code(Path(job.out), code)
             if code in (REQUEUE_EXIT_CODE, INTERRUPTED):
                 return code

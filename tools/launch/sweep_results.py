@@ -1,5 +1,6 @@
 """The results of a sweep, read from the folders of its runs."""
 
+import contextlib
 import csv
 import io
 import json
@@ -82,6 +83,12 @@ def note_exit_code(path: Path, code: int) -> None:
     """Writes it for the table."""
     (path / EXIT_CODE).parent.mkdir(parents=True, exist_ok=True)
     replace_text(path / EXIT_CODE, f"{code}\n")
+
+
+def forget_exit_code(path: Path) -> None:
+    """Removes it, for a start that has not ended yet."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        (path / EXIT_CODE).unlink()
 
 
 def last_cause(path: Path) -> str | None:

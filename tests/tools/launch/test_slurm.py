@@ -157,6 +157,15 @@ def test_a_note_of_an_earlier_start_requeues_nothing(batch: Batch, tmp_path: Pat
     assert (done.returncode, batch.requeued()) == (1, False)
 
 
+def test_a_start_under_way_has_no_exit_code_of_an_earlier_one(batch: Batch, tmp_path: Path) -> None:
+    earlier = tmp_path / "run" / "launch" / "exit_code"
+    earlier.parent.mkdir(parents=True)
+    earlier.write_text("1\n")
+    (batch.folder / "bin" / "srun").write_text(f"#!/bin/sh\n[ ! -e {earlier} ]\n")
+    assert batch.run(script(job(tmp_path / "run"))).returncode == 0
+    assert earlier.read_text() == "0\n"
+
+
 def test_the_signal_is_passed_on_and_brings_the_job_back(batch: Batch, tmp_path: Path) -> None:
     done = batch.run(script(job(tmp_path / "run")), TELLS="1", LEAVES="checkpoints/step_00000008/COMMIT")
     assert (done.returncode, batch.requeued()) == (85, True)
