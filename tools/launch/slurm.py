@@ -11,6 +11,7 @@ from viewmill.tools.launch.torchrun import before_rendezvous
 from viewmill.tools.launch.written import Command, Written, launch_folder
 
 SCRIPT = "slurm.sh"
+PORTS = 1000  # from --port on, as far as there are so many: jobs that share a node take different ones
 
 
 class Options(StrictModel):
@@ -96,6 +97,7 @@ def _written(jobs: Sequence[Job], options: Options, folder: str, is_array: bool)
         # The last is said since a site may have KillOnBadExit=1.
         srun=[f"--ntasks={first.nodes}", "--ntasks-per-node=1", "--kill-on-bad-exit=0", *options.srun],
         torchrun=before_rendezvous(first),
+        ports=min(PORTS, 65536 - first.port),
         module=TRAIN_MODULE,
     )
     command = Command(["sbatch", *(["--wait"] if options.wait else []), path])

@@ -56,6 +56,9 @@ def options_of(name: str, given: Mapping[str, Any]) -> Any:
             raise ConfigError(f"--on {name} needs {key}; pass --{key}") from None
         if first["type"] == "extra_forbidden":
             raise ConfigError(f"{key} is no option of --on {name}; {_instead(key, model)}") from None
+        if first["type"] == "tuple_type":
+            given = f"'{key}=[{first['input']}]'"
+            raise ConfigError(f"{key} is a list; pass --option {given} for --on {name}") from None
         raise ConfigError(f"{key}: {first['msg']}, got {first['input']!r}, for --on {name}") from None
 
 

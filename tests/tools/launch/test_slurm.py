@@ -114,6 +114,13 @@ def test_nodes_meet_on_the_node_of_the_script(batch: Batch, tmp_path: Path) -> N
     assert f" --rdzv-endpoint {host}:{29500 + 42} " in words
 
 
+def test_no_job_meets_beyond_the_last_port(batch: Batch, tmp_path: Path) -> None:
+    for port, taken in ((64536, 65535), (65500, 65500 + 7999 % 36), (65535, 65535)):
+        given = job(tmp_path / "run", nodes=2, port=port)
+        assert batch.run(script(given), SLURM_JOB_ID="7999").returncode == 0
+        assert f"{os.uname().nodename}:{taken}" in batch.srun()["argv"]
+
+
 def test_one_node_listens_on_loopback_alone(batch: Batch, tmp_path: Path) -> None:
     assert batch.run(script(job(tmp_path / "run"))).returncode == 0
     argv = batch.srun()["argv"]
