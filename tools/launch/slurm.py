@@ -1,14 +1,17 @@
 """SLURM: a batch script that starts one torchrun a node, is requeued before its time is up, and goes on."""
 
+import re
 from collections.abc import Sequence
 from pathlib import PurePath
 
 from pydantic import Field, field_validator
+from viewmill.engine.config import load_config
 from viewmill.engine.strict import StrictModel
 from viewmill.tools.launch.job import TRAIN_MODULE, Job
 from viewmill.tools.launch.scripts import script
 from viewmill.tools.launch.torchrun import before_rendezvous
 from viewmill.tools.launch.written import Command, Written, launch_folder
+from viewmill.tools.preflight.options import threads_of_rank
 
 SCRIPT = "slurm.sh"
 PORTS = 1000  # from --port on, as far as there are so many: jobs that share a node take different ones
@@ -111,7 +114,7 @@ def directives(jobs: Sequence[Job], options: Options, folder: str, is_array: boo
         "job-name": "".join(char if char.isalnum() or char in "._-=," else "-" for char in name),
         "nodes": jobs[0].nodes,
         "ntasks-per-node": 1,
-        "cpus-per-task": options.cpus,
+        "cpus-per-task": options.cpus or cpus_for_gpus(jobs, options),
         "gpus-per-node": options.gpus,
         "mem": options.mem,
         "partition": options.partition,
@@ -125,6 +128,23 @@ def directives(jobs: Sequence[Job], options: Options, folder: str, is_array: boo
     }
     lines = [f"--{key}={value}" for key, value in given.items() if value is not None]
     return [*lines, "--open-mode=append", "--requeue", *options.sbatch]
+
+
+def cpus_for_gpus(jobs: Sequence[Job], options: Options) -> int | None:
+    """Cores of a node for the threads of its ranks; None: no GPUs are asked for, or sbatch is told otherwise.
+
+    SLURM gives a task one core unless the site has set DefCpuPerGPU, and eight ranks would share it.
+    """
+    told = any(re.match(r"--cpus-per-|-c|--exclusive", line) for line in options.sbatch)
+    if options.gpus is None or told:
+        return None
+    threads = [
+        threads_of_rank(
+            load_config(job.recipe, list(job.overrides)), int(job.env.get("OMP_NUM_THREADS") or 1)
+        )
+        for job in jobs
+    ]
+    return jobs[0].ranks_per_node * max(threads)
 
 
 def array_of(count: int, parallel: int | None) -> str:

@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +142,29 @@ def test_the_script_asks_for_what_the_options_say(tmp_path: Path) -> None:
         f'--output="{tmp_path}/100%% run/launch/slurm-%j.out"',
         *("--open-mode=append", "--requeue", "--exclusive"),
     ]
+
+
+def asked_cpus(text: str) -> list[str]:
+    return [
+        line.partition("=")[2] for line in text.splitlines() if line.startswith("#SBATCH --cpus-per-task")
+    ]
+
+
+def test_gpus_bring_cores_for_the_threads_of_their_ranks(tmp_path: Path) -> None:
+    given = job(tmp_path / "run", ranks_per_node=8, overrides=("views.num_threads=5", "torch_threads=2"))
+    assert asked_cpus(script(given, gpus="8")) == ["56"]
+    assert asked_cpus(script(replace(given, overrides=()), gpus="8")) == ["24"]  # 2 of the views, and 1
+    assert asked_cpus(script(given, gpus="8", cpus="96")) == ["96"]
+    assert asked_cpus(script(given)) == []
+    for option in ("--cpus-per-gpu=12", "-c12", "--exclusive"):
+        assert asked_cpus(script(given, gpus="8", sbatch=[option])) == []
+
+
+def test_an_array_has_the_cores_of_its_largest_run(tmp_path: Path) -> None:
+    runs = [
+        job(tmp_path / n, overrides=(f"views.num_threads={n}", "torch_threads=1")) for n in ("2", "6", "4")
+    ]
+    assert asked_cpus(write_array(runs, Options(gpus="1"), str(tmp_path)).files["slurm.sh"]) == ["7"]
 
 
 def test_a_saved_run_goes_back_into_the_queue(batch: Batch, tmp_path: Path) -> None:
