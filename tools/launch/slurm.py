@@ -10,7 +10,7 @@ from viewmill.engine.strict import StrictModel
 from viewmill.tools.launch.job import TRAIN_MODULE, Job
 from viewmill.tools.launch.scripts import script
 from viewmill.tools.launch.torchrun import before_rendezvous
-from viewmill.tools.launch.written import Command, Written, launch_folder
+from viewmill.tools.launch.written import Command, Written, launch_folder, needs
 from viewmill.tools.preflight.options import threads_of_rank
 
 SCRIPT = "slurm.sh"
@@ -103,8 +103,10 @@ def _written(jobs: Sequence[Job], options: Options, folder: str, is_array: bool)
         ports=min(PORTS, 65536 - first.port),
         module=TRAIN_MODULE,
     )
-    command = Command(["sbatch", *(["--wait"] if options.wait else []), path])
-    return Written({SCRIPT: text}, [command], is_over=options.wait)
+    command = Command(["sbatch", "--parsable", *(["--wait"] if options.wait else []), path])
+    tasks = {job.out: f"_{task}" if is_array else "" for task, job in enumerate(jobs)}
+    login = needs("sbatch", "launch from a login node of the cluster")
+    return Written({SCRIPT: text}, [command], [login], is_over=options.wait, tasks=tasks)
 
 
 def directives(jobs: Sequence[Job], options: Options, folder: str, is_array: bool) -> list[str]:

@@ -72,7 +72,7 @@ def submit(site: Site, run: Path, *words: str) -> str:
     """The number of the job."""
     done = launch(site, run, *WORDS, *words)
     assert done.returncode == 0, done.stderr
-    number = re.search(r"Submitted batch job (\d+)", done.stdout)
+    number = re.search(r"submitted as SLURM job (\d+)", done.stdout)
     assert number is not None, done.stdout
     return number[1]
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -238,7 +237,8 @@ def test_each_task_of_an_array_is_one_run(batch: Batch, tmp_path: Path) -> None:
     assert batch.run(text, SLURM_ARRAY_JOB_ID="7040", SLURM_ARRAY_TASK_ID="1").returncode == 0
     assert sorted(trained(batch.srun()["argv"])) == sorted(runs[1].train_arguments())
     assert batch.run(text, SLURM_ARRAY_JOB_ID="7040", SLURM_ARRAY_TASK_ID="2").returncode == 2
-    assert written.commands[0].argv == ["sbatch", f"{tmp_path}/launch/slurm.sh"]
+    assert written.commands[0].argv == ["sbatch", "--parsable", f"{tmp_path}/launch/slurm.sh"]
+    assert written.tasks == {runs[0].out: "_0", runs[1].out: "_1"}
 
 
 def test_a_task_of_an_array_requeues_itself_and_no_other(batch: Batch, tmp_path: Path) -> None:
