@@ -13,6 +13,7 @@ from pathlib import Path
 
 from viewmill.engine.preemption import REQUEUE_EXIT_CODE
 from viewmill.tools.console import FAILED, FAULTS, INTERRUPTED, SUCCESS, USAGE, print_line
+from viewmill.tools.launch.job_number import refuse_queued
 from viewmill.tools.launch.lost_host import record_lost
 from viewmill.tools.launch.process import SSH_FAILED
 from viewmill.tools.launch.scripts import script
@@ -100,8 +101,10 @@ def run(written: Written, run_dir: Path, *, stdout: int | None = None) -> tuple[
         stdout: as `supervise` takes it.
 
     Raises:
-        RuntimeError: hosts cannot take part.
+        ConfigError: a job of a queue trains into this folder, or will.
+        RuntimeError: hosts cannot take part, or it is not known whether such a job has ended.
     """
+    refuse_queued(written.tasks or [str(run_dir)])
     check_hosts(written.checks)
     if written.tasks or not written.is_over:
         return submit(written, run_dir, stdout=stdout)

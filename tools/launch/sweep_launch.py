@@ -11,6 +11,7 @@ from viewmill.engine.strict import ConfigError
 from viewmill.tools.console import FAILED, INTERRUPTED, SUCCESS, print_json, print_line
 from viewmill.tools.launch.explained import explanation, plan
 from viewmill.tools.launch.job import Job
+from viewmill.tools.launch.job_number import queued
 from viewmill.tools.launch.start import run, write_files
 from viewmill.tools.launch.sweep import Combination, combinations, jobs_of, parse_sweep
 from viewmill.tools.launch.sweep_results import FAILED as RUN_FAILED
@@ -46,11 +47,25 @@ class Sweep:
         return load_config(self.job.recipe, [*self.job.overrides, *run.overrides()])
 
     def left(self) -> list[Combination]:
-        """The runs that have not finished; all of them, where this machine does not see their folders."""
+        """The runs that have neither finished nor are in a queue; all, where this machine sees no folders.
+
+        Raises:
+            ConfigError: all that have not finished are in a queue.
+            RuntimeError: it is not known whether a run is.
+        """
         if not self.target.sees_data:
             return self.runs
         folder = Path(self.job.out)
-        return [run for run in self.runs if not is_finished(folder / run.name, self.configs[run.name])]
+        open_ = [run for run in self.runs if not is_finished(folder / run.name, self.configs[run.name])]
+        there = queued(str(folder / run.name) for run in open_)
+        if there:
+            jobs = sorted({name.partition("_")[0] for name in there.values()})
+            told = f"{folder}: {len(there)} of {len(open_)} runs that are left wait or run as SLURM job "
+            told += ", ".join(jobs)
+            if len(there) == len(open_):
+                raise ConfigError(f"{told}; wait for their end, or end them by: scancel {' '.join(jobs)}")
+            print(f"{told}, and are passed over", file=sys.stderr)
+        return [run for run in open_ if str(folder / run.name) not in there]
 
     def launches(self) -> list[tuple[Job, Written]]:
         """What is to be carried out, one after the other; an array is one launch, in the sweep's folder."""

@@ -57,6 +57,7 @@ class Batch:
         (folder / "bin").mkdir()
         paths = {"python": sys.executable, "seen": str(self.seen), "signals": str(folder / "srun.signals")}
         self._command("srun", SRUN.format(**paths))
+        self._command("squeue", f"#!/bin/sh\ncat {folder}/queue 2>/dev/null\n")
         self._command("scontrol", f'#!/bin/sh\necho "$@" >>{folder}/scontrol\n')
 
     def _command(self, name: str, text: str) -> None:
@@ -186,6 +187,42 @@ def test_a_note_of_an_earlier_start_requeues_nothing(batch: Batch, tmp_path: Pat
     os.utime(tmp_path / "run" / "requeue.json", (1e9, 1e9))
     done = batch.run(script(job(tmp_path / "run")), ENDS="1", LEAVES="checkpoints/step_00000008/COMMIT")
     assert (done.returncode, batch.requeued()) == (1, False)
+
+
+def number_in(run: Path) -> str | None:
+    path = run / "launch" / "job_id"
+    return path.read_text() if path.exists() else None
+
+
+def test_the_number_of_a_job_stays_while_it_is_in_the_queue(batch: Batch, tmp_path: Path) -> None:
+    left = "requeue.json checkpoints/step_00000008/COMMIT"
+    batch.run(script(job(tmp_path / "run")), ENDS="1", LEAVES=left)
+    assert number_in(tmp_path / "run") == "7042\n"
+    assert batch.run(script(job(tmp_path / "run")), SLURM_RESTART_COUNT="1").returncode == 0
+    assert number_in(tmp_path / "run") is None
+
+
+def test_a_job_begins_nothing_where_another_one_trains(batch: Batch, tmp_path: Path) -> None:
+    """A script that was submitted by hand, twice."""
+    kept = tmp_path / "run" / "launch" / "job_id"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("7000;east\n")
+    (tmp_path / "queue").write_text("7000\n")
+    done = batch.run(script(job(tmp_path / "run")))
+    assert (done.returncode, batch.seen.exists()) == (2, False)
+    assert "SLURM job 7000 trains into" in done.stderr
+    assert number_in(tmp_path / "run") == "7000;east\n"
+    (tmp_path / "queue").unlink()
+    assert batch.run(script(job(tmp_path / "run"))).returncode == 0
+
+
+def test_a_job_keeps_the_number_that_was_kept_for_it(batch: Batch, tmp_path: Path) -> None:
+    """With the cluster that it was submitted to."""
+    kept = tmp_path / "run" / "launch" / "job_id"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("7042;east\n")
+    (batch.folder / "bin" / "srun").write_text(f"#!/bin/sh\ngrep -q '7042;east' {kept}\n")
+    assert batch.run(script(job(tmp_path / "run"))).returncode == 0
 
 
 def test_a_start_under_way_has_no_exit_code_of_an_earlier_one(batch: Batch, tmp_path: Path) -> None:
