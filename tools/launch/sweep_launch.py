@@ -8,7 +8,7 @@ from typing import Any
 from viewmill.engine.config import RunConfig, load_config
 from viewmill.engine.preemption import REQUEUE_EXIT_CODE
 from viewmill.engine.strict import ConfigError
-from viewmill.tools.console import FAILED, INTERRUPTED, SUCCESS, print_json, print_line
+from viewmill.tools.console import FAILED, INTERRUPTED, SUCCESS, describe, print_json, print_line
 from viewmill.tools.launch.explained import explanation, plan
 from viewmill.tools.launch.job import Job
 from viewmill.tools.launch.job_number import queued
@@ -16,9 +16,9 @@ from viewmill.tools.launch.start import run, write_files
 from viewmill.tools.launch.sweep import Combination, combinations, jobs_of, parse_sweep
 from viewmill.tools.launch.sweep_results import FAILED as RUN_FAILED
 from viewmill.tools.launch.sweep_results import (
-    forget_exit_code,
+    forget_end,
     is_finished,
-    note_exit_code,
+    note_end,
     results,
     table,
     write_results,
@@ -103,19 +103,31 @@ class Sweep:
         """
         worst = SUCCESS
         for job, written in self.launches():
-            folder = Path(written.folder or job.out)
-            is_noted = written.is_over and self.target.write_array is None  # else its script does so
-            if is_noted:
-                forget_exit_code(Path(job.out))
-            write_files(written, folder, sys.executable)
-            code, line = run(written, folder, stdout=stdout)
+            code, line = self._carry_out_one(job, written, stdout)
             print(line, file=sys.stderr)
-            if is_noted:
-                note_exit_code(Path(job.out), code)
             if code in (REQUEUE_EXIT_CODE, INTERRUPTED):
                 return code
             worst = worst if code == SUCCESS else FAILED
         return worst
+
+    def _carry_out_one(self, job: Job, written: Written, stdout: int | None) -> tuple[int, str]:
+        """Exit code and last line of one launch, noted for the table where its own script does not do so.
+
+        What stops it before it has begun, a host that cannot take part say, stops no other run.
+        """
+        path, folder, cause = Path(job.out), Path(written.folder or job.out), None
+        is_noted = written.is_over and self.target.write_array is None
+        if is_noted:
+            forget_end(path)
+        try:
+            write_files(written, folder, sys.executable)
+            code, line = run(written, folder, stdout=stdout)
+        except (ConfigError, RuntimeError, OSError) as error:
+            code, line = FAILED, describe(error)[1]
+            cause = line.removeprefix("error: ")
+        if is_noted:
+            note_end(path, code, cause)
+        return code, line
 
     def results(self) -> list[dict[str, Any]]:
         """A line for each run, see `sweep_results.results`."""

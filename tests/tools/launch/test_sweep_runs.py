@@ -11,7 +11,7 @@ from viewmill.tools.cli import app
 from viewmill.tools.console import run_app
 from viewmill.tools.launch.job import Job
 from viewmill.tools.launch.local import Options as LocalOptions
-from viewmill.tools.launch.sweep_launch import Sweep
+from viewmill.tools.launch.sweep_launch import Sweep, tell_results
 from viewmill.tools.launch.targets import Target
 from viewmill.tools.launch.written import Command, Written
 
@@ -106,6 +106,28 @@ def test_a_run_under_way_does_not_stand_as_it_ended_before(tmp_path: Path) -> No
     assert standing(sweep) == [("failed", 1), ("failed", 1)]
     assert sweep.carry_out() == 0
     assert standing(sweep) == [("not begun", 0), ("not begun", 0)]
+
+
+def test_a_host_that_cannot_take_part_costs_its_run_and_no_other(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    away = Command(["bash", "-c", "echo 'no route to host' >&2; exit 255"], host="h1")
+    written = {
+        "lr=1e-3": Written({}, [Command(["true"])], [away]),
+        "lr=1e-4": Written({}, [Command(["true"])]),
+    }
+    sweep = sweep_of(tmp_path, written)
+    assert sweep.carry_out() == 1
+    tell_results(sweep, as_json=True)
+    told = capsys.readouterr()
+    first, second = json.loads(told.out)
+    assert (first["status"], first["exit_code"]) == ("failed", 1)
+    assert first["cause"] == "h1 cannot be reached: no route to host; nothing was started"
+    assert second["exit_code"] == 0
+    assert f"lr=1e-3 failed with exit code 1: {first['cause']}" in told.err
+    written["lr=1e-3"].checks.clear()
+    assert sweep.carry_out() == 0
+    assert [line["cause"] for line in sweep.results()] == [None, None]
 
 
 @pytest.mark.slow
