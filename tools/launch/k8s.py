@@ -10,7 +10,7 @@ from pydantic import Field, field_validator
 from viewmill.engine.strict import StrictModel
 from viewmill.tools.launch.job import TRAIN_MODULE, Job
 from viewmill.tools.launch.torchrun import SIGNALS
-from viewmill.tools.launch.written import Command, Written, launch_folder
+from viewmill.tools.launch.written import Command, Written, launch_folder, needs
 
 MANIFEST = "pytorchjob.yaml"
 API_VERSION, KIND = "kubeflow.org/v1", "PyTorchJob"
@@ -109,7 +109,7 @@ def write(job: Job, options: Options) -> Written:
     text = head + yaml.safe_dump(manifest(job, options), sort_keys=False, width=110)
     folder = f"{options.folder}/{name_of(job.out)}"
     apply = Command(["kubectl", "apply", "-f", f"{launch_folder(folder)}/{MANIFEST}"])
-    return Written({MANIFEST: text}, [apply], is_over=False, folder=folder)
+    return Written({MANIFEST: text}, [apply], [needs("kubectl")], is_over=False, folder=folder)
 
 
 def check_paths(job: Job, volumes: list[Volume]) -> None:

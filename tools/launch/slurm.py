@@ -1,16 +1,20 @@
 """SLURM: a batch script that starts one torchrun a node, is requeued before its time is up, and goes on."""
 
+import re
 from collections.abc import Sequence
 from pathlib import PurePath
 
 from pydantic import Field, field_validator
+from viewmill.engine.config import load_config
 from viewmill.engine.strict import StrictModel
 from viewmill.tools.launch.job import TRAIN_MODULE, Job
 from viewmill.tools.launch.scripts import script
 from viewmill.tools.launch.torchrun import before_rendezvous
-from viewmill.tools.launch.written import Command, Written, launch_folder
+from viewmill.tools.launch.written import Command, Written, launch_folder, needs
+from viewmill.tools.preflight.options import threads_of_rank
 
 SCRIPT = "slurm.sh"
+PORTS = 1000  # from --port on, as far as there are so many: jobs that share a node take different ones
 
 
 class Options(StrictModel):
@@ -93,12 +97,16 @@ def _written(jobs: Sequence[Job], options: Options, folder: str, is_array: bool)
         options=options,
         script=path,
         directives=directives(jobs, options, folder, is_array),
-        srun=[f"--ntasks={first.nodes}", "--ntasks-per-node=1", *options.srun],
+        # The last is said since a site may have KillOnBadExit=1.
+        srun=[f"--ntasks={first.nodes}", "--ntasks-per-node=1", "--kill-on-bad-exit=0", *options.srun],
         torchrun=before_rendezvous(first),
+        ports=min(PORTS, 65536 - first.port),
         module=TRAIN_MODULE,
     )
-    command = Command(["sbatch", *(["--wait"] if options.wait else []), path])
-    return Written({SCRIPT: text}, [command], is_over=options.wait)
+    command = Command(["sbatch", "--parsable", *(["--wait"] if options.wait else []), path])
+    tasks = {job.out: f"_{task}" if is_array else "" for task, job in enumerate(jobs)}
+    login = needs("sbatch", "launch from a login node of the cluster")
+    return Written({SCRIPT: text}, [command], [login], is_over=options.wait, tasks=tasks)
 
 
 def directives(jobs: Sequence[Job], options: Options, folder: str, is_array: bool) -> list[str]:
@@ -108,7 +116,7 @@ def directives(jobs: Sequence[Job], options: Options, folder: str, is_array: boo
         "job-name": "".join(char if char.isalnum() or char in "._-=," else "-" for char in name),
         "nodes": jobs[0].nodes,
         "ntasks-per-node": 1,
-        "cpus-per-task": options.cpus,
+        "cpus-per-task": options.cpus or cpus_for_gpus(jobs, options),
         "gpus-per-node": options.gpus,
         "mem": options.mem,
         "partition": options.partition,
@@ -122,6 +130,23 @@ def directives(jobs: Sequence[Job], options: Options, folder: str, is_array: boo
     }
     lines = [f"--{key}={value}" for key, value in given.items() if value is not None]
     return [*lines, "--open-mode=append", "--requeue", *options.sbatch]
+
+
+def cpus_for_gpus(jobs: Sequence[Job], options: Options) -> int | None:
+    """Cores of a node for the threads of its ranks; None: no GPUs are asked for, or sbatch is told otherwise.
+
+    SLURM gives a task one core unless the site has set DefCpuPerGPU, and eight ranks would share it.
+    """
+    told = any(re.match(r"--cpus-per-|-c|--exclusive", line) for line in options.sbatch)
+    if options.gpus is None or told:
+        return None
+    threads = [
+        threads_of_rank(
+            load_config(job.recipe, list(job.overrides)), int(job.env.get("OMP_NUM_THREADS") or 1)
+        )
+        for job in jobs
+    ]
+    return jobs[0].ranks_per_node * max(threads)
 
 
 def array_of(count: int, parallel: int | None) -> str:

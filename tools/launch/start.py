@@ -13,9 +13,11 @@ from pathlib import Path
 
 from viewmill.engine.preemption import REQUEUE_EXIT_CODE
 from viewmill.tools.console import FAILED, FAULTS, INTERRUPTED, SUCCESS, USAGE, print_line
+from viewmill.tools.launch.job_number import refuse_queued
 from viewmill.tools.launch.lost_host import record_lost
 from viewmill.tools.launch.process import SSH_FAILED
 from viewmill.tools.launch.scripts import script
+from viewmill.tools.launch.submission import submit
 from viewmill.tools.launch.supervisor import Outcome, supervise
 from viewmill.tools.launch.written import Command, Written, launch_folder
 
@@ -33,7 +35,7 @@ def write_files(written: Written, run: Path, python: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     told = {"commands": written.commands, "checks": written.checks}
     lists = {name: [asdict(command) for command in commands] for name, commands in told.items()}
-    known = {"hosts": written.hosts, "is_over": written.is_over}
+    known = {"hosts": written.hosts, "is_over": written.is_over, "tasks": written.tasks}
     files = {
         **written.files,
         COMMANDS: json.dumps({**lists, **known}, indent=2) + "\n",
@@ -59,7 +61,8 @@ def read_written(folder: Path) -> Written:
     try:
         told = json.loads(path.read_text(encoding="utf-8"))
         commands, checks = ([Command(**line) for line in told[name]] for name in ("commands", "checks"))
-        return Written({}, commands, checks, told["hosts"], told["is_over"])
+        known = {name: told[name] for name in ("hosts", "is_over", "tasks")}
+        return Written({}, commands, checks, **known)
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: {error!r}; write it anew with viewmill launch ... --dry-run") from error
 
@@ -98,14 +101,16 @@ def run(written: Written, run_dir: Path, *, stdout: int | None = None) -> tuple[
         stdout: as `supervise` takes it.
 
     Raises:
-        RuntimeError: hosts cannot take part.
+        ConfigError: a job of a queue trains into this folder, or will.
+        RuntimeError: hosts cannot take part, or it is not known whether such a job has ended.
     """
+    refuse_queued(written.tasks or [str(run_dir)])
     check_hosts(written.checks)
+    if written.tasks or not written.is_over:
+        return submit(written, run_dir, stdout=stdout)
     before = requeue_stamp(run_dir)
     began_ns = touched(run_dir)
     outcome = supervise(written.commands, stdout=stdout)
-    if outcome.code == SUCCESS and not written.is_over:
-        return SUCCESS, f"{run_dir}: submitted"
     is_requeued = requeue_stamp(run_dir) not in (None, before)
     if outcome.is_lost and outcome.host in written.hosts:
         with contextlib.suppress(OSError):  # of a disk that is gone as well: the host is told in any case

@@ -8,13 +8,21 @@ from typing import Any
 from viewmill.engine.config import RunConfig, load_config
 from viewmill.engine.preemption import REQUEUE_EXIT_CODE
 from viewmill.engine.strict import ConfigError
-from viewmill.tools.console import FAILED, INTERRUPTED, SUCCESS, print_json, print_line
+from viewmill.tools.console import FAILED, INTERRUPTED, SUCCESS, describe, print_json, print_line
 from viewmill.tools.launch.explained import explanation, plan
 from viewmill.tools.launch.job import Job
+from viewmill.tools.launch.job_number import queued
 from viewmill.tools.launch.start import run, write_files
 from viewmill.tools.launch.sweep import Combination, combinations, jobs_of, parse_sweep
 from viewmill.tools.launch.sweep_results import FAILED as RUN_FAILED
-from viewmill.tools.launch.sweep_results import is_finished, note_exit_code, results, table, write_results
+from viewmill.tools.launch.sweep_results import (
+    forget_end,
+    is_finished,
+    note_end,
+    results,
+    table,
+    write_results,
+)
 from viewmill.tools.launch.targets import Target
 from viewmill.tools.launch.written import Written
 
@@ -39,11 +47,25 @@ class Sweep:
         return load_config(self.job.recipe, [*self.job.overrides, *run.overrides()])
 
     def left(self) -> list[Combination]:
-        """The runs that have not finished; all of them, where this machine does not see their folders."""
+        """The runs that have neither finished nor are in a queue; all, where this machine sees no folders.
+
+        Raises:
+            ConfigError: all that have not finished are in a queue.
+            RuntimeError: it is not known whether a run is.
+        """
         if not self.target.sees_data:
             return self.runs
         folder = Path(self.job.out)
-        return [run for run in self.runs if not is_finished(folder / run.name, self.configs[run.name])]
+        open_ = [run for run in self.runs if not is_finished(folder / run.name, self.configs[run.name])]
+        there = queued(str(folder / run.name) for run in open_)
+        if there:
+            jobs = sorted({name.partition("_")[0] for name in there.values()})
+            told = f"{folder}: {len(there)} of {len(open_)} runs that are left wait or run as SLURM job "
+            told += ", ".join(jobs)
+            if len(there) == len(open_):
+                raise ConfigError(f"{told}; wait for their end, or end them by: scancel {' '.join(jobs)}")
+            print(f"{told}, and are passed over", file=sys.stderr)
+        return [run for run in open_ if str(folder / run.name) not in there]
 
     def launches(self) -> list[tuple[Job, Written]]:
         """What is to be carried out, one after the other; an array is one launch, in the sweep's folder."""
@@ -81,16 +103,31 @@ class Sweep:
         """
         worst = SUCCESS
         for job, written in self.launches():
-            folder = Path(written.folder or job.out)
-            write_files(written, folder, sys.executable)
-            code, line = run(written, folder, stdout=stdout)
+            code, line = self._carry_out_one(job, written, stdout)
             print(line, file=sys.stderr)
-            if written.is_over and self.target.write_array is None:
-                note_exit_code(Path(job.out), code)
             if code in (REQUEUE_EXIT_CODE, INTERRUPTED):
                 return code
             worst = worst if code == SUCCESS else FAILED
         return worst
+
+    def _carry_out_one(self, job: Job, written: Written, stdout: int | None) -> tuple[int, str]:
+        """Exit code and last line of one launch, noted for the table where its own script does not do so.
+
+        What stops it before it has begun, a host that cannot take part say, stops no other run.
+        """
+        path, folder, cause = Path(job.out), Path(written.folder or job.out), None
+        is_noted = written.is_over and self.target.write_array is None
+        if is_noted:
+            forget_end(path)
+        try:
+            write_files(written, folder, sys.executable)
+            code, line = run(written, folder, stdout=stdout)
+        except (ConfigError, RuntimeError, OSError) as error:
+            code, line = FAILED, describe(error)[1]
+            cause = line.removeprefix("error: ")
+        if is_noted:
+            note_end(path, code, cause)
+        return code, line
 
     def results(self) -> list[dict[str, Any]]:
         """A line for each run, see `sweep_results.results`."""

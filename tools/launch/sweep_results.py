@@ -1,5 +1,6 @@
 """The results of a sweep, read from the folders of its runs."""
 
+import contextlib
 import csv
 import io
 import json
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 EXIT_CODE = "launch/exit_code"  # what the last launch of a run ended with
+CAUSE = "launch/cause"  # what kept it from starting
 FINISHED, STOPPED, FAILED, OPEN, ABSENT = "finished", "stopped", "failed", "not finished", "not begun"
 COLUMNS = ("status", "step", "loss")
 
@@ -78,14 +80,29 @@ def exit_code(path: Path) -> int | None:
         return None
 
 
-def note_exit_code(path: Path, code: int) -> None:
-    """Writes it for the table."""
+def note_end(path: Path, code: int, cause: str | None = None) -> None:
+    """Writes for the table what a launch ended with.
+
+    Args:
+        cause: of one that has started no rank to tell it.
+    """
     (path / EXIT_CODE).parent.mkdir(parents=True, exist_ok=True)
     replace_text(path / EXIT_CODE, f"{code}\n")
+    if cause is not None:
+        replace_text(path / CAUSE, f"{cause}\n")
+
+
+def forget_end(path: Path) -> None:
+    """Removes it, for a start that has not ended yet."""
+    for name in (EXIT_CODE, CAUSE):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            (path / name).unlink()
 
 
 def last_cause(path: Path) -> str | None:
-    """What the fault that came last says of itself."""
+    """What kept the last launch from starting, or else what the fault that came last says of itself."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        return (path / CAUSE).read_text(encoding="utf-8").strip()
     faults = recorded(path)
     return str(faults[-1].get("cause")) if faults else None
 

@@ -1,9 +1,12 @@
 """What a training can be launched on: by name, a module's `Options` and `write(job, options)`."""
 
 import difflib
+import math
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import yaml
 from pydantic import ValidationError
 from viewmill.engine.strict import ConfigError, StrictModel
 from viewmill.tools.launch import k8s, local, mpi, slurm, ssh
@@ -56,6 +59,9 @@ def options_of(name: str, given: Mapping[str, Any]) -> Any:
             raise ConfigError(f"--on {name} needs {key}; pass --{key}") from None
         if first["type"] == "extra_forbidden":
             raise ConfigError(f"{key} is no option of --on {name}; {_instead(key, model)}") from None
+        if first["type"] == "tuple_type":
+            listed = yaml.safe_dump([first["input"]], default_flow_style=True, width=math.inf).strip()
+            raise ConfigError(f"{key} is a list; pass --option {shlex.quote(f'{key}={listed}')}") from None
         raise ConfigError(f"{key}: {first['msg']}, got {first['input']!r}, for --on {name}") from None
 
 

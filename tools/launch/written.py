@@ -25,12 +25,14 @@ class Written:
     hosts: list[str] = field(default_factory=list)  # in the order of their ranks, where they are known
     is_over: bool = True  # the training, when the commands have ended; False: they hand it to a queue
     folder: str | None = None  # instead of the run's, which this machine does not see
+    # Of SLURM, by folder that the job trains into: what follows the job's number, '' or of an array '_3'.
+    tasks: dict[str, str] = field(default_factory=dict)
 
 
-def needs(program: str) -> Command:
+def needs(program: str, remedy: str = "install it") -> Command:
     """A check that the launching machine has a program."""
-    words = 'command -v "$0" >/dev/null || { echo "no program $0; install it" >&2; exit 1; }'
-    return Command(["bash", "-c", words, program])
+    words = 'command -v "$0" >/dev/null || { echo "no program $0; $1" >&2; exit 1; }'
+    return Command(["bash", "-c", words, program, remedy])
 
 
 def launch_folder(run: str) -> str:

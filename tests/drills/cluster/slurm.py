@@ -41,6 +41,8 @@ SwitchType=switch/none
 ReturnToService=2
 JobRequeue=1
 KillWait=5
+# As some sites have it: srun kills a job's other tasks where one fails, unless it is told otherwise.
+KillOnBadExit=1
 SlurmdParameters=config_overrides
 SchedulerParameters=batch_sched_delay=0,bf_interval=5,sched_min_interval=100000
 {nodes}

@@ -54,7 +54,7 @@ class Shell:
             cwd=self.folder, env=self.env, capture_output=True, text=True, check=False, timeout=WAIT_S,
         )  # fmt: skip
         assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
-        for job in re.findall(r"Submitted batch job (\d+)", done.stdout):
+        for job in re.findall(r"submitted as SLURM job (\d+)", done.stdout + done.stderr):
             self.wait_for(job)
 
     def wait_for(self, job: str) -> None:

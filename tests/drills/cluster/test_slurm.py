@@ -1,5 +1,6 @@
 """`viewmill launch --on slurm` on a real SLURM: the time limit, a lost node, and a sweep as a job array."""
 
+import contextlib
 import json
 import os
 import re
@@ -15,7 +16,7 @@ from viewmill.engine.config import load_config
 from viewmill.engine.telemetry import read_lines
 from viewmill.shards.convert import convert
 
-from tests.drills.cluster.slurm import Slurm, why_not
+from tests.drills.cluster.slurm import Slurm, free_ports, why_not
 from tests.drills.cluster.test_hosts import SETTINGS, words_of
 from tests.drills.job import Job, result_of
 from tests.engine.small_training import equal
@@ -59,12 +60,12 @@ def undisturbed(site: Site) -> Any:
     return result_of(site.folder / "calm")
 
 
-def launch(site: Site, run: Path, *words: str) -> "subprocess.CompletedProcess[str]":
+def launch(site: Site, run: Path, *words: str, **variables: str) -> "subprocess.CompletedProcess[str]":
     """`viewmill launch --on slurm`, as from a login node."""
     command = [*PYTHON, "viewmill.tools.cli", "launch", "hydes_tiny", "--data", str(site.data)]
     command += ["--out", str(run), "--on", "slurm", *words]
     env = {name: value for name, value in site.slurm.env.items() if name not in JOB}
-    env |= {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+    env |= {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", **variables}
     return subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=WAIT_S)
 
 
@@ -72,15 +73,34 @@ def submit(site: Site, run: Path, *words: str) -> str:
     """The number of the job."""
     done = launch(site, run, *WORDS, *words)
     assert done.returncode == 0, done.stderr
-    number = re.search(r"Submitted batch job (\d+)", done.stdout)
-    assert number is not None, done.stdout
+    return number_in(done.stdout)
+
+
+def number_in(told: str) -> str:
+    """Of the job that was submitted."""
+    number = re.search(r"submitted as SLURM job (\d+)", told)
+    assert number is not None, told
     return number[1]
+
+
+def refused(site: Site, run: Path, *words: str) -> str:
+    """What a launch says that submits nothing."""
+    before = site.slurm.ask("squeue", "--noheader", "--array")
+    done = launch(site, run, *WORDS, *words)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert site.slurm.ask("squeue", "--noheader", "--array").count("\n") == before.count("\n")
+    return done.stderr
+
+
+def steps_of(run: Path) -> int:
+    """How many are logged."""
+    return len(read_lines(run / "metrics.jsonl")) if (run / "metrics.jsonl").is_file() else 0
 
 
 def wait_for_step(run: Path, step: int) -> None:
     """Until so many steps are logged."""
     until_s = time.monotonic() + WAIT_S
-    while not (run / "metrics.jsonl").is_file() or len(read_lines(run / "metrics.jsonl")) < step:
+    while steps_of(run) < step:
         assert time.monotonic() < until_s, output_of(run)
         time.sleep(0.05)
 
@@ -118,22 +138,45 @@ def wait_for_signal(pids: list[int], number: int) -> None:
         time.sleep(0.2)
 
 
+def send(pids: list[int], number: int) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def limit_time(site: Site, job: str, minutes: int) -> None:
+    """The limit comes in so many minutes, or up to one earlier."""
+    lines = site.slurm.ask("squeue", "--noheader", "--job", job, "--format=%M").split(":")
+    passed = sum(int(part) * 60**place for place, part in enumerate(reversed(lines))) // 60
+    site.slurm.ask("scontrol", "update", f"JobId={job}", f"TimeLimit={passed + minutes}")
+
+
 def bring_to_its_time_limit(site: Site, job: str, run: Path) -> None:
     """The limit comes while the run is under way: it is made two minutes, and the ranks wait for its signal.
 
     SLURM looks twice a minute which jobs are to be told, in which a run of seconds would end.
     """
     pids = ranks_of(run)
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
+    send(pids, signal.SIGSTOP)
     try:
-        lines = site.slurm.ask("squeue", "--noheader", "--job", job, "--format=%M").split(":")
-        minutes = sum(int(part) * 60**place for place, part in enumerate(reversed(lines))) // 60
-        site.slurm.ask("scontrol", "update", f"JobId={job}", f"TimeLimit={minutes + 2}")
+        limit_time(site, job, minutes=2)
         wait_for_signal(pids, signal.SIGUSR1)
     finally:
-        for pid in pids:
-            os.kill(pid, signal.SIGCONT)
+        send(pids, signal.SIGCONT)
+
+
+def halt_at_step(runs: dict[str, Path], step: int) -> dict[str, list[int]]:
+    """The ranks of each run, which stand still from that step on or soon after it."""
+    halted: dict[str, list[int]] = {}
+    until_s = time.monotonic() + WAIT_S
+    while len(halted) < len(runs):
+        assert time.monotonic() < until_s, [output_of(run.parent) for run in runs.values()]
+        for task, run in runs.items():
+            if task not in halted and steps_of(run) >= step:
+                halted[task] = ranks_of(run)
+                send(halted[task], signal.SIGSTOP)
+        time.sleep(0.05)
+    return halted
 
 
 def test_a_job_at_its_time_limit_goes_on_and_ends_in_the_weights_of_an_undisturbed_run(
@@ -155,9 +198,16 @@ def test_a_job_at_its_time_limit_goes_on_and_ends_in_the_weights_of_an_undisturb
 
 
 def test_a_cancelled_job_saves_and_stays_away(site: Site) -> None:
+    """While it trains no other job does so there, not one either that was submitted by hand."""
     run = site.folder / "cancelled"
-    job = submit(site, run, "--ranks-per-node", "2", "--cpus", "2", "epochs=4000")
+    words = ["--ranks-per-node", "2", "--cpus", "2", "epochs=4000"]
+    job = submit(site, run, *words)
     wait_for_step(run, 3)
+    assert f"SLURM job {job} waits or runs" in refused(site, run, *words, "--resume")
+    other = site.slurm.ask("sbatch", "--parsable", str(run / "launch" / "slurm.sh"))
+    assert site.slurm.wait(other, timeout_s=WAIT_S) == "FAILED"
+    assert f"error: SLURM job {job} trains into {run}" in output_of(run)
+    assert (run / "launch" / "job_id").read_text() == f"{job}\n"
     site.slurm.ask("scancel", job)
     assert site.slurm.wait(job, timeout_s=WAIT_S) == "CANCELLED"
     assert kinds(run) == ["start", "requeue"]
@@ -179,3 +229,69 @@ def test_a_sweep_is_an_array_whose_failed_run_stops_no_other(site: Site) -> None
     plan = json.loads(launch(site, out, *words, "--explain", "--json").stdout)
     assert len(plan) == 1
     assert "#SBATCH --array=0-0\n" in plan[0]["files"]["slurm.sh"]  # the failed one is left
+
+
+def without_controller(site: Site) -> Path:
+    """The configuration of a SLURM whose controller is away."""
+    path = site.folder / "away.conf"
+    text = (site.slurm.folder / "slurm.conf").read_text()
+    path.write_text(re.sub(r"(?m)^SlurmctldPort=.*$", f"SlurmctldPort={free_ports(1)[0]}", text))
+    return path
+
+
+def until_it_came_back(site: Site, task: str) -> None:
+    until_s = time.monotonic() + WAIT_S
+    while site.slurm.restarts(task) == 0:
+        assert time.monotonic() < until_s, site.slurm.state(task)
+        time.sleep(0.5)
+
+
+def test_a_job_that_waits_is_the_only_one_of_its_folder(site: Site) -> None:
+    run, held = site.folder / "held", "--sbatch=--hold"
+    first = submit(site, run, held)
+    assert f"SLURM job {first} waits or runs" in refused(site, run, held)
+    unknown = launch(site, run, *WORDS, held, SLURM_CONF=str(without_controller(site)))
+    assert unknown.returncode == 1
+    assert "Unable to contact slurm controller" in unknown.stderr
+    assert f"remove {run}/launch/job_id if it has" in unknown.stderr
+    site.slurm.ask("scancel", first)
+    second = submit(site, run, held)
+    site.slurm.ask("scancel", second)
+    assert int(second) > int(first)
+
+
+def test_tasks_of_a_sweep_at_their_time_limit_are_requeued_each_by_itself(site: Site) -> None:
+    """The task that started last has the number of the whole array, and is the first that goes."""
+    out, rates = site.folder / "limited sweep", ["1e-3", "5e-4", "2e-4"]
+    words = ["--time", "60", "--option", "signal_seconds=100", "--sweep", f"optimizer.lr={','.join(rates)}"]
+    started = launch(site, out, *WORDS, *words)
+    assert started.returncode == 0, started.stderr
+    array = number_in(started.stderr)
+    runs = {f"{array}_{task}": out / f"lr={rate}" for task, rate in enumerate(rates)}
+    halted = halt_at_step(runs, 3)
+    try:
+        for task in runs:
+            limit_time(site, task, minutes=2)
+        for pids in halted.values():
+            wait_for_signal(pids, signal.SIGUSR1)
+        for task in runs:
+            limit_time(site, task, minutes=60)  # they are told, and none is killed while it stands still
+        numbers = dict(line.split() for line in site.slurm.ask("squeue", "-h", "--format=%A %i").splitlines())
+        first = numbers[array]
+        send(halted[first], signal.SIGCONT)
+        assert site.slurm.wait(first, "PENDING", timeout_s=WAIT_S) == "PENDING", output_of(out)
+        assert "3 of 3 runs that are left wait or run" in refused(site, out, *words)
+        others = [task for task in runs if task != first]
+        assert [(site.slurm.state(task), site.slurm.restarts(task)) for task in others] == [
+            ("RUNNING", 0)
+        ] * 2
+    finally:
+        for pids in halted.values():
+            send(pids, signal.SIGCONT)
+    for task, run in runs.items():
+        until_it_came_back(site, task)
+        assert site.slurm.wait(task, "COMPLETED", timeout_s=WAIT_S) == "COMPLETED", output_of(out)
+        assert (site.slurm.restarts(task), kinds(run)) == (1, ["start", "requeue", "resume", "end"]), task
+        assert not (run / "launch" / "job_id").exists()
+    told = json.loads(launch(site, out, *WORDS, *words, "--results", "--json").stdout)
+    assert [(line["status"], line["exit_code"]) for line in told] == [("finished", 0)] * 3

@@ -11,7 +11,7 @@ from viewmill.engine.config import load_config, save_config
 from viewmill.engine.strict import ConfigError
 from viewmill.tools.launch.job import Job
 from viewmill.tools.launch.sweep import combinations, folder_name, jobs_of, parse_sweep, split
-from viewmill.tools.launch.sweep_results import as_csv, is_finished, note_exit_code, results, write_results
+from viewmill.tools.launch.sweep_results import as_csv, is_finished, note_end, results, write_results
 
 
 def test_every_combination_is_a_run_named_by_its_settings() -> None:
@@ -79,7 +79,7 @@ def leave(run: Path, events: list[dict[str, Any]], code: int | None, *overrides:
     (run / "events.jsonl").write_text("".join(json.dumps({"step": 4, **event}) + "\n" for event in events))
     (run / "metrics.jsonl").write_text('{"step": 3, "loss": -0.5}\n{"step": 4, "loss": -0.75}\n')
     if code is not None:
-        note_exit_code(run, code)
+        note_end(run, code)
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def sweep(tmp_path: Path) -> Path:
     leave(tmp_path / "lr=3", [{"event": "start"}], 85)
     (tmp_path / "lr=3" / "requeue.json").write_text("{}")
     leave(tmp_path / "lr=4", [{"event": "start"}], None)
-    note_exit_code(tmp_path / "lr=5", 2)
+    note_end(tmp_path / "lr=5", 2)
     return tmp_path
 
 

@@ -9,6 +9,11 @@ import pytest
 from viewmill.shards.convert import convert
 from viewmill.tools.cli import app
 from viewmill.tools.console import run_app
+from viewmill.tools.launch.job import Job
+from viewmill.tools.launch.local import Options as LocalOptions
+from viewmill.tools.launch.sweep_launch import Sweep, tell_results
+from viewmill.tools.launch.targets import Target
+from viewmill.tools.launch.written import Command, Written
 
 from tests.tools.test_cli import refused
 from tests.tools.test_launchers import JOB, PYTHON, SETTINGS, write_images
@@ -78,6 +83,51 @@ def test_what_cannot_be_is_told_before_anything_starts(
     assert code == 2
     assert told in line
     assert not (tmp_path / "out").exists()
+
+
+def sweep_of(folder: Path, written: dict[str, Written]) -> Sweep:
+    """Two runs on a target that carries out what is given for the folder of each."""
+    target = Target(LocalOptions, lambda job, _: written[Path(job.out).name])
+    job = Job("hydes_tiny", str(folder / "data"), str(folder))
+    return Sweep(job, ["optimizer.lr=1e-3,1e-4"], target, LocalOptions())
+
+
+def standing(sweep: Sweep) -> list[tuple[str, int | None]]:
+    return [(line["status"], line["exit_code"]) for line in sweep.results()]
+
+
+def test_a_run_under_way_does_not_stand_as_it_ended_before(tmp_path: Path) -> None:
+    files = [tmp_path / f"lr={lr}" / "launch" / "exit_code" for lr in ("1e-3", "1e-4")]
+    for file in files:
+        file.parent.mkdir(parents=True)
+        file.write_text("1\n")
+    looks = {file.parents[1].name: Command(["bash", "-c", f"[ ! -e '{file}' ]"]) for file in files}
+    sweep = sweep_of(tmp_path, {name: Written({}, [command]) for name, command in looks.items()})
+    assert standing(sweep) == [("failed", 1), ("failed", 1)]
+    assert sweep.carry_out() == 0
+    assert standing(sweep) == [("not begun", 0), ("not begun", 0)]
+
+
+def test_a_host_that_cannot_take_part_costs_its_run_and_no_other(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    away = Command(["bash", "-c", "echo 'no route to host' >&2; exit 255"], host="h1")
+    written = {
+        "lr=1e-3": Written({}, [Command(["true"])], [away]),
+        "lr=1e-4": Written({}, [Command(["true"])]),
+    }
+    sweep = sweep_of(tmp_path, written)
+    assert sweep.carry_out() == 1
+    tell_results(sweep, as_json=True)
+    told = capsys.readouterr()
+    first, second = json.loads(told.out)
+    assert (first["status"], first["exit_code"]) == ("failed", 1)
+    assert first["cause"] == "h1 cannot be reached: no route to host; nothing was started"
+    assert second["exit_code"] == 0
+    assert f"lr=1e-3 failed with exit code 1: {first['cause']}" in told.err
+    written["lr=1e-3"].checks.clear()
+    assert sweep.carry_out() == 0
+    assert [line["cause"] for line in sweep.results()] == [None, None]
 
 
 @pytest.mark.slow

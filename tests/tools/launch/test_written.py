@@ -170,6 +170,8 @@ def test_what_was_written_is_read_again(tmp_path: Path, hosts: Path) -> None:
         ),
         ("ssh", {}, {"hots": "x"}, "hots is no option of --on ssh; the nearest is hosts"),
         ("local", {}, {"hosts": "x"}, "hosts is no option of --on local; it has none"),
+        ("slurm", {}, {"srun": "--mpi=none"}, "srun is a list; pass --option 'srun=[--mpi=none]'"),
+        ("slurm", {}, {"srun": "--x=a, b"}, """srun is a list; pass --option 'srun=['"'"'--x=a, b'"'"']'"""),
         ("mpi", {"nodes": 2}, {}, "--nodes 2 without hosts"),
         ("mpi", {"max_restarts": 1}, {}, "mpirun starts nothing again"),
         ("local", {"env": {"A B": "x"}}, {}, "'A B' is no name of a variable"),
