@@ -97,7 +97,7 @@ def write(job: Job, options: Options) -> Written:
     """The manifest, and the kubectl that applies it.
 
     Raises:
-        ValueError: data set, run folder or recipe lie on no volume of the pods.
+        ValueError: data set, judge set, run folder or recipe lie on no volume of the pods.
     """
     check_paths(job, [parse_volume(text) for text in options.volumes])
     if options.min_nodes is not None and options.min_nodes > job.nodes:
@@ -115,6 +115,8 @@ def write(job: Job, options: Options) -> Written:
 def check_paths(job: Job, volumes: list[Volume]) -> None:
     """Raises ValueError where a path of the job would be inside the container, and lost with it."""
     places = {"--data": job.data, "--out": job.out}
+    if job.judged_on is not None:
+        places["--judge"] = job.judged_on
     if "/" in job.recipe:
         places["the recipe"] = job.recipe
     for name, path in places.items():

@@ -102,17 +102,22 @@ def leases(job: Job, hosts: Sequence[Host], options: HostOptions) -> list[Comman
 
 def check(job: Job, hosts: Sequence[Host], options: HostOptions) -> str:
     """check.sh."""
-    is_folder = job.data.startswith("/")
     return script(
         "check",
         env=job.env,
         run=job.out,
         folder=options.folder,
-        data_folder=job.data if is_folder else None,
+        paths=paths_of(job),
         python=job.python,
         hosts=[host.name for host in hosts],
         port=job.port,
     )
+
+
+def paths_of(job: Job) -> list[tuple[str, str]]:
+    """(what, path) of all that ranks read from a disk; a URL and a shipped recipe need none."""
+    places = {"data set": job.data, "judge set": job.judged_on or "", "recipe": job.recipe}
+    return [(what, path) for what, path in places.items() if path.startswith("/")]
 
 
 def checks(job: Job, hosts: Sequence[Host], options: HostOptions) -> list[Command]:

@@ -124,6 +124,7 @@ def test_every_start_resumes_and_words_stay_as_they_are() -> None:
             r"--data /dat/imagenet: lies on no volume of the pods \(mounted: ",
         ),
         ({"recipe": "/home/me/r.yaml"}, VOLUMES, "the recipe /home/me/r.yaml: lies on no volume"),
+        ({"judged_on": "/nowhere/test"}, VOLUMES, "--judge /nowhere/test: lies on no volume"),
         ({}, ["all:/data", "runs:/runs:ro"], "--out /runs/first: /runs is mounted read-only"),
     ],
 )
@@ -135,7 +136,8 @@ def test_a_path_that_would_be_lost_with_its_pod_is_refused(
 
 
 def test_data_at_a_url_need_no_volume() -> None:
-    assert manifest(job(data="s3://bucket/imagenet"), image="i", volumes=["runs:/runs"])
+    stored = job(data="s3://bucket/imagenet", judged_on="s3://bucket/test")
+    assert manifest(stored, image="i", volumes=["runs:/runs"])
 
 
 def test_more_pods_than_nodes_cannot_be_needed() -> None:
