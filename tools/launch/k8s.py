@@ -176,12 +176,13 @@ def pod(job: Job, options: Options) -> dict[str, Any]:
     """One node: its container, volumes, and the time it has to save."""
     volumes = [parse_volume(text) for text in options.volumes]
     claims = list(dict.fromkeys(volume.claim for volume in volumes))
+    memory = name_of_memory(volumes)
     spec: dict[str, Any] = {
         # After SIGTERM. torchrun, which is the container's first process, passes it on to the ranks.
         "terminationGracePeriodSeconds": options.save_seconds + GRACE_SECONDS,
         "containers": [container(job, options, volumes)],
         "volumes": [
-            {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": options.shm}},
+            {"name": memory, "emptyDir": {"medium": "Memory", "sizeLimit": options.shm}},
             *({"name": claim, "persistentVolumeClaim": {"claimName": claim}} for claim in claims),
         ],
     }
@@ -190,6 +191,12 @@ def pod(job: Job, options: Options) -> dict[str, Any]:
     if options.node_selector:
         spec["nodeSelector"] = dict(text.split("=", 1) for text in options.node_selector)
     return spec
+
+
+def name_of_memory(volumes: list[Volume]) -> str:
+    """What the volume of /dev/shm is called: other than every claim, whose volumes have the claims' names."""
+    claims = {volume.claim for volume in volumes}
+    return next(name for name in map("shm{}".format, ["", *range(len(claims))]) if name not in claims)
 
 
 def container(job: Job, options: Options, volumes: list[Volume]) -> dict[str, Any]:
@@ -207,7 +214,7 @@ def container(job: Job, options: Options, volumes: list[Volume]) -> dict[str, An
         "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
         **job.env,
     }
-    mounts: list[dict[str, Any]] = [{"name": "shm", "mountPath": "/dev/shm"}]
+    mounts: list[dict[str, Any]] = [{"name": name_of_memory(volumes), "mountPath": "/dev/shm"}]
     for volume in volumes:
         mode = {"readOnly": True} if volume.is_read_only else {}
         mounts.append({"name": volume.claim, "mountPath": volume.path, **mode})

@@ -94,6 +94,14 @@ def test_the_manifest_says_what_was_asked_for() -> None:
     assert {volume["name"] for volume in pod["volumes"]} == {"shm", "datasets", "runs"}
 
 
+def test_a_claim_may_be_called_as_the_memory_is() -> None:
+    tree = manifest(job(), image="i", volumes=["shm:/data", "shm0:/more", "runs:/runs"])
+    pod = tree["spec"]["pytorchReplicaSpecs"]["Worker"]["template"]["spec"]
+    assert [volume["name"] for volume in pod["volumes"]] == ["shm1", "shm", "shm0", "runs"]
+    mounted = {mount["mountPath"]: mount["name"] for mount in pod["containers"][0]["volumeMounts"]}
+    assert mounted == {"/dev/shm": "shm1", "/data": "shm", "/more": "shm0", "/runs": "runs"}
+
+
 def test_a_pod_has_the_time_of_a_checkpoint_and_torchrun_leaves_it_to_the_ranks() -> None:
     pod = manifest(job(), image="i", volumes=VOLUMES, save_seconds=900)["spec"]["pytorchReplicaSpecs"][
         "Worker"
