@@ -1,6 +1,7 @@
 """`viewmill launch`: one training on this machine, on hosts or on a cluster, explained, written or run."""
 
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -143,7 +144,7 @@ def command(
     given = asked.target_options(option or (), **flags)
     options = options_of(on, given)
     config = load_config(recipe, overrides)
-    size = asked.size_of_job(options, nodes, ranks_per_node)
+    size = asked.size_of_job(options, nodes, ranks_per_node, config.device)
     job = Job(
         recipe=asked.path_of_recipe(recipe),
         data=asked.absolute(data),
@@ -184,7 +185,8 @@ def command(
     folder = write_files(written, place, sys.executable)
     if dry_run:
         told = {"run": job.out, "files": sorted(str(path) for path in folder.iterdir())}
-        print_json(told) if json else print_line(f"{folder}: written; start it with: bash {folder}/launch.sh")
+        start = shlex.join(["bash", f"{folder}/launch.sh"])
+        print_json(told) if json else print_line(f"{folder}: written; start it with: {start}")
         return
     # With --json stdout is for programs: the ranks' own last line goes where all else goes.
     code, line = run(written, place, stdout=sys.stderr.fileno() if json else None)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
 from pathlib import Path
@@ -10,7 +11,8 @@ import pytest
 from viewmill.shards.convert import convert
 from viewmill.tools.cli import app
 from viewmill.tools.console import run_app
-from viewmill.tools.launch.asked import environment_of_ranks, gpus_here
+from viewmill.tools.launch import local
+from viewmill.tools.launch.asked import environment_of_ranks, gpus_here, size_of_job
 from viewmill.tools.launch_command import EXAMPLE
 
 from tests.launched import Launched
@@ -84,6 +86,15 @@ def test_a_dry_run_writes_what_launch_sh_starts(
     assert run_app(app, [*words_of(dataset, run), "--dry-run"]) == 0  # a folder of scripts alone is free
 
 
+def test_what_a_dry_run_names_can_be_typed(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "a run; of $mine"
+    assert run_app(app, [*words_of(dataset, run), "--dry-run"]) == 0
+    typed = capsys.readouterr().out.partition("start it with: ")[2]
+    assert shlex.split(typed) == ["bash", f"{run}/launch/launch.sh"]
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
@@ -127,6 +138,13 @@ def test_ranks_are_given_what_says_how_they_talk_and_compute() -> None:
     env = environment_of_ranks(["TOKEN", "NCCL_DEBUG=WARN"], shell)
     assert env == {"NCCL_DEBUG": "WARN", "OMP_NUM_THREADS": "3", "TOKEN": "x"}
     assert environment_of_ranks([], {}) == {"OMP_NUM_THREADS": "1"}
+
+
+def test_a_training_on_the_cpu_is_one_rank_whatever_gpus_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
+    sizes = [size_of_job(local.Options(), None, None, device) for device in ("auto", "cuda", "cpu")]
+    assert sizes == [(1, 4), (1, 4), (1, 1)]
+    assert size_of_job(local.Options(), None, 3, "cpu") == (1, 3)
 
 
 def test_gpus_that_are_hidden_do_not_count() -> None:

@@ -36,8 +36,13 @@ def target_options(words: Sequence[str], **named: Any) -> dict[str, Any]:
     return options
 
 
-def size_of_job(options: Any, nodes: int | None, ranks_per_node: int | None) -> tuple[int, int]:
+def size_of_job(
+    options: Any, nodes: int | None, ranks_per_node: int | None, device: str = "auto"
+) -> tuple[int, int]:
     """(nodes, ranks of each): as they were asked for, else those of host file or GPUs, else of this machine.
+
+    Args:
+        device: of the recipe: auto, cpu or cuda; on the CPU this machine's GPUs are no measure.
 
     Raises:
         ValueError: the host file is none, or its hosts differ and nothing was asked for.
@@ -47,7 +52,8 @@ def size_of_job(options: Any, nodes: int | None, ranks_per_node: int | None) -> 
         asked = "" if options.gpus is None else options.gpus.rpartition(":")[2]
         return nodes or 1, ranks_per_node or (int(asked) if asked.isdigit() else 1)
     if not isinstance(options, HostOptions) or options.hosts is None:
-        return nodes or 1, ranks_per_node or gpus_here(os.environ) or 1
+        gpus = 0 if device == "cpu" else gpus_here(os.environ)
+        return nodes or 1, ranks_per_node or gpus or 1
     found = read_hosts(options.hosts)
     return nodes or len(found), ranks_per_node or same_slots(found[:nodes])
 
