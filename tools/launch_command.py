@@ -165,14 +165,17 @@ def command(
         from viewmill.tools.launch.sweep_launch import Sweep, answer
 
         swept = Sweep(job, sweep or (), target, options)
-        for each in swept.configs.values() if target.sees_data and not (explain or results) else ():
-            asked.refuse_early(job, each)
+        for each in () if results else swept.configs.values():
+            asked.refuse_batch(job, options, each)
+        if target.sees_data and not (explain or results):
+            asked.refuse_data(job)
         code = answer(swept, results=results, explain=explain, dry_run=dry_run, as_json=json)
         if code != SUCCESS:
             raise typer.Exit(code)
         return
+    asked.refuse_batch(job, options, config)
     if target.sees_data:
-        asked.refuse_early(job, config)
+        asked.refuse_data(job)
         asked.refuse_folder(job)
     written = target.write(job, options)
     if explain:

@@ -123,6 +123,42 @@ def test_what_cannot_be_launched_is_refused_in_one_line(
     assert not (tmp_path / "run").exists()
 
 
+KUBERNETES = ["--on", "k8s", "--image", "i", "--volume", "all:/", "--nodes", "4", "--gpus", "8"]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (
+            ["batch_size=48"],
+            "batch_size=48 is not a multiple of 32 ranks x accumulation 1; set batch_size=32 or",
+        ),
+        (["--sweep", "batch_size=64,48"], "batch_size=48 is not a multiple of 32 ranks"),
+        (
+            ["batch_size=320", "--option", "min_nodes=2"],
+            "batch_size=320 is not a multiple of 3 nodes x 8 ranks x accumulation 1, and min_nodes=2 lets 2 "
+            "to 4 nodes train; set batch_size=288 or 384",
+        ),
+        (
+            ["batch_size=32", "--option", "min_nodes=3"],
+            "is not a multiple of 3 nodes x 8 ranks x accumulation 1",
+        ),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_a_batch_that_does_not_suit_the_pods_is_refused_before_the_manifest(
+    words: list[str], expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    given = ["launch", "hydes_tiny", "--data", "/data", "--out", "/runs/first", *KUBERNETES, *words]
+    code, line = refused([*given, "--dry-run"], capsys)
+    assert (code, expected in line) == (2, True), line
+    assert not list(tmp_path.iterdir())
+    suits = ["batch_size=384", "--option", "min_nodes=2", "--explain"]
+    assert run_app(app, [*given[: -len(words)], *suits]) == 0
+
+
 def test_a_folder_in_use_is_refused_before_any_rank_starts(
     dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,5 +1,6 @@
 """What a launch was asked for: its options, its ranks and what they are given, checked before any starts."""
 
+import math
 import os
 import socket
 from collections.abc import Mapping, Sequence
@@ -84,16 +85,35 @@ def environment_of_ranks(
     return env
 
 
-def refuse_early(job: Job, config: RunConfig) -> None:
+def refuse_data(job: Job) -> None:
+    """Raises FileNotFoundError where the data set, or that of the judge, is not there."""
+    for path in filter(None, (job.data, job.judged_on)):
+        read_info_at(path)
+
+
+def refuse_batch(job: Job, options: Any, config: RunConfig) -> None:
     """What every rank would refuse, told once and before any has started.
 
     Raises:
-        ConfigError: the batch does not fit ranks or data.
-        FileNotFoundError: there is no data set.
+        ConfigError: the batch has no equal parts for all ranks, of each number of nodes that may train.
     """
-    for path in filter(None, (job.data, job.judged_on)):
-        read_info_at(path)
     check_batch_size(config.batch_size, config.accumulation, job.world_size)
+    least = options.min_nodes if isinstance(options, k8s.Options) else None
+    for nodes in range(least or job.nodes, job.nodes):
+        if config.batch_size % (nodes * job.ranks_per_node * config.accumulation):
+            raise ConfigError(
+                f"batch_size={config.batch_size} is not a multiple of {nodes} nodes x {job.ranks_per_node} "
+                f"ranks x accumulation {config.accumulation}, and min_nodes={least} lets {least} to "
+                f"{job.nodes} nodes train; set batch_size={_suiting(job, config, least or 1)}, or leave "
+                "min_nodes out"
+            )
+
+
+def _suiting(job: Job, config: RunConfig, least: int) -> str:
+    """The batch sizes next to that of the recipe which suit every number of nodes from `least` on."""
+    parts = math.lcm(*range(least, job.nodes + 1)) * job.ranks_per_node * config.accumulation
+    below = config.batch_size // parts * parts
+    return f"{below} or {below + parts}" if below else f"{parts}"
 
 
 def refuse_folder(job: Job) -> None:
