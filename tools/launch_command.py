@@ -155,12 +155,13 @@ def command(
         python=python or (sys.executable if target.sees_data else "python"),
         port=port
         or (PORT if size[0] > 1 or on not in ("local", "mpi") or hosts is not None else asked.free_port()),
-        env=asked.environment_of_ranks(env or (), os.environ, asked.FORWARDED if target.sees_data else ()),
+        env=asked.environment_of_ranks(env or (), os.environ, asked.forwarded_to(target)),
         resume=resume,
         max_restarts=max_restarts,
         preflight=size[0] > 1 if preflight is None else preflight,
         judged_on=None if judge is None else asked.absolute(judge),
     )
+    asked.refuse_devices(job)
     if sweep or results:
         from viewmill.tools.launch.sweep_launch import Sweep, answer
 

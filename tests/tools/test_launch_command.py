@@ -176,6 +176,33 @@ def test_ranks_are_given_what_says_how_they_talk_and_compute() -> None:
     assert environment_of_ranks([], {}) == {"OMP_NUM_THREADS": "1"}
 
 
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [("local", "2,3"), ("ssh", "2,3"), ("mpi", "2,3"), ("slurm", None), ("k8s", None)],
+)
+def test_the_gpus_that_a_shell_shows_are_shown_on_every_host_unless_a_queue_chooses(
+    target: str, expected: str | None, dataset: Path, hosts: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
+    options = {"ssh": ["--hosts", str(hosts)], "mpi": ["--hosts", str(hosts)], "k8s": KUBERNETES[2:]}
+    words = words_of(dataset, tmp_path / "run", "--on", target, *options.get(target, []), "batch_size=32")
+    assert run_app(app, [*words, "--explain", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["env"].get("CUDA_VISIBLE_DEVICES") == expected
+
+
+def test_the_gpus_of_one_host_are_no_gpus_of_several(
+    dataset: Path, hosts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-8f2a,GPU-77b1")
+    words = words_of(dataset, tmp_path / "run", "--explain")
+    code, line = refused([*words, "--on", "ssh", "--hosts", str(hosts)], capsys)
+    assert code == 2
+    assert "CUDA_VISIBLE_DEVICES=GPU-8f2a,GPU-77b1 names GPUs of one host, and the job has 2" in line
+    assert run_app(app, words) == 0
+
+
 def test_a_training_on_the_cpu_is_one_rank_whatever_gpus_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
     sizes = [size_of_job(local.Options(), None, None, device) for device in ("auto", "cuda", "cpu")]

@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,9 +18,12 @@ from viewmill.tools.launch import k8s, slurm
 from viewmill.tools.launch.hosts import read_hosts, same_slots
 from viewmill.tools.launch.job import Job
 from viewmill.tools.launch.secure_shell import HostOptions
+from viewmill.tools.launch.targets import Target
 
 # Variables that every rank is given where the launching shell has them: they say how ranks talk and compute.
 FORWARDED = ("NCCL_", "GLOO_", "OMP_", "TORCH_", "DS_ACCELERATOR", "PYTHONPATH", "VIEWMILL_DEBUG")
+# Which GPUs of a host are the job's, where no queue says that.
+DEVICES, DEVICE_ORDER = "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"
 
 
 def target_options(words: Sequence[str], **named: Any) -> dict[str, Any]:
@@ -61,10 +65,17 @@ def size_of_job(
 
 def gpus_here(variables: Mapping[str, str]) -> int:
     """GPUs that this process may use, found without a library of theirs."""
-    visible = variables.get("CUDA_VISIBLE_DEVICES")
+    visible = variables.get(DEVICES)
     if visible is not None:
         return len([name for name in visible.split(",") if name.strip() not in ("", "-1")])
     return len(list(Path("/dev").glob("nvidia[0-9]*")))
+
+
+def forwarded_to(target: Target) -> tuple[str, ...]:
+    """How the names of the variables begin that its ranks are given from the launching shell."""
+    if not target.sees_data:
+        return ()
+    return FORWARDED if target.chooses_gpus else (*FORWARDED, DEVICES, DEVICE_ORDER)
 
 
 def environment_of_ranks(
@@ -83,6 +94,16 @@ def environment_of_ranks(
             raise ValueError(f"--env {name}: this shell has no such variable; pass --env {name}=VALUE")
         env[name] = value if equals else variables[name]
     return env
+
+
+def refuse_devices(job: Job) -> None:
+    """Raises ConfigError where the ranks of several hosts are shown the GPUs of one, by their UUIDs."""
+    visible = job.env.get(DEVICES, "")
+    if job.nodes > 1 and not re.fullmatch(r"[-\d,\s]*", visible):
+        raise ConfigError(
+            f"{DEVICES}={visible} names GPUs of one host, and the job has {job.nodes}; give their numbers, "
+            "which mean the same on each host, or unset it"
+        )
 
 
 def refuse_data(job: Job) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from viewmill.tools.preflight.gpus import nvidia_smi
+from viewmill.tools.preflight.gpus import nvidia_smi, visible
 from viewmill.tools.preflight.verdict import FAIL, WARN, Seen, Verdict, of_hosts, passed
 
 NAME = "throttling"
@@ -19,8 +19,9 @@ NEAR_TRIP_CELSIUS = 3.0
 
 
 def gather(root: Path = Path("/sys")) -> dict[str, Any]:
-    """Rows of nvidia-smi; thermal zones of the host with their temperature and lowest trip point, °C."""
-    gpus = [parse_clocks(line) for line in nvidia_smi(*(f"{_QUERY},{name}" for name in _REASONS))]
+    """Rows of the GPUs that torch sees; thermal zones of the host: temperature, lowest trip point, °C."""
+    lines = nvidia_smi(*(f"{_QUERY},{name}" for name in _REASONS), of=visible())
+    gpus = [parse_clocks(line) for line in lines]
     return {"gpus": gpus, "zones": zones_of(root / "class/thermal")}
 
 
