@@ -23,7 +23,8 @@ def command(
         Path | None, typer.Option(metavar="RUN", help="The run's folder: room, inodes, seen by all hosts.")
     ] = None,
     recipe: Annotated[
-        str | None, typer.Option(metavar="RECIPE", help="Whose threads are set against the cores.")
+        str | None,
+        typer.Option(metavar="RECIPE", help="Whose threads and device the machines are held against."),
     ] = None,
     settings: Annotated[
         list[str] | None,
@@ -32,6 +33,14 @@ def command(
     threads: Annotated[
         int | None,
         typer.Option(min=1, help="Of a rank, in place of a recipe's.", show_default="the recipe's"),
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DEVICE",
+            help="auto, cpu or cuda, in place of a recipe's; on the CPU no GPU is looked at.",
+            show_default="the recipe's, or auto",
+        ),
     ] = None,
     hosts: Annotated[
         Path | None,
@@ -58,11 +67,9 @@ def command(
     """
     if out is not None:
         refuse_url(out, "a run is written into a folder")
-    options: dict[str, Any] = {
-        "data": data,
-        "out": out,
-        "threads": threads or threads_of(recipe, settings or []),
-    }
+    given = {"threads": threads, "device": device}
+    options: dict[str, Any] = {"data": data, "out": out, **wanted_by(recipe, settings or [])}
+    options |= {name: value for name, value in given.items() if value is not None}
     options |= {"read_bytes": read_mib << 20, "patience_s": patience, "network": network}
     from viewmill.tools.preflight.options import Options
 
@@ -84,8 +91,8 @@ def command(
         raise typer.Exit(FAULTS)
 
 
-def threads_of(recipe: str | None, settings: list[str]) -> int:
-    """Threads of a rank: the executor's, and torch's as the recipe or the launcher sets them.
+def wanted_by(recipe: str | None, settings: list[str]) -> dict[str, Any]:
+    """Of a rank: its device, and its threads: the executor's, and torch's by the recipe or the launcher.
 
     Raises:
         ValueError: settings without a recipe, or those that are none.
@@ -97,8 +104,9 @@ def threads_of(recipe: str | None, settings: list[str]) -> int:
         raise ValueError("--set changes a recipe; give --recipe RECIPE as well")
     of_torch = int(os.environ.get("OMP_NUM_THREADS") or 1)
     if recipe is None:
-        return ViewsConfig().num_threads + of_torch
-    return threads_of_rank(load_config(recipe, settings), of_torch)
+        return {"threads": ViewsConfig().num_threads + of_torch}
+    config = load_config(recipe, settings)
+    return {"threads": threads_of_rank(config, of_torch), "device": config.device}
 
 
 def here(options: "Options") -> dict[str, Any] | None:
@@ -137,7 +145,7 @@ def on_hosts(path: Path, options: "Options", *, ssh: list[str], python: str, por
 def words_of(options: "Options") -> list[str]:
     """The command line of a rank that was started by ssh."""
     words = ["--json", "--patience", str(options.patience_s), "--read-mib", str(options.read_bytes >> 20)]
-    words += ["--threads", str(options.threads)]
+    words += ["--threads", str(options.threads), "--device", options.device]
     words += ["--data", absolute(options.data)] if options.data is not None else []
     words += ["--out", str(options.out.absolute())] if options.out is not None else []
     return words if options.network else [*words, "--no-network"]

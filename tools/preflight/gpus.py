@@ -5,6 +5,7 @@ import subprocess
 from collections.abc import Sequence
 from typing import Any
 
+from viewmill.tools.preflight.options import Options
 from viewmill.tools.preflight.verdict import (
     FAIL,
     PASS,
@@ -26,8 +27,8 @@ _MEMORY = "index,memory.used,memory.total"  # MiB
 _QUERY_S = 10.0
 
 
-def gather() -> dict[str, Any]:
-    """Of the GPUs that torch sees: their names, and [number, MiB in use, MiB in all].
+def gather(options: Options) -> dict[str, Any]:
+    """Of the GPUs that torch sees: their names, and [number, MiB in use, MiB in all]; the recipe's device.
 
     Not by `torch.cuda.mem_get_info`: every rank would take memory of every GPU to ask.
     """
@@ -36,6 +37,7 @@ def gather() -> dict[str, Any]:
     names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     lines = [line.split(",") for line in nvidia_smi(_MEMORY, of=visible())]
     return {
+        "device": options.device,
         "names": names,
         "memory": [[float(word) for word in words] for words in lines if _are_numbers(words)],
     }
@@ -47,9 +49,14 @@ def judge(seen: Sequence[Seen]) -> list[Verdict]:
     kinds = {one.host: tuple(one.facts["names"]) for one in hosts}
     for one in hosts:
         count, ranks = len(one.facts["names"]), len(ranks_of(seen, one.host))
-        if 0 < count < ranks:
+        # Without any GPU `auto` is the CPU.
+        if count < ranks and (count or one.facts["device"] == "cuda"):
             found = f"{ranks} ranks, {count} GPUs"
-            verdicts.append(Verdict(NAME, FAIL, one.host, found, "start no more ranks than GPUs there"))
+            verdicts.append(
+                Verdict(
+                    NAME, FAIL, one.host, found, "start no more ranks than GPUs there, or pass device=cpu"
+                )
+            )
         verdicts += [_held(one.host, *row) for row in one.facts["memory"]]
     verdicts = [verdict for verdict in verdicts if verdict.status != PASS]
     for host, names in odd_ones(kinds).items():

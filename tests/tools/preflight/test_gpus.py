@@ -7,6 +7,8 @@ from typing import NamedTuple
 import pytest
 import torch
 from viewmill.tools.preflight import gpus, throttling
+from viewmill.tools.preflight.checks import local_tasks
+from viewmill.tools.preflight.options import Options
 from viewmill.tools.preflight.verdict import Seen
 
 # The first of a host's three GPUs is another job's: full, and slowed by heat. Like the real one it refuses a
@@ -53,15 +55,15 @@ def show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Non
 
 def statuses(root: Path) -> list[str]:
     """Of the two checks, for one rank of a host without thermal zones."""
-    verdicts = gpus.judge([Seen(0, "h", gpus.gather())])
-    verdicts += throttling.judge([Seen(0, "h", throttling.gather(root))])
+    verdicts = gpus.judge([Seen(0, "h", gpus.gather(Options()))])
+    verdicts += throttling.judge([Seen(0, "h", throttling.gather(Options(), root))])
     return [one.status for one in verdicts]
 
 
 def test_a_gpu_of_another_job_is_none_of_ours(show: Callable[[str], None], tmp_path: Path) -> None:
     show("cb")
-    assert gpus.gather()["memory"] == [[1.0, 10.0, 80000.0], [2.0, 11.0, 80000.0]]
-    assert [row["index"] for row in throttling.gather(tmp_path)["gpus"]] == [1, 2]
+    assert gpus.gather(Options())["memory"] == [[1.0, 10.0, 80000.0], [2.0, 11.0, 80000.0]]
+    assert [row["index"] for row in throttling.gather(Options(), tmp_path)["gpus"]] == [1, 2]
     assert statuses(tmp_path) == ["pass", "pass"]
     show("ab")
     assert statuses(tmp_path) == ["fail", "fail"]
@@ -69,11 +71,20 @@ def test_a_gpu_of_another_job_is_none_of_ours(show: Callable[[str], None], tmp_p
 
 def test_where_torch_sees_none_no_gpu_is_asked_for(show: Callable[[str], None], tmp_path: Path) -> None:
     show("")
-    assert gpus.gather() == {"names": [], "memory": []}
-    assert throttling.gather(tmp_path)["gpus"] == []
+    assert gpus.gather(Options()) == {"device": "auto", "names": [], "memory": []}
+    assert throttling.gather(Options(), tmp_path)["gpus"] == []
     assert gpus.driver_version() == "580.1"  # that of the host
 
 
 def test_of_a_part_of_a_gpu_nothing_is_known(show: Callable[[str], None]) -> None:
     show("x")
-    assert gpus.gather() == {"names": ["H100"], "memory": []}
+    assert gpus.gather(Options())["memory"] == []
+
+
+def test_a_recipe_that_computes_on_the_cpu_asks_for_no_gpu(show: Callable[[str], None]) -> None:
+    """However full and hot the GPUs are, and fewer than ranks."""
+    show("a")
+    tasks = local_tasks(Options(device="cpu"))
+    assert gpus.NAME not in tasks
+    assert tasks[throttling.NAME]()["gpus"] == []
+    assert set(local_tasks(Options())) - set(tasks) == {gpus.NAME}

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from viewmill.tools.launch.hosts import Host, read_hosts
 from viewmill.tools.preflight import (
     all_reduce,
@@ -66,8 +67,12 @@ def read(rate: float, count: int = GIB) -> dict[str, Any]:
     return {"bytes": count, "seconds": count / rate}
 
 
-def card(*kinds: str, used: float = 10.0) -> dict[str, Any]:
-    return {"names": list(kinds), "memory": [[number, used, 80000.0] for number in range(len(kinds))]}
+def card(*kinds: str, used: float = 10.0, device: str = "auto") -> dict[str, Any]:
+    return {
+        "device": device,
+        "names": list(kinds),
+        "memory": [[number, used, 80000.0] for number in range(len(kinds))],
+    }
 
 
 def heat(reasons: int = 0, zone: float = 40.0) -> dict[str, Any]:
@@ -126,6 +131,7 @@ def reduced(rate: float, backend: str = "gloo", latency_s: float = 1e-4, ranks: 
         (gpus.judge, [card("H100"), card("H100"), card()], [("fail", "h2")]),
         (gpus.judge, [card("H100"), card("H100", used=60000.0)], [("fail", "h1")]),
         (gpus.judge, [card(), card()], [ALL]),
+        (gpus.judge, [card(device="cuda"), card(device="cuda")], [("fail", "h0"), ("fail", "h1")]),
         (throttling.judge, [heat(), heat(0x1)], [ALL]),  # idle
         (throttling.judge, [heat(), heat(0x40)], [("fail", "h1")]),
         (throttling.judge, [heat(), heat(0x4)], [("warn", "h1")]),
@@ -240,6 +246,27 @@ def test_the_quota_of_either_version_of_control_groups(
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text + "\n")
     assert processors.quota(groups, tmp_path) == expected
+
+
+@pytest.mark.parametrize(
+    ("device", "variables", "expected"),
+    [
+        ("auto", {}, True),
+        ("cuda", {"NCCL_IB_DISABLE": "0", "NCCL_NET": "IB"}, True),
+        ("cuda", {"NCCL_IB_DISABLE": "1"}, False),
+        ("cuda", {"NCCL_NET": "Socket"}, False),
+        ("cpu", {}, False),  # gloo
+    ],
+)
+def test_locked_memory_counts_where_nccl_uses_infiniband(
+    device: str, variables: dict[str, str], expected: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert not limits.uses_infiniband(device, variables, tmp_path)
+    (tmp_path / "class/infiniband/mlx5_0").mkdir(parents=True)
+    assert limits.uses_infiniband(device, variables, tmp_path) == expected
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert not limits.uses_infiniband(device, variables, tmp_path)
 
 
 def test_thermal_zones_are_read_with_their_lowest_trip_point(tmp_path: Path) -> None:
