@@ -161,7 +161,7 @@ def command(
         preflight=size[0] > 1 if preflight is None else preflight,
         judged_on=None if judge is None else asked.absolute(judge),
     )
-    asked.refuse_devices(job)
+    asked.refuse_devices(job.env, job.nodes)
     if sweep or results:
         from viewmill.tools.launch.sweep_launch import Sweep, answer
 

@@ -54,6 +54,10 @@ def command(
     port: Annotated[
         int, typer.Option(min=1024, max=65535, help="With --hosts: where rank 0 listens, on the first one.")
     ] = 29500,
+    env: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME[=VALUE]", help="With --hosts: a variable for every rank, as of launch."),
+    ] = None,
     patience: Annotated[float, typer.Option(min=1, help="Seconds that a rank is waited for.")] = 60.0,
     read_mib: Annotated[int, typer.Option(min=1, help="Of the shards, read by each rank at most.")] = 256,
     network: Annotated[bool, typer.Option(help="Measure clock, all-reduce and links.")] = True,
@@ -75,7 +79,8 @@ def command(
 
     chosen = Options.model_validate(options)
     if hosts is not None:
-        report = on_hosts(hosts, chosen, ssh=shlex.split(ssh), python=python or sys.executable, port=port)
+        there = python or sys.executable
+        report = on_hosts(hosts, chosen, ssh=shlex.split(ssh), python=there, port=port, given=env or [])
     else:
         found = here(chosen)
         if found is None:  # rank 0 tells
@@ -118,15 +123,25 @@ def here(options: "Options") -> dict[str, Any] | None:
     return None if report is None else report.tree()
 
 
-def on_hosts(path: Path, options: "Options", *, ssh: list[str], python: str, port: int) -> dict[str, Any]:
-    """Starts the ranks on the hosts that ssh reaches; the others are faults of the check `ssh`."""
+def on_hosts(
+    path: Path, options: "Options", *, ssh: list[str], python: str, port: int, given: list[str]
+) -> dict[str, Any]:
+    """Starts the ranks on the hosts that ssh reaches; the others are faults of the check `ssh`.
+
+    Args:
+        given: --env; with it ranks have the variables that `viewmill launch --on ssh` gives them.
+    """
     from dataclasses import asdict
 
+    from viewmill.tools.launch.asked import environment_of_ranks, forwarded_to, refuse_devices
     from viewmill.tools.launch.hosts import read_hosts
-    from viewmill.tools.preflight.hosts import NAME, SSH, commands, reach, run_all
+    from viewmill.tools.launch.targets import target_named
+    from viewmill.tools.preflight.hosts import NAME, SSH, reach, run_all, starts
     from viewmill.tools.preflight.verdict import FAIL, Verdict, passed, worst
 
     wanted = read_hosts(path)
+    env = environment_of_ranks(given, os.environ, forwarded_to(target_named("ssh")))
+    refuse_devices(env, len(wanted))
     ssh = ssh + list(SSH[1:]) if Path(ssh[0]).name == "ssh" else ssh
     reached = reach(wanted, ssh)
     there = [host for host, verdict in zip(wanted, reached, strict=True) if verdict.status != FAIL]
@@ -134,10 +149,8 @@ def on_hosts(path: Path, options: "Options", *, ssh: list[str], python: str, por
     verdicts = verdicts or [passed(NAME, f"{len(wanted)} hosts reached")]
     report: dict[str, Any] = {"world_size": 0, "hosts": {}, "verdicts": [], "facts": {}, "seconds": 0.0}
     if there:
-        names = ("OMP_NUM_THREADS", "PYTHONPATH", "TMPDIR", "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
-        variables = {name: os.environ[name] for name in names if name in os.environ}
-        lines = commands(there, words_of(options), ssh=ssh, python=python, port=port, variables=variables)
-        report = run_all(lines, 4 * options.patience_s + 2 * options.collective_s)
+        ranks = starts(there, words_of(options), ssh=ssh, python=python, port=port, env=env)
+        report = run_all(ranks, 4 * options.patience_s + 2 * options.collective_s)
     verdicts += [Verdict(**row) for row in report["verdicts"]]
     return {**report, "status": worst(verdicts), "verdicts": [asdict(one) for one in verdicts]}
 

@@ -96,12 +96,12 @@ def environment_of_ranks(
     return env
 
 
-def refuse_devices(job: Job) -> None:
+def refuse_devices(env: Mapping[str, str], nodes: int) -> None:
     """Raises ConfigError where the ranks of several hosts are shown the GPUs of one, by their UUIDs."""
-    visible = job.env.get(DEVICES, "")
-    if job.nodes > 1 and not re.fullmatch(r"[-\d,\s]*", visible):
+    visible = env.get(DEVICES, "")
+    if nodes > 1 and not re.fullmatch(r"[-\d,\s]*", visible):
         raise ConfigError(
-            f"{DEVICES}={visible} names GPUs of one host, and the job has {job.nodes}; give their numbers, "
+            f"{DEVICES}={visible} names GPUs of one host, and the job has {nodes}; give their numbers, "
             "which mean the same on each host, or unset it"
         )
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from viewmill.tools.launch.hosts import Host, read_hosts
+from viewmill.tools.launch.hosts import read_hosts
 from viewmill.tools.preflight import (
     all_reduce,
     clock,
@@ -22,7 +22,6 @@ from viewmill.tools.preflight import (
     throttling,
 )
 from viewmill.tools.preflight.gathering import gathered
-from viewmill.tools.preflight.hosts import commands
 from viewmill.tools.preflight.options import Options
 from viewmill.tools.preflight.verdict import Seen, Verdict, odd_ones
 
@@ -318,13 +317,3 @@ def test_a_host_file_that_is_none_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "hosts").write_text(text)
     with pytest.raises(ValueError, match="hosts"):
         read_hosts(tmp_path / "hosts")
-
-
-def test_a_host_file_gives_a_command_for_each_slot(tmp_path: Path) -> None:
-    (tmp_path / "hosts").write_text("# ours\n10.0.0.1 slots=2\nb\n")
-    hosts = read_hosts(tmp_path / "hosts")
-    assert hosts == [Host("10.0.0.1", 2), Host("b", 1)]
-    lines = commands(hosts, ["--out", "a b"], ssh=["ssh"], python="py", port=1234, variables={"X": "1 2"})
-    assert [line[:2] for line in lines] == [["ssh", "10.0.0.1"]] * 2 + [["ssh", "b"]]
-    assert "RANK=2 WORLD_SIZE=3 LOCAL_RANK=0 MASTER_ADDR=10.0.0.1 MASTER_PORT=1234" in lines[2][2]
-    assert lines[2][2].endswith("'X=1 2' py -m viewmill.tools.preflight_command --out 'a b'")
