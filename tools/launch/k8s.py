@@ -9,6 +9,7 @@ import yaml
 from pydantic import Field, field_validator
 from viewmill.engine.strict import StrictModel
 from viewmill.tools.launch.job import TRAIN_MODULE, Job
+from viewmill.tools.launch.rank_variables import in_pods
 from viewmill.tools.launch.torchrun import SIGNALS
 from viewmill.tools.launch.written import Command, Written, launch_folder
 
@@ -109,7 +110,8 @@ def write(job: Job, options: Options) -> Written:
     text = head + yaml.safe_dump(manifest(job, options), sort_keys=False, width=110)
     folder = f"{options.folder}/{name_of(job.out)}"
     apply = Command(["kubectl", "apply", "-f", f"{launch_folder(folder)}/{MANIFEST}"])
-    return Written({MANIFEST: text}, [apply], is_over=False, folder=folder)
+    given = in_pods(job, variables(job, options))
+    return Written({MANIFEST: text}, [apply], is_over=False, folder=folder, variables=given)
 
 
 def check_paths(job: Job, volumes: list[Volume]) -> None:
@@ -207,13 +209,6 @@ def container(job: Job, options: Options, volumes: list[Volume]) -> dict[str, An
         "memory": options.mem,
     }
     asked = {name: value for name, value in resources.items() if value is not None}
-    variables = {
-        "VIEWMILL_MAY_BEGIN": "1",  # with --resume: a pod cannot know whether it is the first
-        "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(options.save_seconds),
-        # Else an agent that stays keeps the store of the last meeting, and a pod's successor waits in vain.
-        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
-        **job.env,
-    }
     mounts: list[dict[str, Any]] = [{"name": name_of_memory(volumes), "mountPath": "/dev/shm"}]
     for volume in volumes:
         mode = {"readOnly": True} if volume.is_read_only else {}
@@ -222,10 +217,21 @@ def container(job: Job, options: Options, volumes: list[Volume]) -> dict[str, An
         "name": CONTAINER,
         "image": options.image,
         "command": command(job),
-        "env": [{"name": name, "value": value} for name, value in variables.items()],
+        "env": [{"name": name, "value": value} for name, value in variables(job, options).items()],
         "ports": [{"name": PORT_NAME, "containerPort": job.port}],
         "resources": {"requests": asked, "limits": dict(asked)},
         "volumeMounts": mounts,
+    }
+
+
+def variables(job: Job, options: Options) -> dict[str, str]:
+    """What the launch gives the ranks: the job's own come last."""
+    return {
+        "VIEWMILL_MAY_BEGIN": "1",  # with --resume: a pod cannot know whether it is the first
+        "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(options.save_seconds),
+        # Else an agent that stays keeps the store of the last meeting, and a pod's successor waits in vain.
+        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+        **job.env,
     }
 
 

@@ -6,6 +6,7 @@ from pathlib import PurePath
 from pydantic import Field, field_validator
 from viewmill.engine.strict import StrictModel
 from viewmill.tools.launch.job import TRAIN_MODULE, Job
+from viewmill.tools.launch.rank_variables import in_slurm
 from viewmill.tools.launch.scripts import script
 from viewmill.tools.launch.torchrun import before_rendezvous
 from viewmill.tools.launch.written import Command, Written, launch_folder
@@ -98,7 +99,8 @@ def _written(jobs: Sequence[Job], options: Options, folder: str, is_array: bool)
         module=TRAIN_MODULE,
     )
     command = Command(["sbatch", *(["--wait"] if options.wait else []), path])
-    return Written({SCRIPT: text}, [command], is_over=options.wait)
+    given = in_slurm(first, {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(options.signal_seconds), **first.env})
+    return Written({SCRIPT: text}, [command], is_over=options.wait, variables=given)
 
 
 def directives(jobs: Sequence[Job], options: Options, folder: str, is_array: bool) -> list[str]:

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from viewmill.tools.launch.rank_variables import Variable
+
 
 @dataclass(frozen=True)
 class Command:
@@ -25,6 +27,7 @@ class Written:
     hosts: list[str] = field(default_factory=list)  # in the order of their ranks, where they are known
     is_over: bool = True  # the training, when the commands have ended; False: they hand it to a queue
     folder: str | None = None  # instead of the run's, which this machine does not see
+    variables: list[Variable] = field(default_factory=list)  # of every rank
 
 
 def needs(program: str) -> Command:

@@ -169,7 +169,7 @@ def test_what_was_written_is_read_again(tmp_path: Path, hosts: Path) -> None:
     job = job_in(tmp_path, nodes=2)
     written = write("ssh", job, hosts=str(hosts))
     folder = write_files(written, Path(job.out), "python3")
-    assert read_written(folder) == replace(written, files={})
+    assert read_written(folder) == replace(written, files={}, variables=[])
     assert "viewmill.tools.launch.start" in (folder / "launch.sh").read_text()
 
 
