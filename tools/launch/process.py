@@ -19,10 +19,18 @@ class Process:
 
     Args:
         stdout: the descriptor that takes what it prints; None: the launcher's own.
+        first: what a leased command reads before any word.
         kept_lines: so many of the last lines of its stderr are kept, and none is told; None: all are told.
     """
 
-    def __init__(self, command: Command, *, stdout: int | None = None, kept_lines: int | None = None) -> None:
+    def __init__(
+        self,
+        command: Command,
+        *,
+        stdout: int | None = None,
+        first: str = "",
+        kept_lines: int | None = None,
+    ) -> None:
         self.command = command
         self._is_told = kept_lines is None
         self._popen = subprocess.Popen(
@@ -35,6 +43,9 @@ class Process:
         )
         self._last: deque[str] = deque(maxlen=kept_lines or 1)
         if self._popen.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):  # it has ended, which its code tells
+                self._popen.stdin.write(first.encode())
+                self._popen.stdin.flush()
             # A host that is cut off takes nothing: the launcher must not wait for it.
             os.set_blocking(self._popen.stdin.fileno(), False)
         self._teller = threading.Thread(target=self._tell, daemon=True)
@@ -62,7 +73,7 @@ class Process:
         return list(self._last)
 
     def say(self, word: str) -> None:
-        """One of the words that lease.sh knows, or what is read before it."""
+        """One of the words that lease.sh knows."""
         stdin = self._popen.stdin
         if stdin is not None and not stdin.closed:
             with contextlib.suppress(BlockingIOError, BrokenPipeError):

@@ -71,7 +71,7 @@ class Request:
             nodes=nodes,
             ranks_per_node=ranks,
             python=self.python or (sys.executable if target.sees_data else POD_PYTHON),
-            port=self.port or self._free_port(nodes),
+            port=self.port or self._usual_port(nodes),
             env=asked.environment_of_ranks(self.env, os.environ, asked.forwarded_to(target)),
             resume=self.resume,
             max_restarts=self.max_restarts,
@@ -81,8 +81,8 @@ class Request:
         asked.refuse_devices(job.env, job.nodes)
         return Launch(job, target, options, config)
 
-    def _free_port(self, nodes: int) -> int:
-        """Only of this machine alone is it known which are free."""
+    def _usual_port(self, nodes: int) -> int:
+        """A free one where the ranks meet on this machine; what is free elsewhere is not known."""
         is_here = nodes == 1 and self.on in ("local", "mpi") and self.options.get("hosts") is None
         return asked.free_port() if is_here else PORT
 

@@ -116,9 +116,9 @@ def run_all(wanted: Sequence[Start], limit_s: float) -> dict[str, Any]:
     with tempfile.TemporaryFile() as printed:
         try:
             for start in wanted:
-                process = Process(start.command, stdout=printed.fileno(), kept_lines=KEPT_LINES)
+                stdout = printed.fileno()
+                process = Process(start.command, stdout=stdout, first=start.text, kept_lines=KEPT_LINES)
                 processes.append(process)
-                process.say(start.text)
             _attend(processes, time.monotonic() + limit_s)
         finally:
             end(processes)
