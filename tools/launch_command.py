@@ -1,18 +1,12 @@
 """`viewmill launch`: one training on this machine, on hosts or on a cluster, explained, written or run."""
 
-import os
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
-from viewmill.tools.console import SUCCESS, print_json, print_line, refuse_url
-
-if TYPE_CHECKING:
-    from viewmill.tools.launch.job import Job
+from viewmill.tools.console import SUCCESS, refuse_url
 
 EXAMPLE = "viewmill launch hydes_tiny --data DATASET --out RUN --on ssh --hosts hosts --explain"
-PORT = 29500
 
 
 def command(
@@ -79,7 +73,7 @@ def command(
     ] = None,
     port: Annotated[
         int | None,
-        typer.Option(help="Where ranks meet, on the first host.", show_default=f"{PORT}, or a free one here"),
+        typer.Option(help="Where ranks meet, on the first host.", show_default="29500, or a free one here"),
     ] = None,
     judge: Annotated[
         str | None, typer.Option(metavar="DATASET", help="Labelled images, as train --on takes them.")
@@ -122,81 +116,34 @@ def command(
     The same recipe, data and batch on every target. SIGTERM, SIGUSR1 and Ctrl-C save the run on all hosts and
     end it with exit code 85; a second one ends it at once. --resume goes on, on other hosts too.
     """
-    from viewmill.engine.config import load_config
-    from viewmill.tools.launch import asked
-    from viewmill.tools.launch.explained import explanation, plan
-    from viewmill.tools.launch.job import Job
-    from viewmill.tools.launch.targets import options_of, target_named
+    from viewmill.tools.launch.asked import target_options
+    from viewmill.tools.launch.request import Request, answer_one, answer_several
 
     refuse_url(out, "train into a folder, then copy it to the store")
-    target = target_named(on)
-    flags: dict[str, Any] = {
-        "hosts": hosts,
-        "launcher": launcher,
-        "gpus": gpus,
-        "cpus": cpus,
-        "mem": mem,
-        "time": time,
-    }
-    flags |= {"partition": partition, "account": account, "constraint": constraint, "sbatch": sbatch}
-    flags |= {"setup": setup, "image": image, "volumes": volume, "namespace": namespace}
-    given = asked.target_options(option or (), **flags)
-    options = options_of(on, given)
-    config = load_config(recipe, overrides)
-    size = asked.size_of_job(options, nodes, ranks_per_node)
-    job = Job(
-        recipe=asked.path_of_recipe(recipe),
-        data=asked.absolute(data),
-        out=str(out.absolute()),
-        overrides=tuple(overrides or ()),
-        nodes=size[0],
-        ranks_per_node=size[1],
-        python=python or (sys.executable if target.sees_data else "python"),
-        port=port
-        or (PORT if size[0] > 1 or on not in ("local", "mpi") or hosts is not None else asked.free_port()),
-        env=asked.environment_of_ranks(env or (), os.environ, asked.FORWARDED if target.sees_data else ()),
+    flags: dict[str, Any] = {"hosts": hosts, "launcher": launcher, "gpus": gpus, "cpus": cpus, "mem": mem}
+    flags |= {"time": time, "partition": partition, "account": account, "constraint": constraint}
+    flags |= {"sbatch": sbatch, "setup": setup, "image": image, "volumes": volume, "namespace": namespace}
+    launch = Request(
+        recipe,
+        data,
+        out,
+        on,
+        tuple(overrides or ()),
+        target_options(option or (), **flags),
+        nodes=nodes,
+        ranks_per_node=ranks_per_node,
+        env=tuple(env or ()),
+        python=python,
+        port=port,
+        judge=judge,
         resume=resume,
         max_restarts=max_restarts,
-        preflight=size[0] > 1 if preflight is None else preflight,
-        judged_on=None if judge is None else asked.absolute(judge),
-    )
+        preflight=preflight,
+    ).launch()
+    how = {"explain": explain, "dry_run": dry_run, "as_json": json}
     if sweep or results:
-        from viewmill.tools.launch.sweep_launch import Sweep, answer
-
-        swept = Sweep(job, sweep or (), target, options)
-        for each in swept.configs.values() if target.sees_data and not (explain or results) else ():
-            asked.refuse_early(job, each)
-        code = answer(swept, results=results, explain=explain, dry_run=dry_run, as_json=json)
-        if code != SUCCESS:
-            raise typer.Exit(code)
-        return
-    if target.sees_data:
-        asked.refuse_early(job, config)
-        asked.refuse_folder(job)
-    written = target.write(job, options)
-    if explain:
-        shown = plan(job, written, config.device)
-        print_json(shown) if json else print_line(explanation(job, written, config.device))
-        return
-    from viewmill.tools.launch.start import run, write_files
-
-    place = Path(written.folder or job.out)
-    folder = write_files(written, place, sys.executable)
-    if dry_run:
-        told = {"run": job.out, "files": sorted(str(path) for path in folder.iterdir())}
-        print_json(told) if json else print_line(f"{folder}: written; start it with: bash {folder}/launch.sh")
-        return
-    # With --json stdout is for programs: the ranks' own last line goes where all else goes.
-    code, line = run(written, place, stdout=sys.stderr.fileno() if json else None)
-    finish(job, code, line, as_json=json)
-
-
-def finish(job: "Job", code: int, line: str, *, as_json: bool) -> None:
-    """Passes on how a launch has ended."""
-    if as_json:
-        print_json({"run": job.out, "world_size": job.world_size, "exit_code": code, "message": line})
-    elif code == SUCCESS:
-        print_line(line)
+        code = answer_several(launch, sweep or (), results=results, **how)
+    else:
+        code = answer_one(launch, **how)
     if code != SUCCESS:
-        print(line, file=sys.stderr)
         raise typer.Exit(code)

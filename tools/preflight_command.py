@@ -23,7 +23,8 @@ def command(
         Path | None, typer.Option(metavar="RUN", help="The run's folder: room, inodes, seen by all hosts.")
     ] = None,
     recipe: Annotated[
-        str | None, typer.Option(metavar="RECIPE", help="Whose threads are set against the cores.")
+        str | None,
+        typer.Option(metavar="RECIPE", help="Whose threads and device the machines are held against."),
     ] = None,
     settings: Annotated[
         list[str] | None,
@@ -32,6 +33,14 @@ def command(
     threads: Annotated[
         int | None,
         typer.Option(min=1, help="Of a rank, in place of a recipe's.", show_default="the recipe's"),
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DEVICE",
+            help="auto, cpu or cuda, in place of a recipe's; on the CPU no GPU is looked at.",
+            show_default="the recipe's, or auto",
+        ),
     ] = None,
     hosts: Annotated[
         Path | None,
@@ -45,6 +54,10 @@ def command(
     port: Annotated[
         int, typer.Option(min=1024, max=65535, help="With --hosts: where rank 0 listens, on the first one.")
     ] = 29500,
+    env: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME[=VALUE]", help="With --hosts: a variable for every rank, as of launch."),
+    ] = None,
     patience: Annotated[float, typer.Option(min=1, help="Seconds that a rank is waited for.")] = 60.0,
     read_mib: Annotated[int, typer.Option(min=1, help="Of the shards, read by each rank at most.")] = 256,
     network: Annotated[bool, typer.Option(help="Measure clock, all-reduce and links.")] = True,
@@ -58,17 +71,16 @@ def command(
     """
     if out is not None:
         refuse_url(out, "a run is written into a folder")
-    options: dict[str, Any] = {
-        "data": data,
-        "out": out,
-        "threads": threads or threads_of(recipe, settings or []),
-    }
+    given = {"threads": threads, "device": device}
+    options: dict[str, Any] = {"data": data, "out": out, **wanted_by(recipe, settings or [])}
+    options |= {name: value for name, value in given.items() if value is not None}
     options |= {"read_bytes": read_mib << 20, "patience_s": patience, "network": network}
     from viewmill.tools.preflight.options import Options
 
     chosen = Options.model_validate(options)
     if hosts is not None:
-        report = on_hosts(hosts, chosen, ssh=shlex.split(ssh), python=python or sys.executable, port=port)
+        there = python or sys.executable
+        report = on_hosts(hosts, chosen, ssh=shlex.split(ssh), python=there, port=port, given=env or [])
     else:
         found = here(chosen)
         if found is None:  # rank 0 tells
@@ -84,8 +96,8 @@ def command(
         raise typer.Exit(FAULTS)
 
 
-def threads_of(recipe: str | None, settings: list[str]) -> int:
-    """Threads of a rank: the executor's, and torch's as the recipe or the launcher sets them.
+def wanted_by(recipe: str | None, settings: list[str]) -> dict[str, Any]:
+    """Of a rank: its device, and its threads: the executor's, and torch's by the recipe or the launcher.
 
     Raises:
         ValueError: settings without a recipe, or those that are none.
@@ -97,8 +109,9 @@ def threads_of(recipe: str | None, settings: list[str]) -> int:
         raise ValueError("--set changes a recipe; give --recipe RECIPE as well")
     of_torch = int(os.environ.get("OMP_NUM_THREADS") or 1)
     if recipe is None:
-        return ViewsConfig().num_threads + of_torch
-    return threads_of_rank(load_config(recipe, settings), of_torch)
+        return {"threads": ViewsConfig().num_threads + of_torch}
+    config = load_config(recipe, settings)
+    return {"threads": threads_of_rank(config, of_torch), "device": config.device}
 
 
 def here(options: "Options") -> dict[str, Any] | None:
@@ -110,15 +123,25 @@ def here(options: "Options") -> dict[str, Any] | None:
     return None if report is None else report.tree()
 
 
-def on_hosts(path: Path, options: "Options", *, ssh: list[str], python: str, port: int) -> dict[str, Any]:
-    """Starts the ranks on the hosts that ssh reaches; the others are faults of the check `ssh`."""
+def on_hosts(
+    path: Path, options: "Options", *, ssh: list[str], python: str, port: int, given: list[str]
+) -> dict[str, Any]:
+    """Starts the ranks on the hosts that ssh reaches; the others are faults of the check `ssh`.
+
+    Args:
+        given: --env; with it ranks have the variables that `viewmill launch --on ssh` gives them.
+    """
     from dataclasses import asdict
 
+    from viewmill.tools.launch.asked import environment_of_ranks, forwarded_to, refuse_devices
     from viewmill.tools.launch.hosts import read_hosts
-    from viewmill.tools.preflight.hosts import NAME, SSH, commands, reach, run_all
+    from viewmill.tools.launch.targets import target_named
+    from viewmill.tools.preflight.hosts import NAME, SSH, reach, run_all, starts
     from viewmill.tools.preflight.verdict import FAIL, Verdict, passed, worst
 
     wanted = read_hosts(path)
+    env = environment_of_ranks(given, os.environ, forwarded_to(target_named("ssh")))
+    refuse_devices(env, len(wanted))
     ssh = ssh + list(SSH[1:]) if Path(ssh[0]).name == "ssh" else ssh
     reached = reach(wanted, ssh)
     there = [host for host, verdict in zip(wanted, reached, strict=True) if verdict.status != FAIL]
@@ -126,10 +149,8 @@ def on_hosts(path: Path, options: "Options", *, ssh: list[str], python: str, por
     verdicts = verdicts or [passed(NAME, f"{len(wanted)} hosts reached")]
     report: dict[str, Any] = {"world_size": 0, "hosts": {}, "verdicts": [], "facts": {}, "seconds": 0.0}
     if there:
-        names = ("OMP_NUM_THREADS", "PYTHONPATH", "TMPDIR", "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
-        variables = {name: os.environ[name] for name in names if name in os.environ}
-        lines = commands(there, words_of(options), ssh=ssh, python=python, port=port, variables=variables)
-        report = run_all(lines, 4 * options.patience_s + 2 * options.collective_s)
+        ranks = starts(there, words_of(options), ssh=ssh, python=python, port=port, env=env)
+        report = run_all(ranks, 4 * options.patience_s + 2 * options.collective_s)
     verdicts += [Verdict(**row) for row in report["verdicts"]]
     return {**report, "status": worst(verdicts), "verdicts": [asdict(one) for one in verdicts]}
 
@@ -137,7 +158,7 @@ def on_hosts(path: Path, options: "Options", *, ssh: list[str], python: str, por
 def words_of(options: "Options") -> list[str]:
     """The command line of a rank that was started by ssh."""
     words = ["--json", "--patience", str(options.patience_s), "--read-mib", str(options.read_bytes >> 20)]
-    words += ["--threads", str(options.threads)]
+    words += ["--threads", str(options.threads), "--device", options.device]
     words += ["--data", absolute(options.data)] if options.data is not None else []
     words += ["--out", str(options.out.absolute())] if options.out is not None else []
     return words if options.network else [*words, "--no-network"]

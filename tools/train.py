@@ -98,7 +98,9 @@ def fit_to_train(config: "RunConfig", data: str, out: Path) -> Any:
     from viewmill.tools.preflight.table import show
 
     threads = threads_of_rank(config, int(os.environ.get("OMP_NUM_THREADS") or 1))
-    options = Options(data=data, out=out.absolute(), threads=threads, patience_s=PATIENCE_S)
+    options = Options(
+        data=data, out=out.absolute(), device=config.device, threads=threads, patience_s=PATIENCE_S
+    )
     meeting = open_meeting(options.patience_s)
     # stdout is for the result.
     if not are_fit(options, meeting, functools.partial(show, stderr=True)):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
 from pathlib import Path
@@ -10,7 +11,8 @@ import pytest
 from viewmill.shards.convert import convert
 from viewmill.tools.cli import app
 from viewmill.tools.console import run_app
-from viewmill.tools.launch.asked import environment_of_ranks, gpus_here
+from viewmill.tools.launch import local
+from viewmill.tools.launch.asked import environment_of_ranks, gpus_here, size_of_job
 from viewmill.tools.launch_command import EXAMPLE
 
 from tests.launched import Launched
@@ -84,6 +86,15 @@ def test_a_dry_run_writes_what_launch_sh_starts(
     assert run_app(app, [*words_of(dataset, run), "--dry-run"]) == 0  # a folder of scripts alone is free
 
 
+def test_what_a_dry_run_names_can_be_typed(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "a run; of $mine"
+    assert run_app(app, [*words_of(dataset, run), "--dry-run"]) == 0
+    typed = capsys.readouterr().out.partition("start it with: ")[2]
+    assert shlex.split(typed) == ["bash", f"{run}/launch/launch.sh"]
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
@@ -112,6 +123,42 @@ def test_what_cannot_be_launched_is_refused_in_one_line(
     assert not (tmp_path / "run").exists()
 
 
+KUBERNETES = ["--on", "k8s", "--image", "i", "--volume", "all:/", "--nodes", "4", "--gpus", "8"]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (
+            ["batch_size=48"],
+            "batch_size=48 is not a multiple of 32 ranks x accumulation 1; set batch_size=32 or",
+        ),
+        (["--sweep", "batch_size=64,48"], "batch_size=48 is not a multiple of 32 ranks"),
+        (
+            ["batch_size=320", "--option", "min_nodes=2"],
+            "batch_size=320 is not a multiple of 3 nodes x 8 ranks x accumulation 1, and min_nodes=2 lets 2 "
+            "to 4 nodes train; set batch_size=288 or 384",
+        ),
+        (
+            ["batch_size=32", "--option", "min_nodes=3"],
+            "is not a multiple of 3 nodes x 8 ranks x accumulation 1",
+        ),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_a_batch_that_does_not_suit_the_pods_is_refused_before_the_manifest(
+    words: list[str], expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    given = ["launch", "hydes_tiny", "--data", "/data", "--out", "/runs/first", *KUBERNETES, *words]
+    code, line = refused([*given, "--dry-run"], capsys)
+    assert (code, expected in line) == (2, True), line
+    assert not list(tmp_path.iterdir())
+    suits = ["batch_size=384", "--option", "min_nodes=2", "--explain"]
+    assert run_app(app, [*given[: -len(words)], *suits]) == 0
+
+
 def test_a_folder_in_use_is_refused_before_any_rank_starts(
     dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -127,6 +174,40 @@ def test_ranks_are_given_what_says_how_they_talk_and_compute() -> None:
     env = environment_of_ranks(["TOKEN", "NCCL_DEBUG=WARN"], shell)
     assert env == {"NCCL_DEBUG": "WARN", "OMP_NUM_THREADS": "3", "TOKEN": "x"}
     assert environment_of_ranks([], {}) == {"OMP_NUM_THREADS": "1"}
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [("local", "2,3"), ("ssh", "2,3"), ("mpi", "2,3"), ("slurm", None), ("k8s", None)],
+)
+def test_the_gpus_that_a_shell_shows_are_shown_on_every_host_unless_a_queue_chooses(
+    target: str, expected: str | None, dataset: Path, hosts: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
+    options = {"ssh": ["--hosts", str(hosts)], "mpi": ["--hosts", str(hosts)], "k8s": KUBERNETES[2:]}
+    words = words_of(dataset, tmp_path / "run", "--on", target, *options.get(target, []), "batch_size=32")
+    assert run_app(app, [*words, "--explain", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["env"].get("CUDA_VISIBLE_DEVICES") == expected
+
+
+def test_the_gpus_of_one_host_are_no_gpus_of_several(
+    dataset: Path, hosts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-8f2a,GPU-77b1")
+    words = words_of(dataset, tmp_path / "run", "--explain")
+    code, line = refused([*words, "--on", "ssh", "--hosts", str(hosts)], capsys)
+    assert code == 2
+    assert "CUDA_VISIBLE_DEVICES=GPU-8f2a,GPU-77b1 names GPUs of one host, and the job has 2" in line
+    assert run_app(app, words) == 0
+
+
+def test_a_training_on_the_cpu_is_one_rank_whatever_gpus_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
+    sizes = [size_of_job(local.Options(), None, None, device) for device in ("auto", "cuda", "cpu")]
+    assert sizes == [(1, 4), (1, 4), (1, 1)]
+    assert size_of_job(local.Options(), None, 3, "cpu") == (1, 3)
 
 
 def test_gpus_that_are_hidden_do_not_count() -> None:

@@ -1,6 +1,8 @@
 """What a launch was asked for: its options, its ranks and what they are given, checked before any starts."""
 
+import math
 import os
+import re
 import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,9 +18,12 @@ from viewmill.tools.launch import k8s, slurm
 from viewmill.tools.launch.hosts import read_hosts, same_slots
 from viewmill.tools.launch.job import Job
 from viewmill.tools.launch.secure_shell import HostOptions
+from viewmill.tools.launch.targets import Target
 
 # Variables that every rank is given where the launching shell has them: they say how ranks talk and compute.
 FORWARDED = ("NCCL_", "GLOO_", "OMP_", "TORCH_", "DS_ACCELERATOR", "PYTHONPATH", "VIEWMILL_DEBUG")
+# Which GPUs of a host are the job's, where no queue says that.
+DEVICES, DEVICE_ORDER = "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"
 
 
 def target_options(words: Sequence[str], **named: Any) -> dict[str, Any]:
@@ -36,8 +41,13 @@ def target_options(words: Sequence[str], **named: Any) -> dict[str, Any]:
     return options
 
 
-def size_of_job(options: Any, nodes: int | None, ranks_per_node: int | None) -> tuple[int, int]:
+def size_of_job(
+    options: Any, nodes: int | None, ranks_per_node: int | None, device: str = "auto"
+) -> tuple[int, int]:
     """(nodes, ranks of each): as they were asked for, else those of host file or GPUs, else of this machine.
+
+    Args:
+        device: of the recipe: auto, cpu or cuda; on the CPU this machine's GPUs are no measure.
 
     Raises:
         ValueError: the host file is none, or its hosts differ and nothing was asked for.
@@ -47,17 +57,25 @@ def size_of_job(options: Any, nodes: int | None, ranks_per_node: int | None) -> 
         asked = "" if options.gpus is None else options.gpus.rpartition(":")[2]
         return nodes or 1, ranks_per_node or (int(asked) if asked.isdigit() else 1)
     if not isinstance(options, HostOptions) or options.hosts is None:
-        return nodes or 1, ranks_per_node or gpus_here(os.environ) or 1
+        gpus = 0 if device == "cpu" else gpus_here(os.environ)
+        return nodes or 1, ranks_per_node or gpus or 1
     found = read_hosts(options.hosts)
     return nodes or len(found), ranks_per_node or same_slots(found[:nodes])
 
 
 def gpus_here(variables: Mapping[str, str]) -> int:
     """GPUs that this process may use, found without a library of theirs."""
-    visible = variables.get("CUDA_VISIBLE_DEVICES")
+    visible = variables.get(DEVICES)
     if visible is not None:
         return len([name for name in visible.split(",") if name.strip() not in ("", "-1")])
     return len(list(Path("/dev").glob("nvidia[0-9]*")))
+
+
+def forwarded_to(target: Target) -> tuple[str, ...]:
+    """How the names of the variables begin that its ranks are given from the launching shell."""
+    if not target.sees_data:
+        return ()
+    return FORWARDED if target.chooses_gpus else (*FORWARDED, DEVICES, DEVICE_ORDER)
 
 
 def environment_of_ranks(
@@ -78,16 +96,45 @@ def environment_of_ranks(
     return env
 
 
-def refuse_early(job: Job, config: RunConfig) -> None:
+def refuse_devices(env: Mapping[str, str], nodes: int) -> None:
+    """Raises ConfigError where the ranks of several hosts are shown the GPUs of one, by their UUIDs."""
+    visible = env.get(DEVICES, "")
+    if nodes > 1 and not re.fullmatch(r"[-\d,\s]*", visible):
+        raise ConfigError(
+            f"{DEVICES}={visible} names GPUs of one host, and the job has {nodes}; give their numbers, "
+            "which mean the same on each host, or unset it"
+        )
+
+
+def refuse_data(job: Job) -> None:
+    """Raises FileNotFoundError where the data set, or that of the judge, is not there."""
+    for path in filter(None, (job.data, job.judged_on)):
+        read_info_at(path)
+
+
+def refuse_batch(job: Job, options: Any, config: RunConfig) -> None:
     """What every rank would refuse, told once and before any has started.
 
     Raises:
-        ConfigError: the batch does not fit ranks or data.
-        FileNotFoundError: there is no data set.
+        ConfigError: the batch has no equal parts for all ranks, of each number of nodes that may train.
     """
-    for path in filter(None, (job.data, job.judged_on)):
-        read_info_at(path)
     check_batch_size(config.batch_size, config.accumulation, job.world_size)
+    least = options.min_nodes if isinstance(options, k8s.Options) else None
+    for nodes in range(least or job.nodes, job.nodes):
+        if config.batch_size % (nodes * job.ranks_per_node * config.accumulation):
+            raise ConfigError(
+                f"batch_size={config.batch_size} is not a multiple of {nodes} nodes x {job.ranks_per_node} "
+                f"ranks x accumulation {config.accumulation}, and min_nodes={least} lets {least} to "
+                f"{job.nodes} nodes train; set batch_size={_suiting(job, config, least or 1)}, or leave "
+                "min_nodes out"
+            )
+
+
+def _suiting(job: Job, config: RunConfig, least: int) -> str:
+    """The batch sizes next to that of the recipe which suit every number of nodes from `least` on."""
+    parts = math.lcm(*range(least, job.nodes + 1)) * job.ranks_per_node * config.accumulation
+    below = config.batch_size // parts * parts
+    return f"{below} or {below + parts}" if below else f"{parts}"
 
 
 def refuse_folder(job: Job) -> None:

@@ -4,6 +4,7 @@ import shlex
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
+from viewmill.tools.launch import rank_variables
 from viewmill.tools.launch.job import Job
 from viewmill.tools.launch.written import Command, Written, launch_folder
 
@@ -38,7 +39,8 @@ def plan(job: Job, written: Written, device: str) -> dict[str, Any]:
     return {
         "world_size": job.world_size,
         "ranks": [place._asdict() for place in places(job, written.hosts, device)],
-        "env": dict(job.env),
+        "env": {one.name: one.value for one in written.variables if one.value is not None},
+        "variables": [one._asdict() for one in written.variables],
         "checks": [asdict(command) for command in written.checks],
         "commands": [asdict(command) for command in written.commands],
         "folder": launch_folder(written.folder or job.out),
@@ -56,7 +58,7 @@ def explanation(job: Job, written: Written, device: str) -> str:
         "# --- commands, side by side",
         *map(shown, written.commands),
         "# --- variables of every rank",
-        *(f"{name}={shlex.quote(value)}" for name, value in job.env.items()),
+        *map(rank_variables.shown, written.variables),
         "# --- ranks",
         *(
             f"rank {place.rank}: {place.host}, local rank {place.local_rank}, {place.device}"

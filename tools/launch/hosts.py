@@ -1,4 +1,4 @@
-"""Host files: `name slots=N`, a line each, as DeepSpeed and OpenMPI read them."""
+"""Host files: `name slots=N`, a line each, as DeepSpeed and OpenMPI read them; OpenMPI's max_slots= too."""
 
 import re
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from pathlib import Path
 MAX_BYTES = 1 << 20
 # A name that ssh, a shell and a command line all take as one word, and none of them as an option.
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,252}[A-Za-z0-9])?")
-_LINE = re.compile(r"(?P<name>\S+)(\s+slots=(?P<slots>[0-9]{1,4}))?")
+_LINE = re.compile(r"(?P<name>\S+)(\s+slots=(?P<slots>[0-9]{1,4}))?(\s+max[_-]slots=(?P<most>[0-9]{1,4}))?")
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Host:
 
 
 def read_hosts(path: Path | str) -> list[Host]:
-    """The hosts of a file, in its order; `#` begins a comment, and without slots= a host has one.
+    """The hosts of a file, in its order; `#` begins a comment, and without slots= a host has one slot.
 
     Raises:
         ValueError: a line is no host, a host stands there twice, or there is none.
@@ -59,6 +59,9 @@ def host_of(text: str, where: str) -> Host:
         raise ValueError(f"{where}: {name!r} is no name of a host; users and ports go into an ssh config")
     if slots < 1:
         raise ValueError(f"{where}: {name} has slots={slots}; leave the line out, or give it a slot")
+    # No host is given more ranks than slots: what OpenMPI may give it at most binds only where it is less.
+    if match["most"] is not None and int(match["most"]) < slots:
+        raise ValueError(f"{where}: {name} has slots={slots}, above max_slots={match['most']}; mend one")
     return Host(name, slots)
 
 

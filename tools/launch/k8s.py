@@ -9,6 +9,7 @@ import yaml
 from pydantic import Field, field_validator
 from viewmill.engine.strict import StrictModel
 from viewmill.tools.launch.job import TRAIN_MODULE, Job
+from viewmill.tools.launch.rank_variables import in_pods
 from viewmill.tools.launch.torchrun import SIGNALS
 from viewmill.tools.launch.written import Command, Written, launch_folder, needs
 
@@ -97,7 +98,7 @@ def write(job: Job, options: Options) -> Written:
     """The manifest, and the kubectl that applies it.
 
     Raises:
-        ValueError: data set, run folder or recipe lie on no volume of the pods.
+        ValueError: data set, judge set, run folder or recipe lie on no volume of the pods.
     """
     check_paths(job, [parse_volume(text) for text in options.volumes])
     if options.min_nodes is not None and options.min_nodes > job.nodes:
@@ -109,12 +110,16 @@ def write(job: Job, options: Options) -> Written:
     text = head + yaml.safe_dump(manifest(job, options), sort_keys=False, width=110)
     folder = f"{options.folder}/{name_of(job.out)}"
     apply = Command(["kubectl", "apply", "-f", f"{launch_folder(folder)}/{MANIFEST}"])
-    return Written({MANIFEST: text}, [apply], [needs("kubectl")], is_over=False, folder=folder)
+    given = in_pods(job, variables(job, options))
+    checks = [needs("kubectl")]
+    return Written({MANIFEST: text}, [apply], checks, is_over=False, folder=folder, variables=given)
 
 
 def check_paths(job: Job, volumes: list[Volume]) -> None:
     """Raises ValueError where a path of the job would be inside the container, and lost with it."""
     places = {"--data": job.data, "--out": job.out}
+    if job.judged_on is not None:
+        places["--judge"] = job.judged_on
     if "/" in job.recipe:
         places["the recipe"] = job.recipe
     for name, path in places.items():
@@ -174,12 +179,13 @@ def pod(job: Job, options: Options) -> dict[str, Any]:
     """One node: its container, volumes, and the time it has to save."""
     volumes = [parse_volume(text) for text in options.volumes]
     claims = list(dict.fromkeys(volume.claim for volume in volumes))
+    memory = name_of_memory(volumes)
     spec: dict[str, Any] = {
         # After SIGTERM. torchrun, which is the container's first process, passes it on to the ranks.
         "terminationGracePeriodSeconds": options.save_seconds + GRACE_SECONDS,
         "containers": [container(job, options, volumes)],
         "volumes": [
-            {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": options.shm}},
+            {"name": memory, "emptyDir": {"medium": "Memory", "sizeLimit": options.shm}},
             *({"name": claim, "persistentVolumeClaim": {"claimName": claim}} for claim in claims),
         ],
     }
@@ -190,6 +196,12 @@ def pod(job: Job, options: Options) -> dict[str, Any]:
     return spec
 
 
+def name_of_memory(volumes: list[Volume]) -> str:
+    """What the volume of /dev/shm is called: other than every claim, whose volumes have the claims' names."""
+    claims = {volume.claim for volume in volumes}
+    return next(name for name in map("shm{}".format, ["", *range(len(claims))]) if name not in claims)
+
+
 def container(job: Job, options: Options, volumes: list[Volume]) -> dict[str, Any]:
     """torchrun with the training: the same command for the first start and for all others."""
     resources = {
@@ -198,14 +210,7 @@ def container(job: Job, options: Options, volumes: list[Volume]) -> dict[str, An
         "memory": options.mem,
     }
     asked = {name: value for name, value in resources.items() if value is not None}
-    variables = {
-        "VIEWMILL_MAY_BEGIN": "1",  # with --resume: a pod cannot know whether it is the first
-        "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(options.save_seconds),
-        # Else an agent that stays keeps the store of the last meeting, and a pod's successor waits in vain.
-        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
-        **job.env,
-    }
-    mounts: list[dict[str, Any]] = [{"name": "shm", "mountPath": "/dev/shm"}]
+    mounts: list[dict[str, Any]] = [{"name": name_of_memory(volumes), "mountPath": "/dev/shm"}]
     for volume in volumes:
         mode = {"readOnly": True} if volume.is_read_only else {}
         mounts.append({"name": volume.claim, "mountPath": volume.path, **mode})
@@ -213,10 +218,21 @@ def container(job: Job, options: Options, volumes: list[Volume]) -> dict[str, An
         "name": CONTAINER,
         "image": options.image,
         "command": command(job),
-        "env": [{"name": name, "value": value} for name, value in variables.items()],
+        "env": [{"name": name, "value": value} for name, value in variables(job, options).items()],
         "ports": [{"name": PORT_NAME, "containerPort": job.port}],
         "resources": {"requests": asked, "limits": dict(asked)},
         "volumeMounts": mounts,
+    }
+
+
+def variables(job: Job, options: Options) -> dict[str, str]:
+    """What the launch gives the ranks: the job's own come last."""
+    return {
+        "VIEWMILL_MAY_BEGIN": "1",  # with --resume: a pod cannot know whether it is the first
+        "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(options.save_seconds),
+        # Else an agent that stays keeps the store of the last meeting, and a pod's successor waits in vain.
+        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+        **job.env,
     }
 
 

@@ -2,6 +2,7 @@
 
 from viewmill.engine.strict import StrictModel
 from viewmill.tools.launch.job import Job
+from viewmill.tools.launch.rank_variables import on_this_machine
 from viewmill.tools.launch.scripts import script
 from viewmill.tools.launch.torchrun import on_one_machine, variables
 from viewmill.tools.launch.written import Command, Written, launch_folder
@@ -27,4 +28,4 @@ def write(job: Job, options: Options) -> Written:
         "lease.sh": script("lease", run=job.out, patience_s=None),
     }
     argv = ["bash", f"{folder}/lease.sh", "bash", f"{folder}/ranks.sh"]
-    return Written(files, [Command(argv, leased=True)])
+    return Written(files, [Command(argv, leased=True)], variables=on_this_machine(job, env))

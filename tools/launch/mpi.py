@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from viewmill.tools.launch.hosts import Host, host_file
 from viewmill.tools.launch.job import Job
+from viewmill.tools.launch.rank_variables import by_mpirun
 from viewmill.tools.launch.scripts import script
 from viewmill.tools.launch.secure_shell import (
     HostOptions,
@@ -45,11 +46,12 @@ def write(job: Job, options: Options) -> Written:
         "lease.sh": lease(job, options) if hosts else script("lease", run=job.out, patience_s=None),
     }
     start = Command(["bash", f"{folder}/lease.sh", "bash", f"{folder}/mpi.sh"], leased=True)
+    given = by_mpirun(job, address, is_here=not hosts)
     if not hosts:
-        return Written(files, [start], [needs("mpirun")])
+        return Written(files, [start], [needs("mpirun")], variables=given)
     files["check.sh"] = check(job, hosts, options)
     asked = [needs("mpirun"), *checks(job, hosts, options)]
-    return Written(files, [*leases(job, hosts, options), start], asked, names)
+    return Written(files, [*leases(job, hosts, options), start], asked, names, variables=given)
 
 
 def _mpirun(job: Job, hosts: Sequence[Host], options: Options) -> list[str]:

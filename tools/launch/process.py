@@ -19,10 +19,20 @@ class Process:
 
     Args:
         stdout: the descriptor that takes what it prints; None: the launcher's own.
+        first: what a leased command reads before any word.
+        kept_lines: so many of the last lines of its stderr are kept, and none is told; None: all are told.
     """
 
-    def __init__(self, command: Command, *, stdout: int | None = None) -> None:
+    def __init__(
+        self,
+        command: Command,
+        *,
+        stdout: int | None = None,
+        first: str = "",
+        kept_lines: int | None = None,
+    ) -> None:
         self.command = command
+        self._is_told = kept_lines is None
         self._popen = subprocess.Popen(
             command.argv,
             env={**os.environ, **command.env},
@@ -31,8 +41,11 @@ class Process:
             stderr=None if command.host is None else subprocess.PIPE,
             start_new_session=True,
         )
-        self._last: deque[str] = deque(maxlen=1)
+        self._last: deque[str] = deque(maxlen=kept_lines or 1)
         if self._popen.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):  # it has ended, which its code tells
+                self._popen.stdin.write(first.encode())
+                self._popen.stdin.flush()
             # A host that is cut off takes nothing: the launcher must not wait for it.
             os.set_blocking(self._popen.stdin.fileno(), False)
         self._teller = threading.Thread(target=self._tell, daemon=True)
@@ -51,8 +64,13 @@ class Process:
     @property
     def last_line(self) -> str:
         """What it said last on stderr, where that is read."""
+        return next(iter(self.last_lines[-1:]), "")
+
+    @property
+    def last_lines(self) -> list[str]:
+        """As many of them as are kept."""
         self._teller.join(1.0)
-        return self._last[0] if self._last else ""
+        return list(self._last)
 
     def say(self, word: str) -> None:
         """One of the words that lease.sh knows."""
@@ -86,4 +104,6 @@ class Process:
             text = line.decode(errors="replace").rstrip()
             if text:
                 self._last.append(text)
+                if not self._is_told:
+                    continue
                 print(f"{self.command.host}: {text}", file=sys.stderr, flush=True)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from viewmill.engine.strict import StrictModel
-from viewmill.tools.launch.hosts import Host, read_hosts, same_slots
+from viewmill.tools.launch.hosts import Host, read_hosts
 from viewmill.tools.launch.job import Job
 from viewmill.tools.launch.scripts import script
 from viewmill.tools.launch.written import Command, launch_folder
@@ -42,19 +42,6 @@ def hosts_of(job: Job, options: HostOptions) -> list[Host]:
             "raise its slots, or pass a smaller --ranks-per-node"
         )
     return hosts
-
-
-def size_of(options: HostOptions) -> tuple[int, int]:
-    """(nodes, ranks of each) that a host file stands for.
-
-    Raises:
-        ValueError: there is none, or hosts differ.
-        FileNotFoundError: as `read_hosts`.
-    """
-    if options.hosts is None:
-        raise ValueError("no hosts; pass --hosts FILE with a line 'NAME slots=N' for each")
-    hosts = read_hosts(options.hosts)
-    return len(hosts), same_slots(hosts)
 
 
 def ssh_options(options: HostOptions) -> list[str]:
@@ -102,17 +89,22 @@ def leases(job: Job, hosts: Sequence[Host], options: HostOptions) -> list[Comman
 
 def check(job: Job, hosts: Sequence[Host], options: HostOptions) -> str:
     """check.sh."""
-    is_folder = job.data.startswith("/")
     return script(
         "check",
         env=job.env,
         run=job.out,
         folder=options.folder,
-        data_folder=job.data if is_folder else None,
+        paths=paths_of(job),
         python=job.python,
         hosts=[host.name for host in hosts],
         port=job.port,
     )
+
+
+def paths_of(job: Job) -> list[tuple[str, str]]:
+    """(what, path) of all that ranks read from a disk; a URL and a shipped recipe need none."""
+    places = {"data set": job.data, "judge set": job.judged_on or "", "recipe": job.recipe}
+    return [(what, path) for what, path in places.items() if path.startswith("/")]
 
 
 def checks(job: Job, hosts: Sequence[Host], options: HostOptions) -> list[Command]:

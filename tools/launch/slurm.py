@@ -8,6 +8,7 @@ from pydantic import Field, field_validator
 from viewmill.engine.config import load_config
 from viewmill.engine.strict import StrictModel
 from viewmill.tools.launch.job import TRAIN_MODULE, Job
+from viewmill.tools.launch.rank_variables import in_slurm
 from viewmill.tools.launch.scripts import script
 from viewmill.tools.launch.torchrun import before_rendezvous
 from viewmill.tools.launch.written import Command, Written, launch_folder, needs
@@ -106,7 +107,8 @@ def _written(jobs: Sequence[Job], options: Options, folder: str, is_array: bool)
     command = Command(["sbatch", "--parsable", *(["--wait"] if options.wait else []), path])
     tasks = {job.out: f"_{task}" if is_array else "" for task, job in enumerate(jobs)}
     login = needs("sbatch", "launch from a login node of the cluster")
-    return Written({SCRIPT: text}, [command], [login], is_over=options.wait, tasks=tasks)
+    given = in_slurm(first, {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(options.signal_seconds), **first.env})
+    return Written({SCRIPT: text}, [command], [login], is_over=options.wait, variables=given, tasks=tasks)
 
 
 def directives(jobs: Sequence[Job], options: Options, folder: str, is_array: bool) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Literal
 from viewmill.tools.launch import torchrun
 from viewmill.tools.launch.hosts import Host, host_file
 from viewmill.tools.launch.job import TRAIN_MODULE, Job
+from viewmill.tools.launch.rank_variables import by_deepspeed, on_hosts
 from viewmill.tools.launch.scripts import script
 from viewmill.tools.launch.secure_shell import (
     HostOptions,
@@ -66,6 +67,7 @@ def _by_torchrun(job: Job, hosts: Sequence[Host], options: Options) -> Written:
         [remote(name, [*words, str(node)], options) for node, name in enumerate(names)],
         checks(job, hosts, options),
         names,
+        variables=on_hosts(job, torchrun.variables(job)),
     )
 
 
@@ -105,7 +107,8 @@ def _by_deepspeed(job: Job, hosts: Sequence[Host], options: Options) -> Written:
     }
     start = Command(["bash", f"{folder}/deepspeed.sh"], own)
     asked = [needs("pdsh"), *checks(job, hosts, options)]
-    return Written(files, [*leases(job, hosts, options), start], asked, names)
+    given = by_deepspeed(job, names[0])
+    return Written(files, [*leases(job, hosts, options), start], asked, names, variables=given)
 
 
 def rank_script(job: Job, options: HostOptions, *, starter: str, mpi_address: str | None = None) -> str:

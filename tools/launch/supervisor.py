@@ -42,8 +42,13 @@ class Signals:
 
     @contextlib.contextmanager
     def watched(self) -> Iterator["Signals"]:
-        """Inside, they are noted instead of obeyed."""
-        before = {number: signal.signal(number, self.note) for number in SIGNALS}
+        """Inside, they are noted instead of obeyed; one that this process was told to ignore stays ignored.
+
+        nohup ignores SIGHUP, so that a logout ends nothing, and a shell ignores the Ctrl-C of what it has put
+        into the background.
+        """
+        heard = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+        before = {number: signal.signal(number, self.note) for number in heard}
         try:
             yield self
         finally:

@@ -20,6 +20,7 @@ class Target(NamedTuple):
     options: type[StrictModel]
     write: Callable[[Job, Any], Written]
     sees_data: bool = True  # what it runs on sees the disk of the launching machine
+    chooses_gpus: bool = False  # its queue says which GPUs of a host are the job's
     # Several jobs that are alike but for folder and overrides, as one launch in a folder; None: in turn.
     write_array: Callable[[Sequence[Job], Any, str], Written] | None = None
 
@@ -28,7 +29,7 @@ TARGETS = {
     "local": Target(local.Options, local.write),
     "ssh": Target(ssh.Options, ssh.write),
     "mpi": Target(mpi.Options, mpi.write),
-    "slurm": Target(slurm.Options, slurm.write, write_array=slurm.write_array),
+    "slurm": Target(slurm.Options, slurm.write, chooses_gpus=True, write_array=slurm.write_array),
     "k8s": Target(k8s.Options, k8s.write, sees_data=False),
 }
 

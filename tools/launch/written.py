@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from viewmill.tools.launch.rank_variables import Variable
+
 
 @dataclass(frozen=True)
 class Command:
@@ -27,6 +29,7 @@ class Written:
     folder: str | None = None  # instead of the run's, which this machine does not see
     # Of SLURM, by folder that the job trains into: what follows the job's number, '' or of an array '_3'.
     tasks: dict[str, str] = field(default_factory=dict)
+    variables: list[Variable] = field(default_factory=list)  # of every rank
 
 
 def needs(program: str, remedy: str = "install it") -> Command:

@@ -37,13 +37,14 @@ def local_tasks(options: Options) -> dict[str, Callable[[], Facts]]:
     tasks: dict[str, Callable[[], Facts]] = {
         versions.NAME: versions.gather,
         names.NAME: names.gather,
-        gpus.NAME: gpus.gather,
-        throttling.NAME: throttling.gather,
+        throttling.NAME: functools.partial(throttling.gather, options),
         processors.NAME: functools.partial(processors.gather, options),
         limits.SHARED: limits.gather_shared,
         limits.LIMITS: functools.partial(limits.gather_limits, options),
         disk.NAME: functools.partial(disk.gather, options),
     }
+    if options.device != "cpu":
+        tasks[gpus.NAME] = functools.partial(gpus.gather, options)
     if options.data is not None:
         tasks[dataset.NAME] = functools.partial(dataset.gather, options)
     return tasks

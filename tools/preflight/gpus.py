@@ -5,6 +5,7 @@ import subprocess
 from collections.abc import Sequence
 from typing import Any
 
+from viewmill.tools.preflight.options import Options
 from viewmill.tools.preflight.verdict import (
     FAIL,
     PASS,
@@ -26,16 +27,17 @@ _MEMORY = "index,memory.used,memory.total"  # MiB
 _QUERY_S = 10.0
 
 
-def gather() -> dict[str, Any]:
-    """Names of the GPUs that torch sees, and of all of this host: [number, MiB in use, MiB in all].
+def gather(options: Options) -> dict[str, Any]:
+    """Of the GPUs that torch sees: their names, and [number, MiB in use, MiB in all]; the recipe's device.
 
     Not by `torch.cuda.mem_get_info`: every rank would take memory of every GPU to ask.
     """
     import torch
 
     names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    lines = [line.split(",") for line in nvidia_smi(_MEMORY)]
+    lines = [line.split(",") for line in nvidia_smi(_MEMORY, of=visible())]
     return {
+        "device": options.device,
         "names": names,
         "memory": [[float(word) for word in words] for words in lines if _are_numbers(words)],
     }
@@ -47,9 +49,14 @@ def judge(seen: Sequence[Seen]) -> list[Verdict]:
     kinds = {one.host: tuple(one.facts["names"]) for one in hosts}
     for one in hosts:
         count, ranks = len(one.facts["names"]), len(ranks_of(seen, one.host))
-        if 0 < count < ranks:
+        # Without any GPU `auto` is the CPU.
+        if count < ranks and (count or one.facts["device"] == "cuda"):
             found = f"{ranks} ranks, {count} GPUs"
-            verdicts.append(Verdict(NAME, FAIL, one.host, found, "start no more ranks than GPUs there"))
+            verdicts.append(
+                Verdict(
+                    NAME, FAIL, one.host, found, "start no more ranks than GPUs there, or pass device=cpu"
+                )
+            )
         verdicts += [_held(one.host, *row) for row in one.facts["memory"]]
     verdicts = [verdict for verdict in verdicts if verdict.status != PASS]
     for host, names in odd_ones(kinds).items():
@@ -80,11 +87,29 @@ def driver_version() -> str | None:
     return lines[0].strip() if lines else None
 
 
-def nvidia_smi(*queries: str) -> list[str]:
-    """A line a GPU of the first query that this release of nvidia-smi understands; none without GPUs."""
-    program = shutil.which("nvidia-smi")
+def visible() -> list[str]:
+    """The GPUs that torch sees, as nvidia-smi names them.
+
+    By UUID: nvidia-smi lists every GPU of the host, by its place on the bus; CUDA_VISIBLE_DEVICES hides some
+    and CUDA numbers the rest, by speed unless it is told otherwise.
+    """
+    import torch
+
+    found = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+    return [f"GPU-{str(one.uuid).removeprefix('GPU-')}" for one in found]
+
+
+def nvidia_smi(*queries: str, of: Sequence[str] | None = None) -> list[str]:
+    """A line a GPU of the first query that this release of nvidia-smi understands; none without GPUs.
+
+    Args:
+        of: UUIDs of the GPUs that are asked for; None: all of the host. Of a part of a GPU (MIG) nvidia-smi
+            knows none of these figures: no line.
+    """
+    program = shutil.which("nvidia-smi") if of is None or of else None
+    chosen = [] if of is None else ["-i", ",".join(of)]
     for query in queries if program is not None else ():
-        words = [str(program), f"--query-gpu={query}", "--format=csv,noheader,nounits"]
+        words = [str(program), *chosen, f"--query-gpu={query}", "--format=csv,noheader,nounits"]
         done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=_QUERY_S)
         if done.returncode == 0:
             return done.stdout.splitlines()

@@ -2,7 +2,7 @@
 
 import os
 import resource
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,7 @@ def judge_shared(seen: Sequence[Seen]) -> list[Verdict]:
 
 
 def gather_limits(options: Options) -> dict[str, Any]:
-    """Soft limits (None: unlimited), what counts against them, and whether there is InfiniBand."""
+    """Soft limits (None: unlimited), what counts against them, and whether NCCL uses InfiniBand."""
     return {
         "nofile": _soft(resource.RLIMIT_NOFILE),
         "memlock": _soft(resource.RLIMIT_MEMLOCK),
@@ -62,12 +62,28 @@ def gather_limits(options: Options) -> dict[str, Any]:
         "threads_now": 0 if os.geteuid() == 0 else threads_of_user(),
         "shards": _shards(options),
         "threads": options.threads,
-        "infiniband": any(Path("/sys/class/infiniband").glob("*")),
+        "infiniband": uses_infiniband(options.device, os.environ),
     }
 
 
+def uses_infiniband(device: str, variables: Mapping[str, str], root: Path = Path("/sys")) -> bool:
+    """Whether NCCL registers memory for cards of this host. gloo, which ranks on the CPU use, never does.
+
+    Args:
+        device: of the recipe.
+        variables: of the rank; NCCL_IB_DISABLE=1 or NCCL_NET=Socket leave the cards alone.
+    """
+    import torch
+
+    if device == "cpu" or not torch.cuda.is_available():
+        return False
+    is_off = variables.get("NCCL_IB_DISABLE", "0").strip() not in ("", "0")
+    is_off = is_off or variables.get("NCCL_NET", "").strip().lower() == "socket"
+    return not is_off and any((root / "class/infiniband").glob("*"))
+
+
 def judge_limits(seen: Sequence[Seen]) -> list[Verdict]:
-    """Files for all shards, threads for all ranks, and locked memory where there is InfiniBand."""
+    """Files for all shards, threads for all ranks, and locked memory where NCCL uses InfiniBand."""
     verdicts = [
         verdict
         for one in of_hosts(seen)
@@ -98,8 +114,8 @@ def _threads(one: Seen, ranks: int) -> Verdict:
 def _locked(one: Seen) -> Verdict:
     limit = one.facts["memlock"]
     short = one.facts["infiniband"] and limit is not None and limit < FAIL_LOCKED_BYTES
-    found = f"{bytes_text(limit or 0)} of locked memory, and there is InfiniBand"
-    remedy = "ulimit -l unlimited (limits.conf, LimitMEMLOCK or --ulimit memlock=-1)"
+    found = f"{bytes_text(limit or 0)} of locked memory, and NCCL uses InfiniBand"
+    remedy = "ulimit -l unlimited (limits.conf, LimitMEMLOCK or --ulimit memlock=-1), or NCCL_IB_DISABLE=1"
     return Verdict(LIMITS, FAIL if short else PASS, one.host, found, remedy)
 
 

@@ -1,6 +1,7 @@
 """What a preflight is told: paths to look at, threads that the recipe wants, and how long it waits."""
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 from viewmill.engine.config import RunConfig
@@ -12,6 +13,7 @@ class Options(StrictModel):
 
     data: str | None = None  # a data set's folder or URL
     out: Path | None = Field(default=None, strict=False)  # the run's folder, which need not be there yet
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # the recipe's; on the CPU no GPU is looked at
     threads: int = Field(default=2, ge=1)  # of a rank: the executor's, and torch's
     read_bytes: int = Field(default=256 << 20, ge=1)  # of shards, by each rank
     read_s: float = Field(default=3.0, gt=0)  # reading ends after so long, too

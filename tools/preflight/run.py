@@ -86,8 +86,9 @@ def _roll_call(
     Raises:
         RuntimeError: this one came too late, or rank 0 is not heard of.
     """
-    # A rank beyond the GPUs of its host is told by the check `gpus`; then all measure on the CPU.
-    has_gpu = meeting.local_rank < len(facts[gpus.NAME].get("names", ()))
+    # A rank beyond the GPUs of its host is told by the check `gpus`; then all measure on the CPU, as they do
+    # where the recipe computes there.
+    has_gpu = meeting.local_rank < len(facts.get(gpus.NAME, {}).get("names", ()))
     meeting.tell("here", {"host": host_name(), "token": token, "device": "cuda" if has_gpu else "cpu"})
     if meeting.rank == 0:
         here = meeting.hear("here", meeting.present, until_s)

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from viewmill.tools.preflight.gpus import nvidia_smi
+from viewmill.tools.preflight.gpus import nvidia_smi, visible
+from viewmill.tools.preflight.options import Options
 from viewmill.tools.preflight.verdict import FAIL, WARN, Seen, Verdict, of_hosts, passed
 
 NAME = "throttling"
@@ -18,9 +19,11 @@ _REASONS = ("clocks_event_reasons.active", "clocks_throttle_reasons.active")
 NEAR_TRIP_CELSIUS = 3.0
 
 
-def gather(root: Path = Path("/sys")) -> dict[str, Any]:
-    """Rows of nvidia-smi; thermal zones of the host with their temperature and lowest trip point, °C."""
-    gpus = [parse_clocks(line) for line in nvidia_smi(*(f"{_QUERY},{name}" for name in _REASONS))]
+def gather(options: Options, root: Path = Path("/sys")) -> dict[str, Any]:
+    """Rows of the GPUs that the ranks use; thermal zones of the host: temperature, lowest trip point, °C."""
+    used = [] if options.device == "cpu" else visible()
+    lines = nvidia_smi(*(f"{_QUERY},{name}" for name in _REASONS), of=used)
+    gpus = [parse_clocks(line) for line in lines]
     return {"gpus": gpus, "zones": zones_of(root / "class/thermal")}
 
 

@@ -17,6 +17,11 @@ def test_names_slots_comments_and_empty_lines_are_read_in_order(tmp_path: Path) 
     assert read_hosts(path) == [Host("node-2", 8), Host("10.0.0.7", 8), Host("node-1.lan", 1)]
 
 
+def test_the_most_that_openmpi_may_give_a_host_is_read_and_changes_nothing(tmp_path: Path) -> None:
+    path = written(tmp_path, "a slots=4 max_slots=8\nb slots=4 max-slots=4\nc max_slots=2\n")
+    assert read_hosts(path) == [Host("a", 4), Host("b", 4), Host("c", 1)]
+
+
 def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     hosts = read_hosts(written(tmp_path, host_file(["a", "b"], 4)))
     assert hosts == [Host("a", 4), Host("b", 4)]
@@ -28,6 +33,7 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     [
         ("a slots=2\na slots=2\n", ":2: a stands there twice"),
         ("a slots=0\n", ":1: a has slots=0"),
+        ("a slots=4 max_slots=2\n", ":1: a has slots=4, above max_slots=2"),
         ("a slots=two\n", ":1: 'a slots=two' is no host"),
         ("-oProxyCommand=touch slots=2\n", ":1: '-oProxyCommand=touch' is no name of a host"),
         ("$(touch x)\n", ":1: '$(touch x)' is no host"),

@@ -94,6 +94,14 @@ def test_the_manifest_says_what_was_asked_for() -> None:
     assert {volume["name"] for volume in pod["volumes"]} == {"shm", "datasets", "runs"}
 
 
+def test_a_claim_may_be_called_as_the_memory_is() -> None:
+    tree = manifest(job(), image="i", volumes=["shm:/data", "shm0:/more", "runs:/runs"])
+    pod = tree["spec"]["pytorchReplicaSpecs"]["Worker"]["template"]["spec"]
+    assert [volume["name"] for volume in pod["volumes"]] == ["shm1", "shm", "shm0", "runs"]
+    mounted = {mount["mountPath"]: mount["name"] for mount in pod["containers"][0]["volumeMounts"]}
+    assert mounted == {"/dev/shm": "shm1", "/data": "shm", "/more": "shm0", "/runs": "runs"}
+
+
 def test_a_pod_has_the_time_of_a_checkpoint_and_torchrun_leaves_it_to_the_ranks() -> None:
     pod = manifest(job(), image="i", volumes=VOLUMES, save_seconds=900)["spec"]["pytorchReplicaSpecs"][
         "Worker"
@@ -124,6 +132,7 @@ def test_every_start_resumes_and_words_stay_as_they_are() -> None:
             r"--data /dat/imagenet: lies on no volume of the pods \(mounted: ",
         ),
         ({"recipe": "/home/me/r.yaml"}, VOLUMES, "the recipe /home/me/r.yaml: lies on no volume"),
+        ({"judged_on": "/nowhere/test"}, VOLUMES, "--judge /nowhere/test: lies on no volume"),
         ({}, ["all:/data", "runs:/runs:ro"], "--out /runs/first: /runs is mounted read-only"),
     ],
 )
@@ -135,7 +144,8 @@ def test_a_path_that_would_be_lost_with_its_pod_is_refused(
 
 
 def test_data_at_a_url_need_no_volume() -> None:
-    assert manifest(job(data="s3://bucket/imagenet"), image="i", volumes=["runs:/runs"])
+    stored = job(data="s3://bucket/imagenet", judged_on="s3://bucket/test")
+    assert manifest(stored, image="i", volumes=["runs:/runs"])
 
 
 def test_more_pods_than_nodes_cannot_be_needed() -> None:

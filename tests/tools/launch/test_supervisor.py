@@ -1,5 +1,6 @@
 """Commands that end together: failures, lost hosts, signals, and a launcher that is killed itself."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -164,18 +165,37 @@ def test_a_second_signal_is_the_end_at_once_and_no_success(run: Path) -> None:
     assert processes_of(run) == []
 
 
-def test_no_process_outlives_a_launcher_that_is_killed(run: Path) -> None:
-    body = f"setsid sleep 600 & touch {run}/ready; sleep 600"
+def launcher(command: Command) -> list[str]:
+    """A process that runs a leased command and ends as it did."""
     program = (
         "import sys; from viewmill.tools.launch.supervisor import supervise;"
-        "from viewmill.tools.launch.written import Command; supervise([Command(sys.argv[1:], leased=True)])"
+        "from viewmill.tools.launch.written import Command;"
+        "sys.exit(supervise([Command(sys.argv[1:], leased=True)]).code)"
     )
-    launcher = subprocess.Popen([sys.executable, "-c", program, *leased(run, body).argv])
+    return [sys.executable, "-c", program, *command.argv]
+
+
+def test_no_process_outlives_a_launcher_that_is_killed(run: Path) -> None:
+    body = f"setsid sleep 600 & touch {run}/ready; sleep 600"
+    launched = subprocess.Popen(launcher(leased(run, body)))
     until((run / "ready").exists)
     assert processes_of(run)
-    launcher.kill()
-    launcher.wait()
+    launched.kill()
+    launched.wait()
     until(lambda: not processes_of(run))
+
+
+@pytest.mark.parametrize(("words", "code"), [(["nohup"], 0), ([], 85)], ids=["nohup", "no nohup"])
+def test_a_logout_stops_a_launch_unless_nohup_keeps_it(words: list[str], code: int, run: Path) -> None:
+    body = f"trap 'exit 85' USR1; touch {run}/ready; while [ ! -e {run}/go ]; do sleep 0.05; done"
+    with subprocess.Popen([*words, *launcher(leased(run, body))], stdin=subprocess.DEVNULL) as launched:
+        until((run / "ready").exists)
+        launched.send_signal(signal.SIGHUP)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            launched.wait(2.0)  # what noted the signal passes it on within a tenth of that
+        (run / "go").touch()
+        assert launched.wait(WAIT_S) == code
+    assert processes_of(run) == []
 
 
 def test_a_host_that_hears_nothing_ends_its_ranks_and_leaves_a_note(run: Path) -> None:

@@ -111,6 +111,28 @@ def test_a_rank_of_mpirun_has_the_names_that_torch_reads(tmp_path: Path) -> None
     assert "-np 4" in written.files["mpi.sh"]
 
 
+def test_a_host_is_asked_for_all_that_its_ranks_read(tmp_path: Path, hosts: Path) -> None:
+    read = {"data": "data set", "judged_on": "judge set", "recipe": "recipe"}
+    paths = {name: tmp_path / f"the {what}" for name, what in read.items()}
+    for path in paths.values():
+        path.mkdir()
+    job = job_in(tmp_path, nodes=2, **{name: str(path) for name, path in paths.items()})
+    folder = write_files(write("ssh", job, hosts=str(hosts)), Path(job.out), "python3")
+
+    def check() -> tuple[int, str]:
+        words = ["bash", str(folder / "check.sh"), "h2"]
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        return done.returncode, done.stderr
+
+    assert "same path" not in check()[1]
+    for name, what in read.items():
+        paths[name].rmdir()
+        assert check() == (1, f"no {paths[name]}; give every host the {what} at this path\n")
+        paths[name].mkdir()
+    urls = replace(job, data="s3://b/d", judged_on="s3://b/t", recipe="hydes_tiny")
+    assert "same path" not in write("ssh", urls, hosts=str(hosts)).files["check.sh"]
+
+
 def test_ssh_asks_nothing_and_notices_a_dead_host(tmp_path: Path, hosts: Path) -> None:
     written = write("ssh", job_in(tmp_path, nodes=2), hosts=str(hosts), silence_s=9, ssh_config="/etc/c")
     for command in [*written.commands, *written.checks]:
@@ -147,7 +169,7 @@ def test_what_was_written_is_read_again(tmp_path: Path, hosts: Path) -> None:
     job = job_in(tmp_path, nodes=2)
     written = write("ssh", job, hosts=str(hosts))
     folder = write_files(written, Path(job.out), "python3")
-    assert read_written(folder) == replace(written, files={})
+    assert read_written(folder) == replace(written, files={}, variables=[])
     assert "viewmill.tools.launch.start" in (folder / "launch.sh").read_text()
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from viewmill.tools.launch.hosts import Host, read_hosts
+import torch
+from viewmill.tools.launch.hosts import read_hosts
 from viewmill.tools.preflight import (
     all_reduce,
     clock,
@@ -21,7 +22,6 @@ from viewmill.tools.preflight import (
     throttling,
 )
 from viewmill.tools.preflight.gathering import gathered
-from viewmill.tools.preflight.hosts import commands
 from viewmill.tools.preflight.options import Options
 from viewmill.tools.preflight.verdict import Seen, Verdict, odd_ones
 
@@ -66,8 +66,12 @@ def read(rate: float, count: int = GIB) -> dict[str, Any]:
     return {"bytes": count, "seconds": count / rate}
 
 
-def card(*kinds: str, used: float = 10.0) -> dict[str, Any]:
-    return {"names": list(kinds), "memory": [[number, used, 80000.0] for number in range(len(kinds))]}
+def card(*kinds: str, used: float = 10.0, device: str = "auto") -> dict[str, Any]:
+    return {
+        "device": device,
+        "names": list(kinds),
+        "memory": [[number, used, 80000.0] for number in range(len(kinds))],
+    }
 
 
 def heat(reasons: int = 0, zone: float = 40.0) -> dict[str, Any]:
@@ -126,6 +130,7 @@ def reduced(rate: float, backend: str = "gloo", latency_s: float = 1e-4, ranks: 
         (gpus.judge, [card("H100"), card("H100"), card()], [("fail", "h2")]),
         (gpus.judge, [card("H100"), card("H100", used=60000.0)], [("fail", "h1")]),
         (gpus.judge, [card(), card()], [ALL]),
+        (gpus.judge, [card(device="cuda"), card(device="cuda")], [("fail", "h0"), ("fail", "h1")]),
         (throttling.judge, [heat(), heat(0x1)], [ALL]),  # idle
         (throttling.judge, [heat(), heat(0x40)], [("fail", "h1")]),
         (throttling.judge, [heat(), heat(0x4)], [("warn", "h1")]),
@@ -242,6 +247,27 @@ def test_the_quota_of_either_version_of_control_groups(
     assert processors.quota(groups, tmp_path) == expected
 
 
+@pytest.mark.parametrize(
+    ("device", "variables", "expected"),
+    [
+        ("auto", {}, True),
+        ("cuda", {"NCCL_IB_DISABLE": "0", "NCCL_NET": "IB"}, True),
+        ("cuda", {"NCCL_IB_DISABLE": "1"}, False),
+        ("cuda", {"NCCL_NET": "Socket"}, False),
+        ("cpu", {}, False),  # gloo
+    ],
+)
+def test_locked_memory_counts_where_nccl_uses_infiniband(
+    device: str, variables: dict[str, str], expected: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert not limits.uses_infiniband(device, variables, tmp_path)
+    (tmp_path / "class/infiniband/mlx5_0").mkdir(parents=True)
+    assert limits.uses_infiniband(device, variables, tmp_path) == expected
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert not limits.uses_infiniband(device, variables, tmp_path)
+
+
 def test_thermal_zones_are_read_with_their_lowest_trip_point(tmp_path: Path) -> None:
     zone = tmp_path / "class/thermal/thermal_zone0"
     zone.mkdir(parents=True)
@@ -291,13 +317,3 @@ def test_a_host_file_that_is_none_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "hosts").write_text(text)
     with pytest.raises(ValueError, match="hosts"):
         read_hosts(tmp_path / "hosts")
-
-
-def test_a_host_file_gives_a_command_for_each_slot(tmp_path: Path) -> None:
-    (tmp_path / "hosts").write_text("# ours\n10.0.0.1 slots=2\nb\n")
-    hosts = read_hosts(tmp_path / "hosts")
-    assert hosts == [Host("10.0.0.1", 2), Host("b", 1)]
-    lines = commands(hosts, ["--out", "a b"], ssh=["ssh"], python="py", port=1234, variables={"X": "1 2"})
-    assert [line[:2] for line in lines] == [["ssh", "10.0.0.1"]] * 2 + [["ssh", "b"]]
-    assert "RANK=2 WORLD_SIZE=3 LOCAL_RANK=0 MASTER_ADDR=10.0.0.1 MASTER_PORT=1234" in lines[2][2]
-    assert lines[2][2].endswith("'X=1 2' py -m viewmill.tools.preflight_command --out 'a b'")

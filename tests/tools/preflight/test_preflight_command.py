@@ -6,9 +6,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
+from viewmill.engine.config import load_config
 from viewmill.shards.convert import convert
 from viewmill.tools.cli import app
 from viewmill.tools.console import run_app
+from viewmill.tools.preflight import before_training, meeting
+from viewmill.tools.preflight.options import Options
+from viewmill.tools.preflight_command import wanted_by, words_of
+from viewmill.tools.train import fit_to_train
 
 from tests.tools.preflight.ranks import bad_hosts, free_port, lines_of
 from tests.tools.test_launchers import PYTHON, launch, write_images
@@ -77,6 +83,25 @@ def test_wrong_usage_is_one_line(
     assert run_app(app, ["preflight", *words]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert told in line
+
+
+def test_the_recipe_says_on_which_device_unless_the_command_does(capsys: pytest.CaptureFixture[str]) -> None:
+    assert wanted_by("hydes_tiny", ["device=cpu"])["device"] == "cpu"
+    assert "device" not in wanted_by(None, [])
+    words = words_of(Options(device="cpu"))
+    assert words[words.index("--device") + 1] == "cpu"  # as the ranks on other hosts are told
+    assert run_app(app, ["preflight", "--device", "gpu"]) == 2
+    assert "'auto', 'cpu' or 'cuda'" in capsys.readouterr().err
+
+
+def test_a_training_tells_its_preflight_the_device(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    told: list[Options] = []
+    monkeypatch.setattr(before_training, "are_fit", lambda options, *_: told.append(options))
+    monkeypatch.setattr(meeting, "open_meeting", lambda patience_s: None)
+    for device in ("auto", "cpu"):
+        with pytest.raises(typer.Exit):
+            fit_to_train(load_config("hydes_tiny", [f"device={device}"]), "data", tmp_path)
+    assert [options.device for options in told] == ["auto", "cpu"]
 
 
 @pytest.mark.slow

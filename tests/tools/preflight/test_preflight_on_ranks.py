@@ -49,7 +49,9 @@ def different(rank: int, folder: Path) -> Options:
 
 
 def equal(rank: int, folder: Path) -> Options:
-    return Options(data=str(folder.parent / "same" / "ds"), out=folder / "run", threads=1)
+    """Ranks that compute on the CPU, as their recipe says, beside a GPU that is none of theirs."""
+    torch.cuda.device_count = lambda: 1
+    return Options(device="cpu", data=str(folder.parent / "same" / "ds"), out=folder / "run", threads=1)
 
 
 def failing(rank: int, folder: Path) -> Options | None:
@@ -122,6 +124,8 @@ def test_equal_ranks_pass_what_was_found_faulty_before(root: Path) -> None:
         assert [line["status"] for line in lines_of(report, check)] == ["pass"], check
     assert report["facts"]["0"]["all-reduce"]["ranks"] == 2
     assert not bad_hosts(report, "all-reduce")
+    assert report["facts"]["0"]["all-reduce"]["backend"] == "gloo"
+    assert not lines_of(report, "gpus")
 
 
 @pytest.mark.slow  # rank 0 waits for the silent one as long as a network check may take
