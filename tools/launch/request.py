@@ -61,7 +61,7 @@ class Request:
         """
         target = target_named(self.on)
         options = options_of(self.on, self.options)
-        config = load_config(self.recipe, self.overrides)
+        config = load_config(self.recipe, list(self.overrides))
         nodes, ranks = asked.size_of_job(options, self.nodes, self.ranks_per_node, config.device)
         job = Job(
             recipe=asked.path_of_recipe(self.recipe),
