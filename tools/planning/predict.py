@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from viewmill.engine.config import RunConfig
 from viewmill.engine.strict import ConfigError
+from viewmill.engine.trainer import last_step
 from viewmill.tools.planning.cluster import Cluster
 from viewmill.tools.planning.formulas import Book, Formula
 from viewmill.tools.planning.images import Images
@@ -90,7 +91,7 @@ def predict(plan: Plan) -> Prediction:
     step_s = step.seconds
     images_per_s = book.put("images_per_s", "B/step_s", {"B": config.batch_size, "step_s": step_s}, "1/s")
     steps_per_epoch = images.count // config.batch_size
-    total = config.max_steps or config.epochs * steps_per_epoch
+    total = last_step(config, steps_per_epoch)
     hours = book.put("hours", "steps*step_s/3600", {"steps": total, "step_s": step_s}, "h", "no failures")
     price, cost = cluster.price_per_node_hour, None
     if price is not None:

@@ -56,6 +56,12 @@ def test_the_step_is_the_longest_of_what_overlaps() -> None:
     assert made.hours == pytest.approx(10 * 100 * made.step_s / 3600)
 
 
+def test_a_run_ends_with_its_epochs_or_its_steps_whichever_comes_first() -> None:
+    step_s = predict(plan()).step_s
+    for max_steps, steps in ((10**9, 1000), (1000, 1000), (30, 30)):
+        assert predict(plan(config(max_steps=max_steps))).hours == pytest.approx(steps * step_s / 3600)
+
+
 def test_where_views_take_every_thread_the_step_is_between_all_and_nothing_hidden() -> None:
     roomy, full = (predict(plan(cluster=cluster(cpu_threads=threads))) for threads in (40, 39))
     assert roomy.step.least == roomy.step.most == roomy.step_s
