@@ -12,7 +12,7 @@ from viewmill.tools.planning.images import Images
 from viewmill.tools.planning.measured import Measured, from_datasheet, read_measured
 from viewmill.tools.planning.predict import Plan, Prediction, by_stage, fits, predict
 from viewmill.tools.planning.reliability import Reliable, as_dict, reliability_of, with_rate
-from viewmill.tools.planning.scaling import Point, strong, weak
+from viewmill.tools.planning.scaling import Curve, strong, weak
 from viewmill.tools.planning.step import RESOURCES
 from viewmill.tools.planning.workload import count_workload
 
@@ -30,7 +30,7 @@ class Report(NamedTuple):
     logbooks: dict[
         str, tuple[float, float]
     ]  # name -> (mean days between failures, goodput of the closed form)
-    curves: dict[str, list[Point]]
+    curves: dict[str, Curve]
 
     def lines(self) -> list[str]:
         """What binds, and what to do about it."""
@@ -77,7 +77,10 @@ class Report(NamedTuple):
                 name: {"mtbf_days": days, "goodput": goodput}
                 for name, (days, goodput) in self.logbooks.items()
             },
-            "scaling": {name: [point._asdict() for point in points] for name, points in self.curves.items()},
+            "scaling": {
+                name: [point._asdict() for point in curve.points] for name, curve in self.curves.items()
+            },
+            "scaling_left_out": {name: curve.left_out for name, curve in self.curves.items()},
             "formulas": [formula.as_dict() for formula in made.formulas],
         }
 
@@ -212,15 +215,17 @@ def clock(seconds: float) -> str:
     return f"{seconds:.3g} s" if seconds < 120 else f"{seconds / 60:.3g} min"
 
 
-def scaling_rows(curves: dict[str, list[Point]]) -> Rows:
-    by_nodes = {name: {point.nodes: point for point in points} for name, points in curves.items()}
+def scaling_rows(curves: dict[str, Curve]) -> Rows:
+    """A row a number of nodes; where the run cannot be there, why."""
     rows: Rows = []
-    for nodes in sorted(set[int]().union(*by_nodes.values())):
+    by_nodes = {name: {point.nodes: point for point in curve.points} for name, curve in curves.items()}
+    left_out = {nodes for curve in curves.values() for nodes in curve.left_out}
+    for nodes in sorted(left_out.union(*by_nodes.values())):
         row = [str(nodes)]
         for name in ("strong", "weak"):
             point = by_nodes[name].get(nodes)
             if point is None:
-                row += ["no equal shares", "", ""]
+                row += [curves[name].left_out[nodes].partition(";")[0], "", ""]
             else:
                 row += [figure(point.images_per_s), f"{100 * point.efficiency:.0f} %", point.binding]
         rows.append(tuple(row))

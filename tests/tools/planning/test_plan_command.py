@@ -26,6 +26,8 @@ def test_json_has_all_that_is_predicted(capsys: pytest.CaptureFixture[str]) -> N
     weak = {point["nodes"]: point for point in found["scaling"]["weak"]}
     assert set(weak) == {2**power for power in range(11)}
     assert {point["batch_size"] // point["ranks"] for point in weak.values()} == {16}
+    assert set(found["scaling_left_out"]["strong"]) == {"128", "256", "512", "1024"}
+    assert found["scaling_left_out"]["weak"] == {}
     strong = [point["batch_size"] for point in found["scaling"]["strong"]]
     assert set(strong) == {512}
     assert len(strong) == 7  # 512 images are equal shares of at most 512 ranks
