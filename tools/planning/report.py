@@ -1,5 +1,6 @@
 """Everything that a plan says, as one object: for the terminal, for JSON and for the page."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -7,11 +8,17 @@ from viewmill.engine.config import ConfigError, RunConfig
 from viewmill.tools.html_page import figure
 from viewmill.tools.planning.advice import Advice, advise
 from viewmill.tools.planning.cluster import Cluster
-from viewmill.tools.planning.failures import LOGBOOKS
 from viewmill.tools.planning.images import Images
 from viewmill.tools.planning.measured import Measured, from_datasheet, read_measured
 from viewmill.tools.planning.predict import Plan, Prediction, by_stage, fits, predict
-from viewmill.tools.planning.reliability import Reliable, as_dict, reliability_of, with_rate
+from viewmill.tools.planning.reliability import (
+    NEVER,
+    Reliable,
+    Tried,
+    as_dict,
+    goodput_by_logbook,
+    reliability_of,
+)
 from viewmill.tools.planning.scaling import Curve, strong, weak
 from viewmill.tools.planning.step import RESOURCES
 from viewmill.tools.planning.workload import count_workload
@@ -42,6 +49,8 @@ class Report(NamedTuple):
                 f"change: {self.advice.change}: {figure(self.advice.images_per_s)} images/s "
                 f"({self.advice.gain:.2f} x), {verb} {self.advice.binding} binds"
             )
+        if self.reliable is not None and self.reliable.hours is None:
+            said.append(never_done(self.reliable))
         if not fits(made.memory, made.plan.cluster):
             said.append(
                 "memory: a rank does not fit its device; raise accumulation, take more nodes, or a ZeRO "
@@ -86,9 +95,16 @@ class Report(NamedTuple):
 
 
 def make_report(
-    config: RunConfig, images: Images, cluster: Cluster, measured: Path | None, *, runs: int, seed: int
+    config: RunConfig,
+    images: Images,
+    cluster: Cluster,
+    measured: Path | None,
+    *,
+    runs: int,
+    seed: int,
+    progress: Callable[[], None] | None = None,
 ) -> Report:
-    """Counts, predicts and simulates.
+    """Counts, predicts and simulates; `progress` is called after each simulated run.
 
     Raises:
         ConfigError: recipe, images and cluster do not fit each other.
@@ -105,22 +121,20 @@ def make_report(
         prediction=made,
         stages=by_stage(plan),
         advice=advise(made),
-        reliable=reliability_of(made, runs=runs, seed=seed),
+        reliable=reliability_of(made, runs=runs, seed=seed, progress=progress),
         logbooks=goodput_by_logbook(made),
         curves={"strong": strong(plan), "weak": weak(plan)},
     )
 
 
-def goodput_by_logbook(made: Prediction) -> dict[str, tuple[float, float]]:
-    """What the published rates would do to this job, in closed form."""
-    found = {}
-    for book in LOGBOOKS:
-        cluster = with_rate(made.plan.cluster, book.per_node_day)
-        other = made._replace(plan=made.plan._replace(cluster=cluster))
-        reliable = reliability_of(other, runs=1)
-        if reliable is not None:
-            found[book.name] = (reliable.mtbf_s / 86_400, reliable.expected_goodput)
-    return found
+def never_done(found: Reliable) -> str:
+    """The verdict on a run that failures keep from its end."""
+    told = (
+        f"failures: one in {clock(found.mtbf_s)} leaves under {NEVER:.0%} goodput, so the run is never done"
+    )
+    if found.best.hours is None:
+        return f"{told}; fewer nodes, or reliability.restart_s and failures_per_node_day as they are"
+    return f"{told}; checkpoint.every_steps={found.best_steps}: {found.best.hours:,.4g} hours"
 
 
 def tables_of(report: Report) -> list[tuple[str, tuple[str, ...], Rows]]:
@@ -151,7 +165,7 @@ def summary_rows(report: Report) -> Rows:
         ("ranks", f"{made.world_size} = {plan.cluster.nodes} nodes x {plan.cluster.local_ranks}"),
         ("images/s", figure(made.images_per_s)),
         ("step", f"{made.step_s:.4g} s of {plan.config.batch_size} images{bounds_of(made)}"),
-        ("hours", f"{made.hours:,.4g} without failures"),
+        ("hours", f"{made.hours:,.4g} without failures, {hours_of(report)} with them"),
         ("cost", "no price: --set price_per_node_hour=..." if made.cost is None else figure(made.cost)),
         ("GFLOP an image", f"{plan.work.step_flops / 1e9:,.4g} forward and backward"),
         ("weights", f"{plan.work.weights:,}, of them {plan.work.head_weights:,} of the head"),
@@ -159,6 +173,11 @@ def summary_rows(report: Report) -> Rows:
         ("sent by a rank, MB a step", sent or "nothing"),
         ("page cache", f"{made.cache_bytes / GB:,.4g} GB a node; {cache}"),
     ]
+
+
+def hours_of(report: Report) -> str:
+    hours = report.prediction.hours if report.reliable is None else report.reliable.hours
+    return "never done" if hours is None else f"{hours:,.4g}"
 
 
 def bounds_of(made: Prediction) -> str:
@@ -188,27 +207,41 @@ def reliability_rows(report: Report) -> Rows:
     found = report.reliable
     if found is None:
         return [("failures", "none: failures_per_node_day is 0")]
-    goodput = found.goodput
-    shares = {kind: share for kind, share in goodput.spent_fraction.items() if share}
-    spent = ", ".join(f"{kind} {100 * share:.3g} %" for kind, share in shares.items())
     best = "too few failures to tell: a longer run, or --runs" if found.simulated_s is None else ""
-    stall_s, commit_s = found.checkpointing
+    stall_s, commit_s = found.best.checkpointing
     young_daly = f"Young {clock(found.young_s)}, Daly {clock(found.daly_s)}"
-    error = f"{100 * goodput.standard_error:.2f}"
     rows: Rows = [
         ("mean time between failures", f"{found.mtbf_s / 86_400:.3g} days"),
         ("a checkpoint", f"stalls {stall_s:.3g} s, whole {commit_s:.3g} s later"),
-        ("best interval", f"{clock(found.exact_s)} ({young_daly})"),
+        (
+            "best interval",
+            f"{clock(found.best.interval_s)} ({young_daly}): checkpoint.every_steps={found.best_steps}",
+        ),
         ("best of the simulated", best or clock(found.simulated_s or 0.0)),
-        ("goodput", f"{100 * found.expected_goodput:.2f} % in closed form: failures and checkpoints alone"),
-        ("goodput, simulated", f"{100 * goodput.goodput:.2f} +- {error} %: {spent}"),
-        ("hours", f"{found.hours:,.4g} with all of that, {goodput.failures:.2g} failures"),
+        *tried_rows("at the best interval", found.best),
+        *tried_rows(f"at the recipe's, {found.own_steps:,} steps ({clock(found.own.interval_s)})", found.own),
     ]
     rows += [
         (f"at the rate of {name}", f"a failure in {days:.3g} days, goodput {100 * share:.2f} %")
         for name, (days, share) in report.logbooks.items()
     ]
     return rows
+
+
+def tried_rows(name: str, tried: Tried) -> Rows:
+    """Goodput and hours at an interval of checkpoints."""
+    closed = f"{100 * tried.closed_form:.2f} % in closed form: failures and checkpoints alone"
+    if tried.goodput is None:
+        return [(name, f"under {NEVER:.0%} goodput: it is never done, and was not simulated")]
+    goodput = tried.goodput
+    shares = {kind: share for kind, share in goodput.spent_fraction.items() if share}
+    spent = ", ".join(f"{kind} {100 * share:.3g} %" for kind, share in shares.items())
+    error = f"{100 * goodput.standard_error:.2f}"
+    return [
+        (f"{name}: goodput", closed),
+        ("simulated", f"{100 * goodput.goodput:.2f} +- {error} %: {spent}"),
+        ("hours", f"{tried.hours or 0.0:,.4g} with all of that, {goodput.failures:.2g} failures"),
+    ]
 
 
 def clock(seconds: float) -> str:
