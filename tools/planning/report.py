@@ -39,6 +39,15 @@ class Report(NamedTuple):
     ]  # name -> (mean days between failures, goodput of the closed form)
     curves: dict[str, Curve]
 
+    @property
+    def cost_with_failures(self) -> float | None:
+        """At the recipe's interval of checkpoints; None: no price, or it is never done."""
+        cluster = self.prediction.plan.cluster
+        hours = self.prediction.hours if self.reliable is None else self.reliable.hours
+        if hours is None or cluster.price_per_node_hour is None:
+            return None
+        return hours * cluster.nodes * cluster.price_per_node_hour
+
     def lines(self) -> list[str]:
         """What binds, and what to do about it."""
         made = self.prediction
@@ -76,6 +85,7 @@ class Report(NamedTuple):
             "steps_per_epoch": made.steps_per_epoch,
             "hours": made.hours,
             "cost": made.cost,
+            "cost_with_failures": self.cost_with_failures,
             "memory": made.memory._asdict() | {"fits": fits(made.memory, made.plan.cluster)},
             "sent_bytes_per_step": made.sent_bytes,
             "page_cache": {"bytes": made.cache_bytes, "fits": made.is_cached},
@@ -166,7 +176,7 @@ def summary_rows(report: Report) -> Rows:
         ("images/s", figure(made.images_per_s)),
         ("step", f"{made.step_s:.4g} s of {plan.config.batch_size} images{bounds_of(made)}"),
         ("hours", f"{made.hours:,.4g} without failures, {hours_of(report)} with them"),
-        ("cost", "no price: --set price_per_node_hour=..." if made.cost is None else figure(made.cost)),
+        ("cost", cost_of(report)),
         ("GFLOP an image", f"{plan.work.step_flops / 1e9:,.4g} forward and backward"),
         ("weights", f"{plan.work.weights:,}, of them {plan.work.head_weights:,} of the head"),
         ("memory of a rank", f"{made.memory.peak / GB:,.3g} GB at most"),
@@ -178,6 +188,14 @@ def summary_rows(report: Report) -> Rows:
 def hours_of(report: Report) -> str:
     hours = report.prediction.hours if report.reliable is None else report.reliable.hours
     return "never done" if hours is None else f"{hours:,.4g}"
+
+
+def cost_of(report: Report) -> str:
+    if report.prediction.cost is None:
+        return "no price: --set price_per_node_hour=..."
+    whole = report.cost_with_failures
+    told = "never done" if whole is None else figure(whole)
+    return f"{figure(report.prediction.cost)} without failures, {told} with them"
 
 
 def bounds_of(made: Prediction) -> str:

@@ -24,6 +24,8 @@ def test_json_has_all_that_is_predicted(capsys: pytest.CaptureFixture[str]) -> N
     assert set(found["logbooks"]) == {"Llama 3 405B", "RSC-1", "RSC-2", "OPT-175B"}
     own = found["reliability"]["own"]
     assert 0 < own["goodput"]["goodput"] <= 1
+    assert found["cost_with_failures"] == pytest.approx(own["hours"] * 4 * 30)
+    assert found["cost_with_failures"] > found["cost"]
     weak = {point["nodes"]: point for point in found["scaling"]["weak"]}
     assert set(weak) == {2**power for power in range(11)}
     assert {point["batch_size"] // point["ranks"] for point in weak.values()} == {16}
@@ -65,6 +67,7 @@ def test_a_run_that_failures_never_let_end_is_told_so(capsys: pytest.CaptureFixt
     assert run_app(app, [*RECIPE, *words, "--nodes", "32", "--set", "reliability.restart_s=1e6"]) == 0
     shown = capsys.readouterr().out
     assert "failures: one in 67.5 s leaves under 1% goodput, so the run is never done" in shown
+    assert "without failures, never done with them" in " ".join(shown.split())
 
 
 @pytest.mark.parametrize(
