@@ -1,10 +1,11 @@
 """`viewmill plan`: what a run needs before it is started: speed, memory, traffic, hours and money."""
 
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from viewmill.tools.console import print_json, print_line
+from viewmill.tools.console import print_json, print_line, progress_bar
 
 if TYPE_CHECKING:
     from viewmill.engine.config import RunConfig
@@ -87,23 +88,34 @@ def command(
     if calibrate is not None:
         write_measured(config, data or "", calibrate)
         measured = calibrate
+    from viewmill.tools.planning.reliability import simulations
     from viewmill.tools.planning.report import make_report
 
-    report = make_report(config, told, found, measured, runs=runs, seed=seed)
+    done = count(1)
+    with progress_bar("simulate runs") as told_of:
+        report = make_report(
+            config,
+            told,
+            found,
+            measured,
+            runs=runs,
+            seed=seed,
+            progress=lambda: told_of(next(done), simulations(runs)),
+        )
     show(report, recipe, html, plots, why=why, json=json)
 
 
 def images_told(
-    data: str | None, count: int | None, mean_bytes: float | None, mean_pixels: float | None
+    data: str | None, number: int | None, mean_bytes: float | None, mean_pixels: float | None
 ) -> "Images":
     """Of a data set, or as said; ImageNet's means where nothing is."""
     from viewmill.tools.planning.images import IMAGENET, images_of
 
     if data is not None:
-        if count is not None or mean_bytes is not None or mean_pixels is not None:
+        if number is not None or mean_bytes is not None or mean_pixels is not None:
             raise ValueError("--data says what --images, --mean-bytes and --mean-pixels would: give one")
         return images_of(data)
-    given = {"count": count, "mean_bytes": mean_bytes, "mean_pixels": mean_pixels}
+    given = {"count": number, "mean_bytes": mean_bytes, "mean_pixels": mean_pixels}
     return IMAGENET.model_copy(update={name: value for name, value in given.items() if value is not None})
 
 

@@ -3,7 +3,7 @@
 import difflib
 from importlib import resources
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
@@ -11,6 +11,7 @@ from viewmill.engine.recipe_file import apply_override, read_mapping
 from viewmill.engine.strict import ConfigError, StrictModel
 
 Precision = Literal["fp32", "bf16", "fp16"]
+Positive = Annotated[float, Field(gt=0)]
 
 
 class Gpu(StrictModel):
@@ -18,15 +19,20 @@ class Gpu(StrictModel):
 
     name: str
     memory_gb: float = Field(gt=0)
-    peak_tflops: dict[Precision, float]  # dense; a precision that is missing is one that it lacks
+    peak_tflops: dict[Precision, Positive]  # dense; a precision that is missing is one that it lacks
     conv_fraction: dict[Precision, float]  # of the peak, in training a convolutional network
     matmul_fraction: dict[Precision, float]  # of the peak, in training a transformer, and in the loss
     memory_gb_s: float = Field(gt=0)
     triton: bool = True  # Triton's kernels run: compute capability 8.0 or more
     efficiency_source: str
+    # JPEGs a second of which DALI makes one view of 224 pixels; None: views on it are not modelled.
+    dali_images_per_s: float | None = Field(default=None, gt=0)
+    dali_source: str = "of the cluster's own file"
 
     @model_validator(mode="after")
     def every_peak_has_its_fractions(self) -> "Gpu":
+        if not self.peak_tflops:
+            raise ValueError("peak_tflops needs one of fp32, bf16, fp16 at least")
         for name in ("conv_fraction", "matmul_fraction"):
             shares = getattr(self, name)
             if set(shares) != set(self.peak_tflops) or not all(0 < share <= 1 for share in shares.values()):
@@ -82,6 +88,11 @@ class Cluster(StrictModel):
             raise ValueError("gpu and gpus_per_node: give both, or gpu: null and gpus_per_node: 0")
         if (self.ranks_per_node is None) == (self.gpu is None):
             raise ValueError("ranks_per_node is for nodes without GPUs, and needed there")
+        if self.physical_cores > self.cpu_threads:
+            raise ValueError(
+                f"physical_cores={self.physical_cores} is more than cpu_threads={self.cpu_threads}, of which "
+                "every core has one at least"
+            )
         return self
 
     @property
@@ -106,9 +117,14 @@ def load_cluster(name: str, overrides: list[str] | None = None) -> Cluster:
     """A preset's name or a YAML file, with `key=value` on top.
 
     Raises:
-        ConfigError: there is none, or a key or value is wrong; names the nearest.
+        FileNotFoundError: a file that is not there.
+        ConfigError: there is no such preset, or a key or value is wrong; names the nearest.
     """
     path = Path(name) if Path(name).is_file() else presets().get(name)
+    if path is None and is_path(name):
+        raise FileNotFoundError(
+            f"--cluster {name}: no such file; give a YAML file that is there, or a preset"
+        )
     if path is None:
         near = difflib.get_close_matches(name, presets(), n=1, cutoff=0.0)[0]
         raise ConfigError(
@@ -122,6 +138,11 @@ def load_cluster(name: str, overrides: list[str] | None = None) -> Cluster:
         return Cluster.model_validate(tree)
     except ValidationError as error:
         raise ConfigError(f"--cluster {name}: " + "; ".join(map(told, error.errors()))) from None
+
+
+def is_path(name: str) -> bool:
+    """Whether it is meant as a file: it has a folder or YAML's ending."""
+    return Path(name).name != name or Path(name).suffix.lower() in (".yaml", ".yml")
 
 
 def told(error: ErrorDetails) -> str:

@@ -80,13 +80,16 @@ def daly(stall_s: float, mtbf_s: float) -> float:
 def expected_wall_s(
     work_s: float, interval_s: float, stall_s: float, restart_s: float, mtbf_s: float
 ) -> float:
-    """M e^(R/M) (e^((tau + C)/M) - 1) work / tau, failures in a restart included.
+    """M e^(R/M) (e^((tau + C)/M) - 1) work / tau, failures in a restart included; inf beyond floats' range.
 
     Source: Daly (2006), equation 20: exponential failures, a checkpoint counts when it is written.
     """
     if math.isinf(mtbf_s):
         return work_s * (1 + stall_s / interval_s)
-    segment = mtbf_s * math.exp(restart_s / mtbf_s) * math.expm1((interval_s + stall_s) / mtbf_s)
+    try:
+        segment = mtbf_s * math.exp(restart_s / mtbf_s) * math.expm1((interval_s + stall_s) / mtbf_s)
+    except OverflowError:
+        return math.inf
     return segment * work_s / interval_s
 
 

@@ -1,6 +1,7 @@
 """The page of a plan: one file that needs no network."""
 
 from viewmill.tools.html_page import environment, figure, plotly_script, script_json
+from viewmill.tools.planning.reliability import NEVER
 from viewmill.tools.planning.report import Report, tables_of
 from viewmill.tools.planning.scaling import charts_of
 
@@ -10,7 +11,10 @@ TEMPLATE = "planning/page.html.j2"
 def render(report: Report, name: str) -> str:
     """The page; every text is escaped, plotly.js stands in it once."""
     made = report.prediction
-    goodput = "–" if report.reliable is None else f"{100 * report.reliable.goodput.goodput:.1f} %"
+    own = None if report.reliable is None else report.reliable.own
+    goodput = "–" if own is None else f"under {NEVER:.0%}"
+    if own is not None and own.goodput is not None:
+        goodput = f"{100 * own.goodput.goodput:.1f} %"
     tiles = [
         (figure(made.images_per_s), "images/s"),
         (made.binding, "binds"),

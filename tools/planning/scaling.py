@@ -10,7 +10,7 @@ NODES = tuple(2**power for power in range(11))
 
 
 class Point(NamedTuple):
-    """A cluster of so many nodes; what does not fit (a batch without equal shares) has no point."""
+    """The run on a cluster of so many nodes."""
 
     nodes: int
     ranks: int
@@ -21,12 +21,19 @@ class Point(NamedTuple):
     hours: float
 
 
-def strong(plan: Plan, nodes: tuple[int, ...] = NODES) -> list[Point]:
+class Curve(NamedTuple):
+    """The run on several clusters; `left_out`: nodes -> why it cannot be there."""
+
+    points: list[Point]
+    left_out: dict[int, str]
+
+
+def strong(plan: Plan, nodes: tuple[int, ...] = NODES) -> Curve:
     """The plan's global batch on each."""
-    return _points([plan._replace(cluster=plan.cluster.with_nodes(count)) for count in nodes])
+    return _curve([plan._replace(cluster=plan.cluster.with_nodes(count)) for count in nodes])
 
 
-def weak(plan: Plan, nodes: tuple[int, ...] = NODES) -> list[Point]:
+def weak(plan: Plan, nodes: tuple[int, ...] = NODES) -> Curve:
     """The plan's images a rank on each, so that the global batch grows with the ranks."""
     per_rank = max(1, plan.config.batch_size // plan.cluster.world_size)
     plans = []
@@ -36,20 +43,21 @@ def weak(plan: Plan, nodes: tuple[int, ...] = NODES) -> list[Point]:
         plans.append(
             plan._replace(cluster=cluster, config=plan.config.model_copy(update={"batch_size": batch}))
         )
-    return _points(plans)
+    return _curve(plans)
 
 
-def _points(plans: list[Plan]) -> list[Point]:
+def _curve(plans: list[Plan]) -> Curve:
     found: list[tuple[Plan, Prediction]] = []
+    left_out: dict[int, str] = {}
     for plan in plans:
         try:
             found.append((plan, predict(plan)))
-        except ConfigError:
-            continue
+        except ConfigError as error:
+            left_out[plan.cluster.nodes] = str(error)
     if not found:
-        return []
+        return Curve([], left_out)
     first = found[0][1].images_per_s / found[0][0].cluster.world_size
-    return [
+    points = [
         Point(
             plan.cluster.nodes,
             plan.cluster.world_size,
@@ -61,9 +69,10 @@ def _points(plans: list[Plan]) -> list[Point]:
         )
         for plan, made in found
     ]
+    return Curve(points, left_out)
 
 
-def charts_of(curves: dict[str, list[Point]]) -> list[dict[str, Any]]:
+def charts_of(curves: dict[str, Curve]) -> list[dict[str, Any]]:
     """What both pictures show: title, unit, and a line a curve, with the ideal beside them."""
     told = (
         ("throughput", "Throughput", "images/s", lambda point: point.images_per_s),
@@ -78,12 +87,12 @@ def charts_of(curves: dict[str, list[Point]]) -> list[dict[str, Any]]:
             "lines": [
                 {
                     "name": kind,
-                    "x": [point.nodes for point in points],
-                    "y": [value(point) for point in points],
-                    "binding": [point.binding for point in points],
+                    "x": [point.nodes for point in curve.points],
+                    "y": [value(point) for point in curve.points],
+                    "binding": [point.binding for point in curve.points],
                 }
-                for kind, points in curves.items()
-                if points
+                for kind, curve in curves.items()
+                if curve.points
             ],
         }
         for name, title, unit, value in told

@@ -1,13 +1,16 @@
 """A job as a discrete-event simulation: failures, slow nodes, storage that stands still, checkpoints."""
 
 import math
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 from viewmill.tools.planning.cluster import Cluster
 from viewmill.tools.planning.failures import DAY, Checkpointing
 
+# Failures, slow nodes and hiccups after which a run is not followed further: what it did until then says how
+# it goes on, for all of them come at constant rates.
+MOST_EVENTS = 5_000
 # What a simulated second is spent on; all of them add up to the wall time.
 KINDS = ("useful", "lost", "checkpoint", "restart", "slowed", "stalled")
 Waits = Generator[Any, Any, bool]  # a part of a process of simpy, and what came of it
@@ -31,6 +34,7 @@ class Outcome(NamedTuple):
     failures: int
     slow_nodes: int
     hiccups: int
+    is_whole: bool  # False: it ended after MOST_EVENTS, before the work did
 
     @property
     def goodput(self) -> float:
@@ -39,7 +43,7 @@ class Outcome(NamedTuple):
 
 
 def simulate(job: Job, seed: int) -> Outcome:
-    """One run to its end, drawn from the seed.
+    """One run to its end, or to MOST_EVENTS, drawn from the seed.
 
     A failure ends all ranks: the work since the last whole checkpoint is lost, and `restart_s` passes, which
     a failure begins anew. A step takes as long as the slowest node's. Draws are exponential.
@@ -81,7 +85,12 @@ class _Run:
 
     def outcome(self) -> Outcome:
         self._env.run(self._training)
-        return Outcome(self._env.now, self._spent, **self._counts)
+        is_whole = self._spent["useful"] >= self._job.work_s * (1 - 1e-9)
+        return Outcome(self._env.now, self._spent, **self._counts, is_whole=is_whole)
+
+    @property
+    def _is_enough(self) -> bool:
+        return sum(self._counts.values()) >= MOST_EVENTS
 
     def _recur(self, happens: Any, mean_s: float) -> Iterator[Any]:
         while True:
@@ -109,7 +118,8 @@ class _Run:
     def _train(self) -> Generator[Any, Any, None]:
         """Work and checkpoints in turn; an interruption is looked at by whoever is interrupted."""
         job = self._job
-        while self._done + self._since < job.work_s:
+        while self._done + self._since < job.work_s and not self._is_enough:
+            yield from self._run_ahead()
             goal = min(job.interval_s, job.work_s - self._done - self._since)
             whole = yield from self._work(goal)
             if not whole:
@@ -123,15 +133,40 @@ class _Run:
             self._pending.append((self._env.now + job.checkpointing.commit_s, self._since))
         self._keep(self._since)
 
+    def _run_ahead(self) -> Generator[Any, Any, None]:
+        """At once, the whole intervals in which nothing will happen: thousands lie between two failures."""
+        job, now = self._job, self._env.now
+        self._settle()
+        if self._stall_until > now + job.buffer_s:
+            return
+        factor = self._factor()
+        cycle_s = job.interval_s * factor + job.checkpointing.stall_s
+        # The last interval before the next event, and the run's last one, go the way of all others.
+        undisturbed = (min(self._env.peek(), *self._slow, math.inf) - now) / cycle_s
+        left = (job.work_s - self._done - self._since) / job.interval_s
+        count = math.floor(min(undisturbed, left)) - 1
+        if count < 1:
+            return
+        since = self._since
+        yield self._env.timeout(count * cycle_s)
+        self._since += count * job.interval_s
+        self._since_slowed += count * job.interval_s * (factor - 1)
+        self._spent["checkpoint"] += count * job.checkpointing.stall_s
+        # Those that are not whole yet, and the newest that is.
+        unwritten = min(count, math.ceil(job.checkpointing.commit_s / cycle_s) + 1)
+        for number in range(count - unwritten + 1, count + 1):
+            when = now + number * cycle_s + job.checkpointing.commit_s
+            self._pending.append((when, since + number * job.interval_s))
+
     def _work(self, goal: float) -> Waits:
         """So much work, at the speed of the slowest node; False: a failure came before its end."""
-        while goal > 1e-9:
+        while goal > self._instant() and not self._is_enough:
             self._settle()
-            if self._stall_until > self._env.now + self._job.buffer_s:
+            if self._stall_until - self._env.now - self._job.buffer_s > self._instant():
                 if not (yield from self._stall()):
                     return False
                 continue
-            factor = self._job.cluster.reliability.slow_factor if self._slow else 1.0
+            factor = self._factor()
             until = min(goal * factor, min(self._slow, default=math.inf) - self._env.now)
             began = self._env.now
             failed = yield from self._wait(until)
@@ -143,6 +178,14 @@ class _Run:
                 return False
         return True
 
+    def _instant(self) -> float:
+        """Below this no time passes: after years, seconds have few digits left behind the point."""
+        return max(1e-9, 1e-15 * self._env.now)
+
+    def _factor(self) -> float:
+        """How much longer a step takes, by the nodes that are slow."""
+        return self._job.cluster.reliability.slow_factor if self._slow else 1.0
+
     def _stall(self) -> Waits:
         """Waits for the storage; False: a failure came."""
         began = self._env.now
@@ -153,7 +196,7 @@ class _Run:
     def _pass(self, seconds: float, kind: str) -> Waits:
         """Lets time pass whatever the speed is; False: a failure came before its end."""
         ends = self._env.now + seconds
-        while self._env.now < ends:
+        while self._env.now < ends and not self._is_enough:
             began = self._env.now
             failed = yield from self._wait(ends - began)
             self._spent[kind] += self._env.now - began
@@ -176,8 +219,9 @@ class _Run:
         self._spent["slowed"] += self._since_slowed
         self._since = self._since_slowed = 0.0
         self._pending.clear()
-        while not (yield from self._pass(self._job.cluster.reliability.restart_s, "restart")):
-            pass
+        while not self._is_enough:
+            if (yield from self._pass(self._job.cluster.reliability.restart_s, "restart")):
+                break
 
     def _settle(self) -> None:
         """Checkpoints that are whole by now, and nodes that are well again."""
@@ -201,22 +245,30 @@ class Goodput(NamedTuple):
 
     goodput: float
     standard_error: float
-    wall_s: float
+    wall_s: float  # of the whole work; of runs that were not followed to their end, by their goodput
     spent_fraction: dict[str, float]
-    failures: float
+    failures: float  # in that time
     runs: int
 
 
-def expected_goodput(job: Job, *, runs: int = 20, seed: int = 0) -> Goodput:
-    """Of so many runs, drawn from seeds that follow each other's."""
-    outcomes = [simulate(job, seed + number) for number in range(runs)]
+def expected_goodput(
+    job: Job, *, runs: int = 20, seed: int = 0, progress: Callable[[], None] | None = None
+) -> Goodput:
+    """Of so many runs, drawn from seeds that follow each other's; `progress` is called after each."""
+    outcomes = []
+    for number in range(runs):
+        outcomes.append(simulate(job, seed + number))
+        if progress is not None:
+            progress()
     shares = np.array([outcome.goodput for outcome in outcomes])
     wall = sum(outcome.wall_s for outcome in outcomes)
+    useful = sum(outcome.spent_s["useful"] for outcome in outcomes)
+    scale = job.work_s / useful if useful else math.inf  # 1 / runs, where all of them came to their end
     return Goodput(
         goodput=float(shares.mean()),
         standard_error=float(shares.std(ddof=1) / math.sqrt(runs)) if runs > 1 else 0.0,
-        wall_s=wall / runs,
+        wall_s=wall * scale,
         spent_fraction={kind: sum(outcome.spent_s[kind] for outcome in outcomes) / wall for kind in KINDS},
-        failures=sum(outcome.failures for outcome in outcomes) / runs,
+        failures=sum(outcome.failures for outcome in outcomes) * scale,
         runs=runs,
     )

@@ -22,6 +22,7 @@ WORK = Workload(
     view_pixels=2 * 32**2 + 16**2,
     batchnorm_channels=(),
     teacher_batchnorm_channels=(),
+    forwards=2,
 )
 RATES = Measured(
     source="round numbers",
@@ -41,7 +42,7 @@ def config(**changes: Any) -> RunConfig:
         "batch_size": 64,
         "device": "cuda",
         "method": {"projector": {"layers": 2, "hidden": 64, "dim": 64}},
-        "views": {"num_threads": 4},
+        "views": {"num_threads": 4, "executor": "host"},
     }
     return config_from(tree | changes, where="plans")
 

@@ -33,12 +33,21 @@ def test_an_unknown_preset_names_the_nearest() -> None:
         ("nodes=0", "nodes: .* greater than or equal to 1"),
         ("gpus_per_node=0", "give both, or gpu: null"),
         ("gpu.conv_fraction={bf16: 0.2}", "needs a share in"),
+        ("gpu.peak_tflops={bf16: -312.0}", r"gpu.peak_tflops.bf16: .* greater than 0"),
+        ("gpu.peak_tflops={}", "gpu: peak_tflops needs one of fp32, bf16, fp16"),
+        ("physical_cores=512", "physical_cores=512 is more than cpu_threads=256"),
     ],
 )
 def test_a_wrong_setting_is_told_in_one_line(change: str, told: str) -> None:
     with pytest.raises(ConfigError, match=told) as caught:
         load_cluster("a100", [change])
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["clusters/none.yaml", "none.yml", "/nowhere/none"])
+def test_a_file_that_is_missing_is_no_misspelt_preset(name: str) -> None:
+    with pytest.raises(FileNotFoundError, match=f"--cluster {name}: no such file"):
+        load_cluster(name)
 
 
 def test_a_file_is_a_cluster_too(tmp_path: Path) -> None:

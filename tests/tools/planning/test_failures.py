@@ -13,7 +13,7 @@ from viewmill.tools.planning.failures import (
     mean_time_between_failures,
     young,
 )
-from viewmill.tools.planning.simulation import KINDS, Job, expected_goodput, simulate
+from viewmill.tools.planning.simulation import KINDS, MOST_EVENTS, Job, expected_goodput, simulate
 
 from tests.tools.planning.plans import cluster
 
@@ -87,6 +87,52 @@ def test_without_failures_checkpoints_are_all_that_is_spent() -> None:
     # 200 intervals and 199 checkpoints between them.
     assert found.wall_s == pytest.approx(200 * HOUR + 199 * 60)
     assert found.failures == 0
+
+
+def test_a_closed_form_beyond_the_range_of_numbers_is_infinite() -> None:
+    assert expected_wall_s(1e6, 100.0, 1.0, restart_s=1e5, mtbf_s=34.0) == math.inf
+
+
+def test_a_run_that_never_ends_is_left_after_so_many_events() -> None:
+    job = failing(2500.0, restart_s=600.0)  # a failure in 35 s, and restarts of ten minutes
+    found = simulate(job, 0)
+    assert not found.is_whole
+    assert found.failures == MOST_EVENTS
+    assert sum(found.spent_s.values()) == pytest.approx(found.wall_s, rel=1e-9)
+    standing = simulate(failing(0.0, hiccups=1e6), 0)  # each of 60 s
+    assert not standing.is_whole
+    assert standing.spent_s["stalled"] > 0.9 * standing.wall_s
+
+
+def test_a_run_that_is_left_early_says_how_long_the_whole_takes() -> None:
+    job = failing(4.0, restart_s=600.0)
+    whole = expected_goodput(job._replace(work_s=3000 * HOUR), runs=2)
+    longer = expected_goodput(job._replace(work_s=30_000 * HOUR), runs=2)  # more than MOST_EVENTS failures
+    assert longer.failures > MOST_EVENTS > whole.failures
+    assert longer.wall_s == pytest.approx(10 * whole.wall_s, rel=0.05)
+    assert longer.goodput == pytest.approx(whole.goodput, rel=0.05)
+
+
+@pytest.mark.parametrize("commit_s", [0.0, 40.0, 900.0])
+def test_intervals_that_are_passed_at_once_change_no_second(
+    commit_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = failing(3.0, restart_s=300.0, slow=3.0, hiccups=5.0)._replace(
+        interval_s=61.0, checkpointing=Checkpointing(3.0, commit_s), buffer_s=10.0
+    )
+    ahead = simulate(job, 0)
+    monkeypatch.setattr("viewmill.tools.planning.simulation._Run._run_ahead", lambda _: iter(()))
+    each = simulate(job, 0)
+    assert ahead.wall_s == pytest.approx(each.wall_s, rel=1e-9)
+    assert ahead.failures == each.failures > 10
+    for kind in KINDS:
+        assert ahead.spent_s[kind] == pytest.approx(each.spent_s[kind], rel=1e-6), kind
+
+
+def test_many_short_intervals_cost_few_events() -> None:
+    found = simulate(failing(1.0)._replace(work_s=1e8, interval_s=0.1, checkpointing=Checkpointing(0.1)), 0)
+    assert found.is_whole  # a thousand million intervals
+    assert found.goodput == pytest.approx(0.5, rel=0.01)
 
 
 def test_the_simulation_takes_as_long_as_the_closed_form_expects() -> None:

@@ -23,10 +23,15 @@ def test_json_has_all_that_is_predicted(capsys: pytest.CaptureFixture[str]) -> N
     assert found["binding"] in found["seconds"]
     assert {row["stage"] for row in found["zero_stages"]} == {0, 1, 2, 3}
     assert set(found["logbooks"]) == {"Llama 3 405B", "RSC-1", "RSC-2", "OPT-175B"}
-    assert 0 < found["reliability"]["goodput"]["goodput"] <= 1
+    own = found["reliability"]["own"]
+    assert 0 < own["goodput"]["goodput"] <= 1
+    assert found["cost_with_failures"] == pytest.approx(own["hours"] * 4 * 30)
+    assert found["cost_with_failures"] > found["cost"]
     weak = {point["nodes"]: point for point in found["scaling"]["weak"]}
     assert set(weak) == {2**power for power in range(11)}
     assert {point["batch_size"] // point["ranks"] for point in weak.values()} == {16}
+    assert set(found["scaling_left_out"]["strong"]) == {"128", "256", "512", "1024"}
+    assert found["scaling_left_out"]["weak"] == {}
     strong = [point["batch_size"] for point in found["scaling"]["strong"]]
     assert set(strong) == {512}
     assert len(strong) == 7  # 512 images are equal shares of at most 512 ranks
@@ -59,6 +64,14 @@ def test_measured_constants_take_the_place_of_the_datasheets(
     assert json.loads(capsys.readouterr().out)["measured"]["source"] == "round numbers"
     assert run_app(app, [*RECIPE, "--measured", str(path), "--cluster", "h100"]) == 2
     assert "device: measured on NVIDIA A100-SXM4-80GB" in capsys.readouterr().err
+
+
+def test_a_run_that_failures_never_let_end_is_told_so(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--set", "reliability.failures_per_node_day=40", "--set", "price_per_node_hour=1"]
+    assert run_app(app, [*RECIPE, *words, "--nodes", "32", "--set", "reliability.restart_s=1e6"]) == 0
+    shown = capsys.readouterr().out
+    assert "failures: one in 67.5 s leaves under 1% goodput, so the run is never done" in shown
+    assert "without failures, never done with them" in " ".join(shown.split())
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from viewmill.engine.strict import ConfigError
-from viewmill.tools.planning.advice import advise
+from viewmill.tools.planning.advice import advise, changes
 from viewmill.tools.planning.cluster import load_cluster
 from viewmill.tools.planning.images import Images
 from viewmill.tools.planning.predict import by_stage, collective_seconds, predict
@@ -54,6 +54,12 @@ def test_the_step_is_the_longest_of_what_overlaps() -> None:
     assert made.step_s == max(device, made.seconds["decode"], made.seconds["storage"])
     assert made.images_per_s == pytest.approx(64 / made.step_s)
     assert made.hours == pytest.approx(10 * 100 * made.step_s / 3600)
+
+
+def test_a_run_ends_with_its_epochs_or_its_steps_whichever_comes_first() -> None:
+    step_s = predict(plan()).step_s
+    for max_steps, steps in ((10**9, 1000), (1000, 1000), (30, 30)):
+        assert predict(plan(config(max_steps=max_steps))).hours == pytest.approx(steps * step_s / 3600)
 
 
 def test_where_views_take_every_thread_the_step_is_between_all_and_nothing_hidden() -> None:
@@ -121,9 +127,23 @@ def test_advice_is_faster_by_what_it_says(slowed: Slowed) -> None:
 
 def test_threads_are_advised_before_hardware() -> None:
     slow = RATES.model_copy(update={"views": RATES.views.model_copy(update={"image_s": 0.1})})
-    advice = advise(predict(plan(config(views={"num_threads": 1}), rates=slow)))
+    advice = advise(predict(plan(config(views={"num_threads": 1, "executor": "host"}), rates=slow)))
     assert advice is not None
     assert advice.change.startswith("views.num_threads=")
+
+
+def test_a_stage_that_sends_less_is_advised_where_the_network_binds() -> None:
+    slow = {"cluster": cluster(nic_gb_s=1e-3), "rates": RATES.model_copy(update={"latency_s": 0.0})}
+    made = predict(plan(config(zero={"stage": 2}), **slow))
+    assert made.binding == "network"
+    tried = dict(changes(made))
+    less = predict(tried["zero.stage=0"])
+    assert less.sent_bytes["gradients"] == pytest.approx(
+        2 / 3 * (made.sent_bytes["gradients"] + made.sent_bytes["weights"])
+    )
+    assert less.images_per_s > made.images_per_s
+    offloaded = config(zero={"stage": 2, "offload_optimizer": True})
+    assert "zero.stage=0" not in dict(changes(predict(plan(offloaded, **slow))))
 
 
 def test_a_network_card_is_shared_by_the_ranks_of_a_node() -> None:
