@@ -34,6 +34,8 @@ def rank(**changes: Any) -> dict[str, Any]:
         "alone_cpu_s": {"": 0.32},
         "loader": {"read": [0.01, 0.01], "make": [0.2, 0.2], "decode": [0.05, 0.05]},
         "beside": None,
+        "fed": {},
+        "rounds": [{}],
         "cores": 2.0,
         "torch_threads": 1,
     }
