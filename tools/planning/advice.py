@@ -123,9 +123,10 @@ def loss_changes(plan: Plan) -> Iterator[tuple[str, Plan]]:
 
 def network_changes(plan: Plan) -> Iterator[tuple[str, Plan]]:
     config = plan.config
-    if config.zero.stage == 3:
-        zero = config.zero.model_copy(update={"stage": 2})
-        yield "zero.stage=2", plan._replace(config=config.model_copy(update={"zero": zero}))
+    for stage in (2, 0):
+        if stage < config.zero.stage and not (stage == 0 and config.zero.offload_optimizer):
+            zero = config.zero.model_copy(update={"stage": stage})
+            yield f"zero.stage={stage}", plan._replace(config=config.model_copy(update={"zero": zero}))
     for factor in powers():
         batch = config.batch_size * factor
         yield (

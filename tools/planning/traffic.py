@@ -1,17 +1,20 @@
-"""What crosses the network in a step: every collective with its bytes, and what of them each rank sends."""
+"""What crosses the network in a step: collectives with their bytes, and what of them each rank sends."""
 
 # W ranks, n images a rank, V views, N = W n V vectors, D embedding width, K clusters, P weights
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 from viewmill.engine.config import RunConfig
+from viewmill.engine.deepspeed_settings import MAX_LIVE, PREFETCH, REDUCE_BUCKET
 from viewmill.engine.method_config import DistillConfig, HydesConfig, ImsvdConfig
 from viewmill.methods.targets import SINKHORN_ITERATIONS
 from viewmill.tools.planning.workload import FLOAT32, Workload
 
 HALF = 2  # bytes of bf16 and fp16
 DOUBLE = 8
+ALL_REDUCED = 500_000_000  # numbers that DeepSpeed sums at once at stage 0
 SHAPES = 16 * 8  # what `check_equal_shapes` sends: 16 numbers of 8 bytes
 
 
@@ -41,7 +44,11 @@ SENT: dict[str, Callable[[float, int], float]] = {
 
 
 def collectives_of_step(config: RunConfig, work: Workload, world_size: int) -> list[Collective]:
-    """Every collective of a step of the engine whose size grows with something; [] on one rank."""
+    """The collectives of a step of the engine; [] on one rank.
+
+    Left out are those of single numbers that DeepSpeed adds above stage 0 (overflow, gradient norm), and
+    those of LARS's norms.
+    """
     if world_size == 1:
         return []
     return [
@@ -53,25 +60,50 @@ def collectives_of_step(config: RunConfig, work: Workload, world_size: int) -> l
 
 
 def gradient_collectives(config: RunConfig, work: Workload, world_size: int) -> list[Collective]:
-    """What ZeRO sends (Rajbhandari et al. 2020, section 7): 2 P numbers a rank at stages 0 to 2, and at stage
-    3 P gradients and the weights for each use: forward and backward, once a size of views.
+    """What DeepSpeed sends as the engine sets it up: whole sums at stages 0 to 2, shares of them at stage 3.
 
-    Gradients are summed in float32 at every precision; weights travel in the network's own type. With
-    micro-batches stage 3 gathers for each, with a second forward for all but the last, and reduces for each.
+    Rajbhandari et al. 2020, section 7, scatter the sums of stages 1 and 2. DeepSpeed (0.19, with
+    `use_multi_rank_bucket_allreduce` as it stands) makes all-reduces there too, so that with the updated
+    weights, which are gathered after the step, they send 3 P numbers a rank where stage 0 sends 2 P.
+
+    Gradients are summed in float32 at every precision, in buckets; weights travel in the network's own type,
+    one gather a group of the optimiser, counted as one. Of buckets and of the groups in which stage 3 gathers
+    ahead it counts the fewest that hold all: no weight is cut, so a bucket may stay partly empty.
     """
     gradients, own = FLOAT32 * work.weights, (FLOAT32 if config.precision == "fp32" else HALF) * work.weights
     if config.zero.stage == 0:
-        return [Collective("gradients", "all_reduce", gradients, 1)]
+        return [in_parts("gradients", "all_reduce", gradients, work.weights, ALL_REDUCED)]
     if config.zero.stage < 3:
         return [
-            Collective("gradients", "reduce_scatter", gradients / world_size, 1),
+            in_parts("gradients", "all_reduce", gradients, work.weights, REDUCE_BUCKET),
             Collective("weights", "all_gather", own / world_size, 1),
         ]
-    uses = len(set(work.sizes)) * (3 * config.accumulation - 1)
+    scattered, gathered = gradients / world_size, own / world_size
+    times, uses = config.accumulation, uses_of_weights(config, work)
     return [
-        Collective("gradients", "reduce_scatter", gradients / world_size, config.accumulation),
-        Collective("weights", "all_gather", own / world_size, uses),
+        in_parts("gradients", "reduce_scatter", scattered, work.weights, REDUCE_BUCKET, times=times),
+        in_parts("weights", "all_gather", gathered, work.weights, PREFETCH, times=uses),
     ]
+
+
+def uses_of_weights(config: RunConfig, work: Workload) -> int:
+    """How often a step of stage 3 gathers every weight.
+
+    Where all of them fit what may be there at once, they are kept: one gather a step, or with A micro-batches
+    (2 A - 1 forwards and A backwards, between which nothing is kept) one a pass. Where they do not, one for
+    each forward of the backbone in each pass. Recorded on two ranks, with the limits made small: between 0.98
+    and 1.03 times as much.
+    """
+    passes = 3 * config.accumulation - 1
+    if work.weights <= MAX_LIVE:
+        return 1 if config.accumulation == 1 else passes
+    return passes * work.forwards
+
+
+def in_parts(what: str, kind: str, size: float, weights: int, most: int, *, times: int = 1) -> Collective:
+    """So many bytes of all weights, `times` times, in the fewest parts of `most` weights each."""
+    parts = math.ceil(weights / most)
+    return Collective(what, kind, size / parts, parts * times)
 
 
 def batchnorm_collectives(config: RunConfig, work: Workload, world_size: int) -> list[Collective]:

@@ -35,6 +35,7 @@ class Workload(NamedTuple):
     batchnorm_channels: tuple[int, ...]  # of each BatchNorm forward of a step, in no order
     teacher_batchnorm_channels: tuple[int, ...]  # of the teacher's
     batchnorm_numbers: float = 0.0  # that the student's BatchNorms normalise
+    forwards: int = 1  # of the backbone, until all views of a batch have gone through
 
     @property
     def num_views(self) -> int:
@@ -92,6 +93,7 @@ def count_workload(config: RunConfig) -> Workload:
         batchnorm_channels=tuple(norms.channels),
         teacher_batchnorm_channels=tuple(its_norms.channels),
         batchnorm_numbers=norms.numbers / IMAGES,
+        forwards=sum(len(parts_of(part, "size")) for part in parts_of(views, student.at_once)),
     )
 
 

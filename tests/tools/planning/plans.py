@@ -22,6 +22,7 @@ WORK = Workload(
     view_pixels=2 * 32**2 + 16**2,
     batchnorm_channels=(),
     teacher_batchnorm_channels=(),
+    forwards=2,
 )
 RATES = Measured(
     source="round numbers",

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from viewmill.engine.strict import ConfigError
-from viewmill.tools.planning.advice import advise
+from viewmill.tools.planning.advice import advise, changes
 from viewmill.tools.planning.cluster import load_cluster
 from viewmill.tools.planning.images import Images
 from viewmill.tools.planning.predict import by_stage, collective_seconds, predict
@@ -130,6 +130,20 @@ def test_threads_are_advised_before_hardware() -> None:
     advice = advise(predict(plan(config(views={"num_threads": 1}), rates=slow)))
     assert advice is not None
     assert advice.change.startswith("views.num_threads=")
+
+
+def test_a_stage_that_sends_less_is_advised_where_the_network_binds() -> None:
+    slow = {"cluster": cluster(nic_gb_s=1e-3), "rates": RATES.model_copy(update={"latency_s": 0.0})}
+    made = predict(plan(config(zero={"stage": 2}), **slow))
+    assert made.binding == "network"
+    tried = dict(changes(made))
+    less = predict(tried["zero.stage=0"])
+    assert less.sent_bytes["gradients"] == pytest.approx(
+        2 / 3 * (made.sent_bytes["gradients"] + made.sent_bytes["weights"])
+    )
+    assert less.images_per_s > made.images_per_s
+    offloaded = config(zero={"stage": 2, "offload_optimizer": True})
+    assert "zero.stage=0" not in dict(changes(predict(plan(offloaded, **slow))))
 
 
 def test_a_network_card_is_shared_by_the_ranks_of_a_node() -> None:
