@@ -49,13 +49,14 @@ def changes(before: Prediction) -> Iterator[tuple[str, Plan]]:
     if before.step.most > before.step.least:
         yield from fewer_threads(before.plan)
     yield from {
+        "device_views": device_view_changes,
         "decode": decode_changes,
         "storage": storage_changes,
         "compute": compute_changes,
         "loss": loss_changes,
         "network": network_changes,
     }[before.binding](before.plan)
-    if before.binding in ("compute", "loss", "decode"):
+    if before.binding in ("compute", "loss", "device_views", "decode"):
         yield from more_nodes(before.plan)
 
 
@@ -69,6 +70,15 @@ def fewer_threads(plan: Plan) -> Iterator[tuple[str, Plan]]:
 def with_threads(plan: Plan, number: int) -> Plan:
     views = plan.config.views.model_copy(update={"num_threads": number})
     return plan._replace(config=plan.config.model_copy(update={"views": views}))
+
+
+def device_view_changes(plan: Plan) -> Iterator[tuple[str, Plan]]:
+    """On the node's cores, with the threads that there are."""
+    views = plan.config.views.model_copy(update={"executor": "host"})
+    yield (
+        "views.executor=host",
+        plan._replace(config=plan.config.model_copy(update={"views": views})),
+    )
 
 
 def decode_changes(plan: Plan) -> Iterator[tuple[str, Plan]]:

@@ -25,6 +25,9 @@ class Gpu(StrictModel):
     memory_gb_s: float = Field(gt=0)
     triton: bool = True  # Triton's kernels run: compute capability 8.0 or more
     efficiency_source: str
+    # JPEGs a second of which DALI makes one view of 224 pixels; None: views on it are not modelled.
+    dali_images_per_s: float | None = Field(default=None, gt=0)
+    dali_source: str = "of the cluster's own file"
 
     @model_validator(mode="after")
     def every_peak_has_its_fractions(self) -> "Gpu":
@@ -119,7 +122,9 @@ def load_cluster(name: str, overrides: list[str] | None = None) -> Cluster:
     """
     path = Path(name) if Path(name).is_file() else presets().get(name)
     if path is None and is_path(name):
-        raise FileNotFoundError(f"--cluster {name}: no such file; give a YAML file that is there, or a preset")
+        raise FileNotFoundError(
+            f"--cluster {name}: no such file; give a YAML file that is there, or a preset"
+        )
     if path is None:
         near = difflib.get_close_matches(name, presets(), n=1, cutoff=0.0)[0]
         raise ConfigError(

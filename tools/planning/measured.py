@@ -9,6 +9,7 @@ from viewmill.engine.config import RunConfig
 from viewmill.engine.recipe_file import read_mapping
 from viewmill.engine.strict import ConfigError, StrictModel
 from viewmill.tools.planning.cluster import Cluster, Precision
+from viewmill.tools.planning.view_makers import executor_of, is_on_device, over_host
 
 
 class ViewCosts(StrictModel):
@@ -75,7 +76,7 @@ def from_datasheet(cluster: Cluster, config: RunConfig) -> Measured:
     Raises:
         ConfigError: the GPU has no such precision.
     """
-    gpu, views, precision = cluster.gpu, host_views(), config.precision
+    gpu, views, precision = cluster.gpu, views_on_host(config), config.precision
     if gpu is None:
         return Measured(
             source="assumption: 30 GFLOP/s and 2 GB/s of a core; measure: viewmill plan --calibrate",
@@ -107,6 +108,16 @@ def from_datasheet(cluster: Cluster, config: RunConfig) -> Measured:
         step_overhead_s=0.0,
         views=views,
     )
+
+
+def views_on_host(config: RunConfig) -> ViewCosts:
+    """Of the run's executor on the host's cores; where the device makes the views, of `host` in its place."""
+    views, factor = host_views(), 1.0 if is_on_device(config) else over_host(config)
+    if factor == 1.0:
+        return views
+    costs = {name: factor * getattr(views, name) for name in ("image_s", "source_pixel_s", "view_pixel_s")}
+    source = f"{views.source}, times {factor:g} for {executor_of(config)}"
+    return views.model_copy(update={**costs, "source": source})
 
 
 def host_views() -> ViewCosts:

@@ -14,6 +14,7 @@ from viewmill.tools.planning.measured import Measured
 from viewmill.tools.planning.rank_memory import RankMemory, rank_memory
 from viewmill.tools.planning.step import Step, binding_of, step_of, view_threads
 from viewmill.tools.planning.traffic import Collective, collectives_of_step
+from viewmill.tools.planning.view_makers import images_per_device_s, is_on_device
 from viewmill.tools.planning.workload import Workload
 
 CACHED_FRACTION = 0.7  # of the host's memory that the page cache may have, beside the ranks; assumption
@@ -82,6 +83,7 @@ def predict(plan: Plan) -> Prediction:
     seconds = {
         "compute": compute_s,
         "loss": loss_seconds(plan, book),
+        "device_views": device_view_seconds(plan, book),
         "decode": decode_seconds(plan, book),
         "storage": storage_seconds(plan, book, is_cached),
         "network": network_seconds(plan, book, compute_s),
@@ -153,8 +155,24 @@ def loss_seconds(plan: Plan, book: Book) -> float:
     return book.put("loss", "f/F_loss", {"f": flops, "F_loss": plan.rates.loss_flops_per_s}, "s")
 
 
+def device_view_seconds(plan: Plan, book: Book) -> float:
+    """Decoding and rendering on the device that trains; 0 on the host's cores, or where not modelled."""
+    gpu = plan.cluster.gpu
+    if gpu is None or not is_on_device(plan.config):
+        return 0.0
+    rate = images_per_device_s(plan.config, plan.work, gpu)
+    if rate is None:
+        return 0.0
+    numbers = {"n": plan.config.batch_size // plan.cluster.world_size, "rate": rate}
+    return book.put("device_views", "n/rate", numbers, "s", f"assumption: {gpu.dali_source}")
+
+
 def decode_seconds(plan: Plan, book: Book) -> float:
-    """Reading, decoding and rendering on the cores of a node, or of a rank that has its own."""
+    """Reading, decoding and rendering on the cores of a node, or of a rank that has its own; 0 where the
+    device makes the views.
+    """
+    if is_on_device(plan.config):
+        return 0.0
     rates, cluster = plan.rates, plan.cluster
     views = rates.views
     image_s = book.put(

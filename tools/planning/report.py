@@ -21,6 +21,7 @@ from viewmill.tools.planning.reliability import (
 )
 from viewmill.tools.planning.scaling import Curve, strong, weak
 from viewmill.tools.planning.step import RESOURCES
+from viewmill.tools.planning.view_makers import executor_of, images_per_device_s, is_on_device, not_modelled
 from viewmill.tools.planning.workload import count_workload
 
 Rows = list[tuple[str, ...]]
@@ -52,6 +53,8 @@ class Report(NamedTuple):
         """What binds, and what to do about it."""
         made = self.prediction
         said = [f"binding: {made.binding}; speeds: {made.plan.rates.source}"]
+        plan = made.plan
+        said += not_modelled(plan.config, plan.images, plan.cluster.gpu)
         if self.advice is not None:
             verb = "then" if self.advice.removes else "still"
             said.append(
@@ -82,6 +85,11 @@ class Report(NamedTuple):
             "step_bounds_s": [made.step.least, made.step.most],
             "seconds": made.seconds,
             "binding": made.binding,
+            "views": {
+                "executor": executor_of(made.plan.config),
+                "on_device": is_on_device(made.plan.config),
+                "not_modelled": not_modelled(made.plan.config, made.plan.images, made.plan.cluster.gpu),
+            },
             "steps_per_epoch": made.steps_per_epoch,
             "hours": made.hours,
             "cost": made.cost,
@@ -205,14 +213,19 @@ def bounds_of(made: Prediction) -> str:
 
 
 def resource_rows(made: Prediction) -> Rows:
-    return [
-        (
-            name + (" (binds)" if name == made.binding else ""),
-            f"{made.seconds[name]:.4g}",
-            f"{100 * made.seconds[name] / made.step_s:.1f} %",
-        )
-        for name in RESOURCES
-    ]
+    """A row a resource; of the two that can make views, the one that does."""
+    config, gpu = made.plan.config, made.plan.cluster.gpu
+    rows: Rows = []
+    for name in RESOURCES:
+        if name == ("decode" if is_on_device(config) else "device_views"):
+            continue
+        label = name + (" (binds)" if name == made.binding else "")
+        if name == "device_views" and images_per_device_s(config, made.plan.work, gpu) is None:
+            rows.append((label, "not modelled", ""))
+            continue
+        seconds = made.seconds[name]
+        rows.append((label, f"{seconds:.4g}", f"{100 * seconds / made.step_s:.1f} %"))
+    return rows
 
 
 def stage_row(row: dict[str, Any]) -> tuple[str, ...]:

@@ -6,9 +6,11 @@ from typing import NamedTuple
 from viewmill.engine.config import RunConfig
 from viewmill.tools.planning.cluster import Cluster
 from viewmill.tools.planning.formulas import Book
+from viewmill.tools.planning.view_makers import is_on_device
 
-RESOURCES = ("compute", "loss", "decode", "storage", "network")
-ON_DEVICE = ("compute", "loss", "network")  # one after the other
+# decode: views on the node's cores; device_views: on the device that trains. One of the two is 0.
+RESOURCES = ("compute", "loss", "device_views", "decode", "storage", "network")
+ON_DEVICE = ("compute", "loss", "device_views", "network")  # one after the other
 
 
 class Step(NamedTuple):
@@ -24,15 +26,17 @@ def step_of(
 ) -> Step:
     """Composes the seconds of each of RESOURCES, as if alone.
 
-    On GPUs reading, making views and the device's own work (compute, loss and exposed traffic) overlap: a
-    step takes the longest of the three. Where the threads that make views leave a rank's own ones, which
-    launch kernels, copy batches and drive the network, no place to run (`is_crowded`), nothing published says
-    how far the two still overlap; predicted is the geometric middle between all and nothing, of which either
-    is the same factor. Ranks that compute on the cores
-    that make their views do one after the other, and take turns where a node has fewer cores than ranks.
+    On GPUs reading, making views on the host's cores and the device's own work (compute, loss, exposed
+    traffic, and views that are made there) overlap: a step takes the longest of the three. Where the threads
+    that make views leave a rank's own ones, which launch kernels, copy batches and drive the network, no
+    place to run (`is_crowded`), nothing published says how far the two still overlap; predicted is the
+    geometric middle between all and nothing, of which either is the same factor. Ranks that compute on the
+    cores that make their views do one after the other, and take turns where there are fewer cores than ranks.
     """
     numbers = dict(seconds)
     device = "compute + loss + network"
+    if is_on_device(config):
+        device = "compute + loss + device_views + network"
     if shares_cores:
         numbers["turns"] = max(1.0, cluster.local_ranks / cluster.physical_cores)
         rule = f"max(storage, turns*(decode + {device}))"
@@ -56,7 +60,9 @@ def view_threads(config: RunConfig, cluster: Cluster) -> int:
 
 def is_crowded(config: RunConfig, cluster: Cluster) -> bool:
     """Whether the threads that make views leave no hardware thread of the node for each of its ranks."""
-    return view_threads(config, cluster) + cluster.local_ranks > cluster.cpu_threads
+    return (
+        not is_on_device(config) and view_threads(config, cluster) + cluster.local_ranks > cluster.cpu_threads
+    )
 
 
 def binding_of(seconds: Mapping[str, float], *, shares_cores: bool = False) -> str:

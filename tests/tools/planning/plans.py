@@ -42,7 +42,7 @@ def config(**changes: Any) -> RunConfig:
         "batch_size": 64,
         "device": "cuda",
         "method": {"projector": {"layers": 2, "hidden": 64, "dim": 64}},
-        "views": {"num_threads": 4},
+        "views": {"num_threads": 4, "executor": "host"},
     }
     return config_from(tree | changes, where="plans")
 

@@ -127,7 +127,7 @@ def test_advice_is_faster_by_what_it_says(slowed: Slowed) -> None:
 
 def test_threads_are_advised_before_hardware() -> None:
     slow = RATES.model_copy(update={"views": RATES.views.model_copy(update={"image_s": 0.1})})
-    advice = advise(predict(plan(config(views={"num_threads": 1}), rates=slow)))
+    advice = advise(predict(plan(config(views={"num_threads": 1, "executor": "host"}), rates=slow)))
     assert advice is not None
     assert advice.change.startswith("views.num_threads=")
 
