@@ -151,7 +151,7 @@ def never_done(found: Reliable) -> str:
         f"failures: one in {clock(found.mtbf_s)} leaves under {NEVER:.0%} goodput, so the run is never done"
     )
     if found.best.hours is None:
-        return f"{told}; fewer nodes, or reliability.restart_s and failures_per_node_day as they are"
+        return f"{told}; take fewer nodes, or check failures_per_node_day and restart_s"
     return f"{told}; checkpoint.every_steps={found.best_steps}: {found.best.hours:,.4g} hours"
 
 
@@ -172,6 +172,7 @@ def tables_of(report: Report) -> list[tuple[str, tuple[str, ...], Rows]]:
             ("nodes", "strong: images/s", "efficiency", "binds", "weak: images/s", "efficiency", "binds"),
             scaling_rows(report.curves),
         ),
+        *left_out_tables(report.curves),
     ]
 
 
@@ -280,7 +281,7 @@ def clock(seconds: float) -> str:
 
 
 def scaling_rows(curves: dict[str, Curve]) -> Rows:
-    """A row a number of nodes; where the run cannot be there, why."""
+    """A row a number of nodes."""
     rows: Rows = []
     by_nodes = {name: {point.nodes: point for point in curve.points} for name, curve in curves.items()}
     left_out = {nodes for curve in curves.values() for nodes in curve.left_out}
@@ -289,8 +290,16 @@ def scaling_rows(curves: dict[str, Curve]) -> Rows:
         for name in ("strong", "weak"):
             point = by_nodes[name].get(nodes)
             if point is None:
-                row += [curves[name].left_out[nodes].partition(";")[0], "", ""]
+                row += ["see below", "", ""]
             else:
                 row += [figure(point.images_per_s), f"{100 * point.efficiency:.0f} %", point.binding]
         rows.append(tuple(row))
     return rows
+
+
+def left_out_tables(curves: dict[str, Curve]) -> list[tuple[str, tuple[str, ...], Rows]]:
+    """Where the run cannot be, and why; none where it can be everywhere."""
+    rows: Rows = [
+        (name, str(nodes), why) for name, curve in curves.items() for nodes, why in curve.left_out.items()
+    ]
+    return [("not on the curves", ("curve", "nodes", "why"), rows)] if rows else []
