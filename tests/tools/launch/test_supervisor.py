@@ -22,8 +22,9 @@ WAIT_S = 60.0
 
 @pytest.fixture(autouse=True)
 def signals_are_heard() -> Iterator[None]:
-    """Whatever the tests were started by: nohup ignores SIGHUP, and a shell the Ctrl-C of what it has put into
-    the background, and who is told to ignore a signal has launches ignore it too.
+    """Whatever the tests were started by: nohup ignores SIGHUP, a shell the Ctrl-C of what is in its background.
+
+    Who is told to ignore a signal has launches ignore it too.
     """
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGHUP)}
     signal.signal(signal.SIGINT, signal.default_int_handler)
