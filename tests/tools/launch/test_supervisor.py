@@ -22,7 +22,7 @@ WAIT_S = 60.0
 
 @pytest.fixture(autouse=True)
 def signals_are_heard() -> Iterator[None]:
-    """Whatever the tests were started by: nohup ignores SIGHUP, a shell the Ctrl-C of what is in its background.
+    """Whatever the tests were started by: nohup ignores SIGHUP, a shell in the background Ctrl-C.
 
     Who is told to ignore a signal has launches ignore it too.
     """
