@@ -190,7 +190,10 @@ def explained(rank: dict[str, Any], every: Intervals) -> float:
 
     Each round's step is held against the stages of that round, which takes seconds: a machine's speed drifts.
     """
-    rounds = [{**rank, **one} for one in rank["rounds"]]
+    # A round in which nothing was made, for enough stood ready, has the other rounds' cost of it.
+    rounds = [
+        {**rank, **one, "loader": {**rank["loader"], **one.get("loader", {})}} for one in rank["rounds"]
+    ]
     return median(step_s(costs_of(one, every)) / sum(observed_parts(one, every).values()) for one in rounds)
 
 

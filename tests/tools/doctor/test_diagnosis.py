@@ -65,6 +65,13 @@ def test_a_rounds_step_is_held_against_the_stages_of_that_round() -> None:
     assert diagnose([medians], EVERY, images=8)["unexplained_s"] < -0.3
 
 
+def test_a_round_in_which_no_views_were_made_has_the_cost_of_the_others() -> None:
+    whole, figures = rank(wait=0.2), rank(wait=0.2, rounds=[{"loader": {"read": [0.01, 0.01]}}])
+    assert diagnose([figures], EVERY, images=8)["model_step_s"] == pytest.approx(
+        diagnose([whole], EVERY, images=8)["model_step_s"]
+    )
+
+
 def test_the_rank_that_waits_least_is_the_one_that_is_examined_and_named() -> None:
     ranks = [rank(sent=0.41), rank(forward=0.5, sent=0.01), rank(sent=0.39)]
     found = diagnose(ranks, EVERY, images=8)
